@@ -1,0 +1,78 @@
+//! The name of a block.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Kind;
+
+/// The name of a block: BLAKE3-256 over its kind byte followed by its raw content.
+///
+/// The kind is part of the hash so that bytes of one kind can never be taken for another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockId([u8; BlockId::LEN]);
+
+impl BlockId {
+    /// Bytes in a name.
+    pub const LEN: usize = 32;
+
+    /// Names a block.
+    #[must_use]
+    pub fn of(kind: Kind, raw: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&[kind.to_byte()]);
+        hasher.update(raw);
+        Self(*hasher.finalize().as_bytes())
+    }
+
+    /// A name from its bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of the name.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    /// A name from a slice, or `None` if it is not [`BlockId::LEN`] bytes long.
+    #[must_use]
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+}
+
+impl fmt::Display for BlockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for BlockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BlockId({self})")
+    }
+}
+
+/// A string that is not 64 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a block id is 64 hexadecimal digits")]
+pub struct ParseIdError;
+
+impl FromStr for BlockId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.as_bytes();
+        if digits.len() != 2 * Self::LEN {
+            return Err(ParseIdError);
+        }
+        let mut bytes = [0; Self::LEN];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| ParseIdError)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| ParseIdError)?;
+        }
+        Ok(Self(bytes))
+    }
+}

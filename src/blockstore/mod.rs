@@ -1,0 +1,1 @@
+//! Floor blockstore (contract in progress).

@@ -1,0 +1,1 @@
+//! Floor daemon (contract in progress).

@@ -1,0 +1,1 @@
+//! Floor job (contract in progress).

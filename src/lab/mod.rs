@@ -1,0 +1,1 @@
+//! Throw-away replica sets of real mongod processes, for the demo and the tests.

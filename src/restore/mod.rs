@@ -1,0 +1,1 @@
+//! Floor restore (contract in progress).
