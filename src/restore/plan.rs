@@ -1,0 +1,126 @@
+//! The plan of a restore: all that will happen, known before anything is touched.
+
+use serde::Serialize;
+
+use super::Existing;
+
+/// What a restore will do. Printed by its `Display`, stable as JSON by its field names.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// Name of this restore, as its marker at the target will carry it.
+    pub restore_id: String,
+    /// The job restored from.
+    pub job: String,
+    /// The repository read.
+    pub repository: String,
+    /// The point.
+    pub point: PlannedPoint,
+    /// The target, without secrets.
+    pub target: TargetFacts,
+    /// What may happen to what is there.
+    pub existing: Existing,
+    /// Every namespace that will be made, in the order of its name.
+    pub namespaces: Vec<PlannedNamespace>,
+    /// Namespaces of the target that will be dropped, those that are replaced included.
+    pub drops: Vec<String>,
+    /// Users that will be merged into the target's.
+    pub users: u64,
+    /// Roles that will be merged into the target's.
+    pub roles: u64,
+    /// Documents in all namespaces.
+    pub documents: u64,
+    /// Sum of their BSON lengths.
+    pub bytes: u64,
+    /// What was checked of the blocks.
+    pub blocks: CheckedBlocks,
+    /// What the user should know before going on.
+    pub warnings: Vec<String>,
+}
+
+/// The point a plan restores to.
+#[derive(Debug, Clone, Serialize)]
+pub struct PlannedPoint {
+    /// What was asked for.
+    pub asked: String,
+    /// Seconds of the optime.
+    pub t: u32,
+    /// Ordinal of the optime within its second.
+    pub i: u32,
+    /// The optime's second, RFC 3339 in UTC.
+    pub time: String,
+    /// The snapshot it starts from.
+    pub snapshot: String,
+    /// How many oplog slices are applied over the snapshot.
+    pub slices: u64,
+}
+
+/// What is known of a target.
+#[derive(Debug, Clone, Serialize)]
+pub struct TargetFacts {
+    /// The target without secrets.
+    pub name: String,
+    /// `replica set NAME`, `stand-alone`, `directory`, `archive`, `data directory`.
+    pub kind: String,
+    /// Server version, where there is a server.
+    pub version: Option<String>,
+    /// Feature compatibility version, where there is a server.
+    pub fcv: Option<String>,
+    /// Free bytes, where they can be known.
+    pub free_bytes: Option<u64>,
+}
+
+/// One namespace of a plan.
+#[derive(Debug, Clone, Serialize)]
+pub struct PlannedNamespace {
+    /// `db.name`.
+    pub ns: String,
+    /// `collection`, `capped`, `clustered`, `timeseries`, `view`.
+    pub kind: String,
+    /// Documents; of a time series, buckets.
+    pub documents: u64,
+    /// Sum of their BSON lengths.
+    pub bytes: u64,
+    /// Names of its indexes.
+    pub indexes: Vec<String>,
+    /// Whether the target has it and it will be dropped first.
+    pub replaces: bool,
+}
+
+/// What was checked of the blocks a restore needs.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct CheckedBlocks {
+    /// How many are needed, each present.
+    pub blocks: u64,
+    /// Raw bytes read and hashed; zero if the blocks were trusted.
+    pub hashed_bytes: u64,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Its plan.
+    pub plan: Plan,
+    /// Documents written.
+    pub documents: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Indexes built.
+    pub indexes: u64,
+    /// Wall time in milliseconds.
+    pub elapsed_ms: u64,
+    /// What was compared at the end, per database.
+    pub compared: Vec<Compared>,
+    /// What the user should know: what could not be compared and why, TTL active again.
+    pub notes: Vec<String>,
+}
+
+/// A database compared with the backup after a restore.
+#[derive(Debug, Clone, Serialize)]
+pub struct Compared {
+    /// The database.
+    pub database: String,
+    /// Collections whose md5 (as `dbHash` computes it) and count were equal.
+    pub collections: u64,
+    /// Documents in them.
+    pub documents: u64,
+}
