@@ -1,1 +1,17 @@
 //! Throw-away replica sets of real mongod processes, for the demo and the tests.
+//!
+//! [`Mongod`] finds (or fetches) a server binary, [`ReplicaSet`] and [`Standalone`] run it on
+//! loopback ports in a temporary directory and leave nothing behind. Nothing of a backup depends on
+//! this module; it stands beside the floors, not in them.
+
+mod error;
+mod mongod;
+mod process;
+mod replica_set;
+
+pub use error::Error;
+pub use mongod::{Mongod, Release};
+pub use replica_set::{Options, ReplicaSet, Standalone};
+
+/// Result of a lab operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

