@@ -12,19 +12,25 @@ use crate::oplog::{OpTime, Ts, Uuid};
 #[non_exhaustive]
 pub enum Error {
     /// The connection string is not one.
-    #[error("the source's connection string cannot be used: {problem}; user name and password must be percent-encoded, as in mongodb://user:p%40ss@host:27017/?replicaSet=name")]
+    #[error(
+        "the source's connection string cannot be used: {problem}; user name and password must be percent-encoded, as in mongodb://user:p%40ss@host:27017/?replicaSet=name"
+    )]
     Uri {
         /// What the driver says of it, or a general word where that would quote the credentials.
         problem: String,
     },
     /// No member answered.
-    #[error("no member of the source answers (asked: {asked}); check the host names, the network and TLS")]
+    #[error(
+        "no member of the source answers (asked: {asked}); check the host names, the network and TLS"
+    )]
     Unreachable {
         /// The members asked, each with its last error.
         asked: Failures,
     },
     /// Members answer, but none that may be read from.
-    #[error("no member of replica set {set:?} can be read from as asked ({wanted}); members: {members}")]
+    #[error(
+        "no member of replica set {set:?} can be read from as asked ({wanted}); members: {members}"
+    )]
     NoMember {
         /// Replica set name.
         set: String,
@@ -34,19 +40,25 @@ pub enum Error {
         members: Failures,
     },
     /// The source is a mongos.
-    #[error("{member} is a mongos; back up each shard and the config servers by the connection strings of their replica sets")]
+    #[error(
+        "{member} is a mongos; back up each shard and the config servers by the connection strings of their replica sets"
+    )]
     Mongos {
         /// The member asked.
         member: String,
     },
     /// The source is a stand-alone server, which has no oplog.
-    #[error("{member} is not a member of a replica set and so has no oplog to follow; start it with --replSet and run rs.initiate()")]
+    #[error(
+        "{member} is not a member of a replica set and so has no oplog to follow; start it with --replSet and run rs.initiate()"
+    )]
     NotAReplicaSet {
         /// The member asked.
         member: String,
     },
     /// A member now belongs to another replica set than the one this source was opened on.
-    #[error("{member} belongs to replica set {found}, but this source is {expected}; check the connection string and the job's name")]
+    #[error(
+        "{member} belongs to replica set {found}, but this source is {expected}; check the connection string and the job's name"
+    )]
     AnotherSet {
         /// The member asked.
         member: String,
@@ -65,7 +77,9 @@ pub enum Error {
         source: Box<mongodb::error::Error>,
     },
     /// The user may not run a command that a backup needs.
-    #[error("{member} does not allow {command}; grant the user the roles \"backup\" and \"clusterMonitor\" on the database admin")]
+    #[error(
+        "{member} does not allow {command}; grant the user the roles \"backup\" and \"clusterMonitor\" on the database admin"
+    )]
     Privilege {
         /// The member asked.
         member: String,
@@ -76,7 +90,9 @@ pub enum Error {
         source: Box<mongodb::error::Error>,
     },
     /// The feature compatibility version is being changed.
-    #[error("the source's feature compatibility version is changing ({from} to {to}); wait until setFeatureCompatibilityVersion has finished")]
+    #[error(
+        "the source's feature compatibility version is changing ({from} to {to}); wait until setFeatureCompatibilityVersion has finished"
+    )]
     FcvInTransition {
         /// Version before.
         from: String,
@@ -84,7 +100,7 @@ pub enum Error {
         to: String,
     },
     /// The collection does not exist any more. Its drop is in the oplog.
-    #[error("collection {0:?} was dropped")]
+    #[error("collection {0} was dropped")]
     Dropped(Uuid),
     /// A scan in natural order was interrupted: what was delivered must be thrown away and the scan
     /// started anew.
@@ -101,13 +117,17 @@ pub enum Error {
         source: Option<Box<Error>>,
     },
     /// The collection has no index on `_id`, so it cannot be read in that order.
-    #[error("{ns} has no index on _id; create it ({{createIndexes, key {{_id: 1}}}}) and start again")]
+    #[error(
+        "{ns} has no index on _id; create it ({{createIndexes, key {{_id: 1}}}}) and start again"
+    )]
     NoIdIndex {
         /// The collection.
         ns: String,
     },
     /// The oplog no longer reaches back to where we stopped.
-    #[error("the oplog of {member} begins at {oldest}, after {from} where this backup stopped; a new initial sync is needed (and a larger oplog)")]
+    #[error(
+        "the oplog of {member} begins at {oldest}, after {from} where this backup stopped; a new initial sync is needed (and a larger oplog)"
+    )]
     FellOff {
         /// The member with the oldest entry.
         member: String,
@@ -117,7 +137,9 @@ pub enum Error {
         from: OpTime,
     },
     /// The oplog does not hold the entry we stopped at: the source's history was changed.
-    #[error("the oplog of {member} holds {found} where this backup has {expected}: the source was restored or lost a majority; a new initial sync is needed")]
+    #[error(
+        "the oplog of {member} holds {found} where this backup has {expected}: the source was restored or lost a majority; a new initial sync is needed"
+    )]
     Diverged {
         /// The member.
         member: String,
@@ -127,7 +149,9 @@ pub enum Error {
         found: OpTime,
     },
     /// No member has, majority-committed, the entry we stopped at, yet.
-    #[error("no member of the source has reached {from} yet (newest on {member}: {newest}); if it was restored from an older backup, a new initial sync is needed")]
+    #[error(
+        "no member of the source has reached {from} yet (newest on {member}: {newest}); if it was restored from an older backup, a new initial sync is needed"
+    )]
     Behind {
         /// The member asked last.
         member: String,
@@ -137,7 +161,9 @@ pub enum Error {
         from: OpTime,
     },
     /// The oplog does not go forward.
-    #[error("the oplog of {member} gives {found} after {last}: its order is broken; run validate on local.oplog.rs of this member")]
+    #[error(
+        "the oplog of {member} gives {found} after {last}: its order is broken; run validate on local.oplog.rs of this member"
+    )]
     OplogOrder {
         /// The member.
         member: String,
@@ -157,7 +183,9 @@ pub enum Error {
         field: &'static str,
     },
     /// A namespace changed again and again while it was listed.
-    #[error("the catalog of {member} was rolled back or did not settle in {attempts} attempts to list it; try again when elections have ended")]
+    #[error(
+        "the catalog of {member} was rolled back or did not settle in {attempts} attempts to list it; try again when elections have ended"
+    )]
     Unsettled {
         /// The member.
         member: String,
@@ -165,7 +193,9 @@ pub enum Error {
         attempts: u32,
     },
     /// A command took longer than it may.
-    #[error("{command} on {member} gave no answer within {seconds} s; check the member's load and the network")]
+    #[error(
+        "{command} on {member} gave no answer within {seconds} s; check the member's load and the network"
+    )]
     TimedOut {
         /// The member.
         member: String,
