@@ -168,7 +168,10 @@ pub enum TransactionError {
         /// The bound.
         limit: usize,
     },
-    /// Two open transactions end at one entry (only in restored state).
+    /// An open transaction without entries (only in restored state).
+    #[error("an open transaction has no entries")]
+    Empty,
+    /// Two open transactions end at one entry.
     #[error("two open transactions end at {at}")]
     Duplicate {
         /// The entry.

@@ -10,10 +10,15 @@
 //! Documents are handled as raw bytes. A field that an update does not touch keeps its bytes,
 //! duplicate names and invalid UTF-8 included.
 
+mod command;
+mod diff_v1;
+mod diff_v2;
 mod error;
+mod fields;
 mod operation;
 mod optime;
 mod parse;
+mod raw;
 mod update;
 pub mod known;
 pub mod slice;

@@ -4,7 +4,7 @@ use bson::RawDocument;
 use bson::raw::{RawArray, RawBsonRef};
 
 use super::known::Known;
-use super::{Error, OpTime, Ts, Uuid};
+use super::{OpTime, Ts, Uuid};
 
 /// What one entry is.
 #[derive(Debug, Clone)]
@@ -160,8 +160,6 @@ pub enum Command<'a> {
     /// setFCV turns a time series view and its buckets into one collection, or back: the
     /// collection must be scanned again.
     ViewlessTimeseries {
-        /// Its name.
-        name: &'a str,
         /// `o`.
         spec: &'a RawDocument,
     },
@@ -239,12 +237,4 @@ pub struct Abort<'a> {
 pub struct Operations<'a> {
     pub(super) at: OpTime,
     pub(super) elements: bson::raw::RawArrayIter<'a>,
-}
-
-impl<'a> Iterator for Operations<'a> {
-    type Item = Result<Operation<'a>, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        unimplemented!()
-    }
 }

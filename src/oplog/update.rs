@@ -1,9 +1,9 @@
 //! What an update leaves.
 
-use bson::raw::RawBsonRef;
+use bson::raw::{RawBsonRef, cstr};
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::{Error, Update};
+use super::{Error, Update, diff_v1, diff_v2};
 
 /// Order of the names that a `$v:1` update appends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +30,26 @@ pub struct Rules {
 /// # Errors
 /// [`Error::Update`].
 pub fn apply(
-    _update: &Update<'_>,
-    _old: Option<&RawDocument>,
-    _id: RawBsonRef<'_>,
-    _rules: Rules,
+    update: &Update<'_>,
+    old: Option<&RawDocument>,
+    id: RawBsonRef<'_>,
+    rules: Rules,
 ) -> Result<Option<RawDocumentBuf>, Error> {
-    unimplemented!()
+    let start;
+    let old = match old {
+        Some(old) => old,
+        None if rules.upsert_missing => {
+            let mut document = RawDocumentBuf::new();
+            document.append(cstr!("_id"), id);
+            start = document;
+            &start
+        }
+        None => return Ok(None),
+    };
+    let bytes = match update {
+        Update::Replace(document) => return Ok(Some((*document).to_owned())),
+        Update::V1(o) => diff_v1::apply(old.as_bytes(), o.as_bytes(), rules.name_order)?,
+        Update::V2(diff) => diff_v2::apply(old.as_bytes(), diff.as_bytes())?,
+    };
+    Ok(Some(RawDocumentBuf::from_bytes(bytes)?))
 }
