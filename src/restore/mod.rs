@@ -5,12 +5,13 @@ mod plan;
 mod point;
 mod progress;
 mod request;
+mod resolve;
 
 pub use error::Error;
 pub use plan::{
     CheckedBlocks, Compared, Plan, PlannedNamespace, PlannedPoint, Report, TargetFacts,
 };
-pub use point::{At, ParseAtError, rfc3339};
+pub use point::{At, Nearest, NearestSnapshots, ParseAtError, rfc3339};
 pub use progress::{Amount, Cancel, Phase, Progress, Silent};
 pub use request::{Existing, Filter, ParseFilterError, ParseTargetError, Request, Target};
 
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use crate::block::BlockId;
 use crate::blockstore::Repository;
 use crate::head::Manifest;
-use crate::oplog::OpTime;
+use crate::oplog::slice::SliceHeader;
 
 /// What is restored from: one job of a repository.
 #[derive(Clone)]
@@ -34,15 +35,11 @@ pub struct Backup {
     pub slices: Vec<Slice>,
 }
 
-/// A run of consecutive oplog entries, as a job's state names it.
+/// An oplog slice, as a job's state names it.
 #[derive(Debug, Clone)]
 pub struct Slice {
-    /// Optime of the entry before its first: what chains slices.
-    pub previous: OpTime,
-    /// Optime of its first entry.
-    pub first: OpTime,
-    /// Optime of its last entry.
-    pub last: OpTime,
+    /// What is known of it without reading its entries.
+    pub header: SliceHeader,
     /// The stream blocks of its entries, in order.
     pub pieces: Vec<BlockId>,
 }

@@ -73,15 +73,9 @@ impl FromStr for At {
         if text == "latest" {
             return Ok(Self::Latest);
         }
-        if let Some((secs, inc)) = text.split_once(',') {
-            let number = |digits: &str| {
-                let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-                digits.parse::<u32>().ok().filter(|_| plain)
-            };
-            let (Some(secs), Some(inc)) = (number(secs), number(inc)) else {
-                return Err(ParseAtError::NotAnOptime { text: text.to_owned() });
-            };
-            return Ok(Self::Exact(Ts { secs, inc }));
+        if text.contains(',') {
+            let exact = text.parse().map(Self::Exact);
+            return exact.map_err(|_| ParseAtError::NotAnOptime { text: text.to_owned() });
         }
         if looks_like_a_time(text) {
             return parse_time(text);
@@ -127,7 +121,7 @@ impl fmt::Display for At {
             Self::Latest => f.write_str("latest"),
             Self::Snapshot(id) => f.write_str(id),
             Self::Time(secs) => f.write_str(&rfc3339(*secs)),
-            Self::Exact(ts) => write!(f, "{},{}", ts.secs, ts.inc),
+            Self::Exact(ts) => write!(f, "{ts}"),
         }
     }
 }
@@ -139,4 +133,51 @@ pub fn rfc3339(secs: u32) -> String {
         .ok()
         .and_then(|moment| moment.format(&Rfc3339).ok())
         .unwrap_or_else(|| secs.to_string())
+}
+
+/// Most snapshot names that a message lists.
+const NAMED_SNAPSHOTS: usize = 3;
+
+/// The restorable points nearest to one that is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Nearest {
+    /// The newest at or before it.
+    pub below: Option<Ts>,
+    /// The oldest after it.
+    pub above: Option<Ts>,
+}
+
+impl fmt::Display for Nearest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let point = |ts: Ts| format!("{ts} ({})", rfc3339(ts.secs));
+        match (self.below, self.above) {
+            (None, None) => f.write_str("there is no restore point"),
+            (Some(below), None) => write!(f, "the newest point is {}", point(below)),
+            (None, Some(above)) => write!(f, "the oldest point is {}", point(above)),
+            (Some(below), Some(above)) => {
+                write!(f, "the nearest points are {} and {}", point(below), point(above))
+            }
+        }
+    }
+}
+
+/// Snapshot names like one that there is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NearestSnapshots(Vec<String>);
+
+impl NearestSnapshots {
+    /// Those next to where `id` would stand: names sort by time.
+    pub(super) fn to<'a>(id: &str, all: impl Iterator<Item = &'a str>) -> Self {
+        let mut names: Vec<&str> = all.collect();
+        names.sort_unstable();
+        let place = names.partition_point(|name| *name < id);
+        let from = place.saturating_sub(NAMED_SNAPSHOTS / 2 + 1);
+        Self(names.into_iter().skip(from).take(NAMED_SNAPSHOTS).map(str::to_owned).collect())
+    }
+}
+
+impl fmt::Display for NearestSnapshots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, "; nearest are {}", self.0.join(", ")) }
+    }
 }
