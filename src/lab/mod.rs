@@ -6,12 +6,16 @@
 
 mod error;
 mod mongod;
+mod oracle;
 mod process;
 mod replica_set;
+mod workload;
 
 pub use error::Error;
 pub use mongod::{Mongod, Release};
+pub use oracle::{Detail, SourceState};
 pub use replica_set::{Options, ReplicaSet, Standalone};
+pub use workload::{Plan, Summary, Workload};
 
 /// Result of a lab operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

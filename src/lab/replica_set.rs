@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::process::{Recipe, Server, Watcher};
 use super::{Error, Mongod, Release, Result};
+use crate::oplog::OpTime;
 
 /// Limit of every wait for a state of a set: elections and initial syncs on a busy machine.
 const STATE_LIMIT: Duration = Duration::from_secs(120);
@@ -266,11 +267,11 @@ impl ReplicaSet {
     }
 
     /// Waits until the primary's newest entry is majority-committed and applied by every running
-    /// member; returns its optime as `(secs, inc, term)`. Writers must be quiet.
+    /// member; returns its optime. Writers must be quiet.
     ///
     /// # Errors
     /// Not so in time.
-    pub async fn wait_replicated(&self) -> Result<(u32, u32, i64)> {
+    pub async fn wait_replicated(&self) -> Result<OpTime> {
         let deadline = Instant::now() + STATE_LIMIT;
         let primary = self.primary().await?;
         loop {
@@ -298,13 +299,13 @@ impl ReplicaSet {
         admin(&self.member(member).await?, "say hello", doc! { "hello": 1 }).await
     }
 
-    async fn last_write(&self, member: usize, field: &'static str) -> Result<(u32, u32, i64)> {
+    async fn last_write(&self, member: usize, field: &'static str) -> Result<OpTime> {
         let hello = self.hello(member).await?;
         let missing = || Error::Reply { command: "hello", field };
         let optime = hello.get_document("lastWrite").and_then(|write| write.get_document(field));
         let optime = optime.map_err(|_| missing())?;
         let ts = optime.get_timestamp("ts").map_err(|_| missing())?;
-        Ok((ts.time, ts.increment, optime.get_i64("t").map_err(|_| missing())?))
+        Ok(OpTime { ts: ts.into(), term: optime.get_i64("t").map_err(|_| missing())? })
     }
 }
 

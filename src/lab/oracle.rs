@@ -1,0 +1,298 @@
+//! The state of a server as the server itself tells it, and the comparison of two such states.
+//!
+//! A state holds, for each collection, the md5 that `dbHash` computes over its documents (in `_id`
+//! order; capped: natural order; clustered: record order), its options and its index specs. Options
+//! and specs are compared as sets of fields, numbers by value; `ns` and `background` of a spec, the
+//! pseudo index of clustered collections and unfinished builds do not count. UUIDs are left out: a
+//! restored collection may have another. Temporary collections are left out, they go at a restore.
+//!
+//! Writers must be quiet while a state is taken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use bson::{Bson, Document, RawDocumentBuf, doc};
+use futures::TryStreamExt as _;
+use mongodb::{Client, Database};
+
+use super::{Error, Result};
+
+/// Databases that are not a user's.
+const INTERNAL: [&str; 3] = ["admin", "config", "local"];
+/// Documents named in a report for each collection that differs.
+const NAMED_DOCUMENTS_MAX: usize = 5;
+/// Lines of a report.
+const REPORT_LINES_MAX: usize = 60;
+
+/// How much is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// One hash for each collection.
+    Collections,
+    /// Also one hash for each document, so that a report can name those that differ. For small
+    /// states only: it is held in memory.
+    Documents,
+}
+
+/// One collection or view.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Namespace {
+    /// `dbHash`; none for a view.
+    hash: Option<String>,
+    /// `listCollections` type and options, canonical.
+    options: Document,
+    /// Index specs by name, canonical.
+    indexes: BTreeMap<String, Document>,
+    /// Hash of each document by the text of its `_id`; empty without [`Detail::Documents`].
+    documents: BTreeMap<String, u64>,
+}
+
+/// The state of every user database of a server.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SourceState {
+    namespaces: BTreeMap<String, Namespace>,
+}
+
+impl SourceState {
+    /// Takes the state of all databases but `admin`, `config` and `local`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn capture(client: &Client, detail: Detail) -> Result<Self> {
+        let names = client.list_database_names().await.map_err(Error::driver("list databases"))?;
+        let mut state = Self::default();
+        for name in names.iter().filter(|name| !INTERNAL.contains(&name.as_str())) {
+            state.add_database(&client.database(name), None, detail).await?;
+        }
+        Ok(state)
+    }
+
+    /// Adds users and roles of all databases.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn add_users(&mut self, client: &Client) -> Result<()> {
+        let only = ["system.users", "system.roles"];
+        self.add_database(&client.database("admin"), Some(&only), Detail::Documents).await
+    }
+
+    /// Keeps only namespaces that `keep` says yes to.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
+        self.namespaces.retain(|ns, _| keep(ns));
+    }
+
+    /// Number of collections and views.
+    pub fn len(&self) -> usize {
+        self.namespaces.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.namespaces.is_empty()
+    }
+
+    /// Names of all collections and views, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.keys().map(String::as_str)
+    }
+
+    /// What differs, a line each, in words; empty where nothing does. `self` is what is expected.
+    pub fn differences(&self, found: &Self) -> Vec<String> {
+        let all: BTreeSet<&String> =
+            self.namespaces.keys().chain(found.namespaces.keys()).collect();
+        let mut report = Vec::new();
+        for ns in all {
+            match (self.namespaces.get(ns), found.namespaces.get(ns)) {
+                (Some(_), None) => report.push(format!("{ns}: missing")),
+                (None, Some(_)) => report.push(format!("{ns}: should not exist")),
+                (Some(expected), Some(found)) => expected.compare(ns, found, &mut report),
+                (None, None) => {}
+            }
+        }
+        if report.len() > REPORT_LINES_MAX {
+            let more = report.len() - REPORT_LINES_MAX;
+            report.truncate(REPORT_LINES_MAX);
+            report.push(format!("and {more} more"));
+        }
+        report
+    }
+
+    async fn add_database(
+        &mut self,
+        database: &Database,
+        only: Option<&[&str]>,
+        detail: Detail,
+    ) -> Result<()> {
+        let wanted = |name: &str| only.is_none_or(|only| only.contains(&name));
+        let hashes = run(database, "compute dbHash", doc! { "dbHash": 1 }).await?;
+        let hashes = hashes
+            .get_document("collections")
+            .map_err(|_| Error::Reply { command: "dbHash", field: "collections" })?;
+        for listed in list_collections(database).await? {
+            let name = listed.get_str("name").unwrap_or_default();
+            let options = listed.get_document("options").cloned().unwrap_or_default();
+            if !wanted(name) || options.get_bool("temp").unwrap_or(false) {
+                continue;
+            }
+            let kind = listed.get_str("type").unwrap_or("collection").to_owned();
+            let mut namespace = Namespace {
+                hash: hashes.get_str(name).ok().map(str::to_owned),
+                options: sorted(&doc! { "type": &kind, "options": sorted(&options) }),
+                ..Namespace::default()
+            };
+            if kind == "collection" {
+                namespace.indexes = list_indexes(database, name).await?;
+                if detail == Detail::Documents {
+                    namespace.documents = hash_documents(database, name).await?;
+                }
+            }
+            self.namespaces.insert(format!("{}.{name}", database.name()), namespace);
+        }
+        Ok(())
+    }
+}
+
+impl Namespace {
+    fn compare(&self, ns: &str, found: &Self, report: &mut Vec<String>) {
+        if self.options != found.options {
+            report.push(format!("{ns}: options {} instead of {}", found.options, self.options));
+        }
+        let names: BTreeSet<&String> = self.indexes.keys().chain(found.indexes.keys()).collect();
+        for name in names {
+            match (self.indexes.get(name), found.indexes.get(name)) {
+                (Some(_), None) => report.push(format!("{ns}: index {name} is missing")),
+                (None, Some(_)) => report.push(format!("{ns}: index {name} should not exist")),
+                (Some(spec), Some(other)) if spec != other => {
+                    report.push(format!("{ns}: index {other} instead of {spec}"));
+                }
+                _ => {}
+            }
+        }
+        if self.hash != found.hash {
+            let hash = |namespace: &Self| namespace.hash.clone().unwrap_or("none".to_owned());
+            report.push(format!("{ns}: dbHash {} instead of {}", hash(found), hash(self)));
+            self.compare_documents(ns, found, report);
+        }
+    }
+
+    fn compare_documents(&self, ns: &str, found: &Self, report: &mut Vec<String>) {
+        let mut differing = Vec::new();
+        for (id, hash) in &self.documents {
+            match found.documents.get(id) {
+                None => differing.push(format!("{ns}: document {id} is missing")),
+                Some(other) if other != hash => {
+                    differing.push(format!("{ns}: document {id} has another content"));
+                }
+                Some(_) => {}
+            }
+        }
+        let extra = found.documents.keys().filter(|id| !self.documents.contains_key(*id));
+        differing.extend(extra.map(|id| format!("{ns}: document {id} should not exist")));
+        let (count, of) = (differing.len(), self.documents.len());
+        if count == 0 && of > 0 {
+            report.push(format!("{ns}: the same {of} documents in another order"));
+        } else if count > 0 {
+            report.push(format!("{ns}: {count} of {of} documents differ"));
+        }
+        report.extend(differing.into_iter().take(NAMED_DOCUMENTS_MAX));
+    }
+}
+
+async fn run(database: &Database, action: &'static str, command: Document) -> Result<Document> {
+    database.run_command(command).await.map_err(Error::driver(action))
+}
+
+async fn list_collections(database: &Database) -> Result<Vec<Document>> {
+    let action = "list collections";
+    let command = doc! { "listCollections": 1 };
+    let cursor = database.run_cursor_command(command).await.map_err(Error::driver(action))?;
+    cursor.try_collect().await.map_err(Error::driver(action))
+}
+
+async fn list_indexes(database: &Database, name: &str) -> Result<BTreeMap<String, Document>> {
+    let action = "list indexes";
+    let command = doc! { "listIndexes": name };
+    let cursor = database.run_cursor_command(command).await.map_err(Error::driver(action))?;
+    let specs: Vec<Document> = cursor.try_collect().await.map_err(Error::driver(action))?;
+    let finished = specs.into_iter().filter(|spec| {
+        !spec.get_bool("clustered").unwrap_or(false) && !spec.contains_key("buildUUID")
+    });
+    Ok(finished
+        .map(|mut spec| {
+            spec.remove("ns");
+            spec.remove("background");
+            (spec.get_str("name").unwrap_or_default().to_owned(), sorted(&spec))
+        })
+        .collect())
+}
+
+async fn hash_documents(database: &Database, name: &str) -> Result<BTreeMap<String, u64>> {
+    let action = "read all documents";
+    let collection = database.collection::<RawDocumentBuf>(name);
+    let mut cursor = collection.find(doc! {}).await.map_err(Error::driver(action))?;
+    let mut hashes = BTreeMap::new();
+    while let Some(document) = cursor.try_next().await.map_err(Error::driver(action))? {
+        let id = match document.get("_id") {
+            Ok(Some(id)) => format!("{id:?}"),
+            Ok(None) | Err(_) => "without _id".to_owned(),
+        };
+        let mut hasher = DefaultHasher::new();
+        document.as_bytes().hash(&mut hasher);
+        hashes.insert(id, hasher.finish());
+    }
+    Ok(hashes)
+}
+
+/// The document with its own fields sorted by name and every number in it in one type.
+fn sorted(document: &Document) -> Document {
+    let fields: BTreeMap<&String, &Bson> = document.iter().collect();
+    fields.into_iter().map(|(name, value)| (name.clone(), by_value(value))).collect()
+}
+
+/// Whole numbers of any type become 64-bit integers; the order of nested fields stays, it can matter.
+fn by_value(value: &Bson) -> Bson {
+    match value {
+        Bson::Int32(number) => Bson::Int64(i64::from(*number)),
+        Bson::Double(number) if number.fract() == 0.0 && number.abs() < 9e15 => {
+            #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53")]
+            let whole = *number as i64;
+            Bson::Int64(whole)
+        }
+        Bson::Document(nested) => {
+            Bson::Document(nested.iter().map(|(k, v)| (k.clone(), by_value(v))).collect())
+        }
+        Bson::Array(values) => Bson::Array(values.iter().map(by_value).collect()),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::{Options, Standalone};
+
+    async fn filled(last: i32, expire: Bson) -> (Standalone, SourceState) {
+        let server = Standalone::start(&Options::default()).await.expect("start");
+        let shop = server.client().database("shop");
+        let orders = shop.collection::<Document>("orders");
+        let documents = (0..10).map(|n| doc! { "_id": n, "n": if n == 9 { last } else { n } });
+        orders.insert_many(documents).await.expect("insert");
+        let index = doc! { "key": { "n": 1 }, "name": "n_1", "expireAfterSeconds": expire };
+        let command = doc! { "createIndexes": "orders", "indexes": [index] };
+        shop.run_command(command).await.expect("index");
+        let state = SourceState::capture(server.client(), Detail::Documents).await.expect("state");
+        (server, state)
+    }
+
+    #[tokio::test]
+    async fn equal_servers_are_equal_and_a_changed_one_is_described() {
+        let (_first, expected) = filled(9, Bson::Int32(3600)).await;
+        let (_second, same) = filled(9, Bson::Double(3600.0)).await;
+        assert_eq!(expected.differences(&same), Vec::<String>::new());
+        let (_third, other) = filled(10, Bson::Int32(60)).await;
+        let report = expected.differences(&other).join("\n");
+        assert!(report.contains("shop.orders: 1 of 10 documents differ"), "{report}");
+        assert!(report.contains("document Int32(9) has another content"), "{report}");
+        assert!(report.contains("index "), "{report}");
+    }
+}
