@@ -144,9 +144,9 @@ impl Hand {
             _ => self.collection_name(),
         };
         let collection = self.database().collection::<Document>(&name);
-        if self.rng.random_bool(0.1) {
+        if self.rng.random_bool(0.25) {
             let n = self.rng.random_range(0..950);
-            let filter = doc! { "n": { "$gte": n, "$lt": n + 15 } };
+            let filter = doc! { "n": { "$gte": n, "$lt": n + 50 } };
             return collection.delete_many(filter).await.map(drop);
         }
         collection.delete_one(doc! { "_id": self.some_id() }).await.map(drop)

@@ -119,14 +119,14 @@ const DOCUMENT_KINDS: [(Kind, u32); 14] = [
     (Kind::Replace, 60),
     (Kind::Upsert, 60),
     (Kind::FindAndModify, 60),
-    (Kind::Delete, 80),
+    (Kind::Delete, 130),
     (Kind::Transaction, 60),
 ];
 
 const CATALOG_KINDS: [(Kind, u32); 13] = [
-    (Kind::TransactionWithDdl, 4),
-    (Kind::Create, 8),
-    (Kind::DropCollection, 6),
+    (Kind::TransactionWithDdl, 8),
+    (Kind::Create, 12),
+    (Kind::DropCollection, 16),
     (Kind::Recreate, 2),
     (Kind::Rename, 10),
     (Kind::AggregateInto, 10),

@@ -6,7 +6,7 @@ use bson::{Document, doc};
 pub(super) const WRITABLE: [&str; 6] =
     ["plain", "plain", "clustered", "folded", "checked", "imaged"];
 /// Number of collections that come, go and change their names.
-pub(super) const CHURN: u32 = 5;
+pub(super) const CHURN: u32 = 7;
 
 /// The `create` commands of the special collections.
 pub(super) fn commands() -> Vec<Document> {
