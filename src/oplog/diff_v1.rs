@@ -216,7 +216,7 @@ fn array_index(step: &[u8]) -> Option<usize> {
 }
 
 /// Fields in the order in which a server appends them.
-fn sorted<'a, T>(fields: BTreeMap<&'a [u8], T>, order: NameOrder) -> Vec<(&'a [u8], T)> {
+fn sorted<T>(fields: BTreeMap<&[u8], T>, order: NameOrder) -> Vec<(&[u8], T)> {
     if order == NameOrder::Bytes {
         return fields.into_iter().collect();
     }

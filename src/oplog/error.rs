@@ -213,6 +213,12 @@ pub enum SliceError {
         /// The bound, in bytes.
         limit_bytes: usize,
     },
+    /// More kinds of operation than exist.
+    #[error("an oplog slice has more than {limit} kinds of operation; the oplog is not plausible")]
+    TooManyKinds {
+        /// The bound.
+        limit: usize,
+    },
     /// A slice of no entries.
     #[error("an oplog slice has no entries")]
     Empty,

@@ -33,8 +33,8 @@ impl<'a> Fields<'a> {
     pub(super) fn of(entry: &'a RawDocument) -> Result<Self, Error> {
         let mut fields = Self::default();
         for element in entry.iter_elements() {
-            let element = element.map_err(bson::error::Error::from)?;
-            let value = || element.value().map_err(bson::error::Error::from);
+            let element = element?;
+            let value = || element.value();
             match element.key().as_str() {
                 "ts" => fields.ts = value()?.as_timestamp(),
                 "t" => fields.term = integer(value()?),

@@ -45,6 +45,18 @@ pub fn lookup(op: &str, command: Option<&str>) -> Option<&'static Known> {
     TABLE.iter().find(|row| row.op == op && row.command == command)
 }
 
+/// The row of a kind as slice headers name it: `i`, `c.create`, `u.v2` (see
+/// `format-spec/05-slices.md`). None if this version does not know the kind.
+#[must_use]
+pub fn lookup_kind(kind: &str) -> Option<&'static Known> {
+    match kind.split_once('.') {
+        Some(("c", command)) => lookup("c", Some(command)),
+        Some(("u", "replace" | "v1" | "v2")) => lookup("u", None),
+        None if kind != "u" => lookup(kind, None),
+        _ => None,
+    }
+}
+
 const fn op(op: &'static str, treatment: Treatment, why: &'static str) -> Known {
     Known { op, command: None, treatment, why }
 }

@@ -15,6 +15,7 @@ mod diff_v1;
 mod diff_v2;
 mod error;
 mod fields;
+mod kinds;
 mod operation;
 mod optime;
 mod parse;

@@ -68,7 +68,7 @@ impl<'a> Iterator for Operations<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            match self.elements.next()?.map_err(bson::error::Error::from) {
+            match self.elements.next()? {
                 Err(error) => return Some(Err(error.into())),
                 Ok(element) => match inner(self.at, element) {
                     Ok(Operation::Noop(row)) if row.op == "n" => {}
@@ -142,7 +142,8 @@ fn single<'a>(
         "u" => {
             let id = fields.o2.and_then(|o2| o2.get("_id").ok().flatten());
             let id = id.ok_or_else(|| reader.wrong("o2._id"))?;
-            let update = update(o).ok_or_else(|| unknown(at, fields, UnknownPart::UpdateForm))?;
+            let update =
+                update_form(o).ok_or_else(|| unknown(at, fields, UnknownPart::UpdateForm))?;
             Operation::Update { ns, uuid, id, update, upsert: fields.upsert }
         }
         _ => {
@@ -155,7 +156,7 @@ fn single<'a>(
 }
 
 /// The form of an update: a replacement has an `_id`, the others never do. None if it is unknown.
-fn update(o: &RawDocument) -> Option<Update<'_>> {
+pub(super) fn update_form(o: &RawDocument) -> Option<Update<'_>> {
     let mut version = None;
     let (mut modifiers, mut others) = (false, false);
     for element in Elements::new(o.as_bytes()).ok()? {
@@ -194,3 +195,6 @@ fn count(reader: &Reader<'_>) -> Result<Option<u64>, Error> {
     let count = integer(value).and_then(|count| u64::try_from(count).ok());
     count.map(Some).ok_or_else(|| reader.wrong("o.count"))
 }
+
+#[cfg(test)]
+mod tests;
