@@ -1,16 +1,67 @@
 //! The local store: segments, index and commit log in one directory.
 //!
-//! Knows blocks and roots; knows no MongoDB. (Contract; the essay comes with the code.)
+//! Knows blocks and roots; knows no MongoDB. The format is `format-spec/`; what each file of a store
+//! promises, and why a crash cannot break it, stands at the head of the module that writes it:
+//!
+//! | path | module | what |
+//! |---|---|---|
+//! | `STORE` | `identity` | name and salt, written once |
+//! | `LOCK`, `readers/` | `recover`, `readers` | who writes, who reads |
+//! | `segments/<id>.seg` | `append`, `segment`, `scan` | blocks |
+//! | `HEAD`, `log/<n>.log` | `log`, `record` | commits: all that the store holds |
+//! | `index/<n>.run` | `index`, `run`, `table` | a cache: which segment holds a block |
+//! | `scratch/` | whoever needs it | removed at every open |
+//!
+//! A block is appended to the active segment and found at once by this process; it counts for
+//! everyone once a commit names it. Liveness comes from commits alone: there are no tombstones.
+
+mod append;
+mod error;
+pub mod fs;
+mod identity;
+mod index;
+mod layout;
+mod log;
+mod map;
+mod open;
+mod readers;
+mod record;
+mod recover;
+mod run;
+mod scan;
+mod segment;
+mod session;
+mod table;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::block::{self, Block, BlockId, BlockRead, BlockWrite, Kind};
+pub use error::Error;
+pub use layout::SegmentId;
+pub use map::Map;
+pub use session::Session;
+
+use crate::block::{self, Block, BlockId, BlockRead, BlockWrite, Kind, MAX_BLOCK_BYTES};
+use index::Index;
+use layout::{Entry, SEGMENT_HEADER_BYTES};
+use readers::Registration;
+use record::Commit;
+use segment::{Segment, Segments};
+use session::Sessions;
+use table::Table;
+use writer::Writer;
+
+/// The smallest segment: small enough that damage tests can try every byte.
+pub const MIN_SEGMENT_BYTES: u64 = 64 << 10;
+/// The largest segment: offsets are kept in units of 8 bytes in 32 bits, with room to spare.
+pub const MAX_SEGMENT_BYTES: u64 = 4 << 30;
 
 /// How to open or create a store.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Bytes of a full segment.
+    /// Bytes of a full segment, from [`MIN_SEGMENT_BYTES`] to [`MAX_SEGMENT_BYTES`].
     pub segment_bytes: u64,
     /// Whether commits are made durable. False only for scratch stores that are thrown away.
     pub durable: bool,
@@ -18,95 +69,285 @@ pub struct Options {
     pub mmap: bool,
 }
 
+impl Default for Options {
+    /// 128 MiB segments (a unit of compaction under a second, and 8192 of them a TiB), durable,
+    /// mapped.
+    fn default() -> Self {
+        Self { segment_bytes: 128 << 20, durable: true, mmap: true }
+    }
+}
+
 /// What a commit names: by root name (one per job), the `Links` block that holds its state.
 pub type Roots = BTreeMap<String, BlockId>;
 
 /// The number of a commit; grows by one with each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct CommitSeq(pub u64);
 
 /// The secret that decides where trees are cut; made once per repository.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RepositorySalt(pub [u8; 32]);
 
-/// Errors of the store. (Typed variants: Io with path and operation, Locked, NotAStore, Damaged with
-/// segment and offset, Full, Latched, Block, ...)
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A failure of a block.
-    #[error(transparent)]
-    Block(#[from] block::Error),
-}
-
 /// An open store. Cheap to clone; every clone is the same store. A writer holds the directory's
 /// lock until the last clone is dropped; a reader is registered until then.
 #[derive(Clone)]
-pub struct Store {}
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    dir: PathBuf,
+    scratch: PathBuf,
+    disk: Arc<dyn fs::Disk>,
+    identity: identity::Identity,
+    options: Options,
+    segments: Segments,
+    index: Index,
+    sessions: Sessions,
+    role: Role,
+}
+
+enum Role {
+    Writer(Box<Writer>),
+    Reader(Box<Reader>),
+}
+
+/// What a reader has beyond a writer: the start of the segment that was active at its commit.
+struct Reader {
+    commit: Arc<Commit>,
+    active: Option<(Segment, Table)>,
+    _registration: Registration,
+}
 
 impl Store {
     /// Creates a store in an empty or absent directory, with a fresh random salt.
-    pub fn create(_dir: &Path, _options: Options) -> Result<Self, Error> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`Error::NotEmpty`], [`Error::SegmentSize`], and those of the disk.
+    pub fn create(dir: &Path, options: Options) -> Result<Self, Error> {
+        Self::create_with_salt(dir, options, RepositorySalt(rand::random()))
     }
+
     /// Creates a store with a given salt (a scratch store beside its base, or a rebuild).
+    ///
+    /// # Errors
+    /// As [`Store::create`].
     pub fn create_with_salt(
-        _dir: &Path,
-        _o: Options,
-        _salt: RepositorySalt,
+        dir: &Path,
+        options: Options,
+        salt: RepositorySalt,
     ) -> Result<Self, Error> {
-        unimplemented!()
+        Self::create_on(Arc::new(fs::RealDisk), dir, options, salt)
     }
+
+    /// Creates a store on a given disk.
+    ///
+    /// # Errors
+    /// As [`Store::create`].
+    pub fn create_on(
+        disk: Arc<dyn fs::Disk>,
+        dir: &Path,
+        options: Options,
+        salt: RepositorySalt,
+    ) -> Result<Self, Error> {
+        open::create(&disk, dir, &options, salt)?;
+        Self::open_on(disk, dir, options)
+    }
+
     /// Opens for writing: takes the lock, recovers the tail.
-    pub fn open(_dir: &Path, _options: Options) -> Result<Self, Error> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`Error::NotAStore`], [`Error::Locked`], [`Error::Damaged`] or [`Error::SegmentGone`] if
+    /// something that a commit named is not as it was, and those of the disk.
+    pub fn open(dir: &Path, options: Options) -> Result<Self, Error> {
+        Self::open_on(Arc::new(fs::RealDisk), dir, options)
     }
+
+    /// Opens for writing on a given disk.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on(disk: Arc<dyn fs::Disk>, dir: &Path, options: Options) -> Result<Self, Error> {
+        open::writer(disk, dir, options).map(|shared| Self { shared: Arc::new(shared) })
+    }
+
     /// Opens for reading the newest commit beside a writer: registers under `readers/`, never writes
     /// anything else.
-    pub fn open_reader(_dir: &Path, _options: Options) -> Result<Self, Error> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`Error::NotAStore`], [`Error::Damaged`], [`Error::Contended`], and those of the disk.
+    pub fn open_reader(dir: &Path, options: Options) -> Result<Self, Error> {
+        Self::open_reader_on(Arc::new(fs::RealDisk), dir, options)
     }
+
+    /// Opens for reading on a given disk.
+    ///
+    /// # Errors
+    /// As [`Store::open_reader`].
+    pub fn open_reader_on(
+        disk: Arc<dyn fs::Disk>,
+        dir: &Path,
+        options: Options,
+    ) -> Result<Self, Error> {
+        open::reader(disk, dir, options).map(|shared| Self { shared: Arc::new(shared) })
+    }
+
     /// Whether a directory holds a store.
-    pub fn exists(_dir: &Path) -> bool {
-        unimplemented!()
+    #[must_use]
+    pub fn exists(dir: &Path) -> bool {
+        identity::path(dir).is_file()
     }
+
     /// The directory.
+    #[must_use]
     pub fn dir(&self) -> &Path {
-        unimplemented!()
+        &self.shared.dir
     }
+
     /// The repository salt.
+    #[must_use]
     pub fn salt(&self) -> RepositorySalt {
-        unimplemented!()
+        self.shared.identity.salt
     }
-    /// The newest commit and what it names.
+
+    /// The newest commit and what it names. A reader sees the commit it was opened at.
+    #[must_use]
     pub fn roots(&self) -> (CommitSeq, Roots) {
-        unimplemented!()
+        let commit = self.shared.commit();
+        (commit.seq, commit.roots.clone())
     }
-    /// Makes every block put so far durable, then the commit: `edit` gets the current roots and
-    /// changes them. Returns when the commit is durable.
-    pub fn commit(&self, _edit: impl FnOnce(&mut Roots)) -> Result<CommitSeq, Error> {
-        unimplemented!()
+
+    /// Makes every block put so far durable, then the commit: `edit` gets the current roots, with
+    /// what other committers are about to commit, and changes them. Returns when the commit is
+    /// durable. Committers that wait at the same time share one.
+    ///
+    /// # Errors
+    /// [`Error::Full`] if there is no space (nothing changed, it can be repeated), [`Error::Latched`] after a failed
+    /// write, [`Error::ReadOnly`] on a reader, [`Error::RootName`], [`Error::TooManyRoots`].
+    pub fn commit(&self, edit: impl FnOnce(&mut Roots)) -> Result<CommitSeq, Error> {
+        let commit = self.shared.writer()?.commit(edit, &[])?;
+        self.keep_copy(&commit);
+        Ok(commit.seq)
     }
+
+    /// Writes a commit as a block too, from which a lost log can be made again.
+    fn keep_copy(&self, commit: &Commit) {
+        if let Err(error) = self.put(Kind::Commit, &open::commit_block(commit)) {
+            tracing::warn!(%error, commit = commit.seq.0, "a commit has no copy among the blocks");
+        }
+    }
+
     /// Keeps compaction out while blocks are put that no commit names yet. Hold one from the first
-    /// `put` to the commit that names it.
+    /// `put` to the commit that names it. Waits while a compaction runs.
+    #[must_use]
     pub fn session(&self) -> Session {
-        unimplemented!()
+        self.shared.sessions.enter()
     }
-    /// Bytes and blocks held, added since opening, segments, index runs.
+
+    /// Bytes and blocks held, added since opening, segments, index runs. Blocks of a reader are those
+    /// of its commit; blocks stored twice count twice.
+    #[must_use]
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        self.shared.stats()
     }
-    /// Where scratch files of this store may live (same file system, removed at open).
+
+    /// Where scratch files of this opening of the store may live: an existing directory on the same
+    /// file system, its own for every process, emptied by the next writer once this one is gone.
+    #[must_use]
     pub fn scratch_dir(&self) -> PathBuf {
-        unimplemented!()
+        self.shared.scratch.clone()
     }
 }
 
-/// Keeps compaction out while it lives, see [`Store::session`].
-pub struct Session {}
+impl Shared {
+    fn writer(&self) -> Result<&Writer, Error> {
+        match &self.role {
+            Role::Writer(writer) => Ok(writer),
+            Role::Reader(_) => Err(Error::ReadOnly),
+        }
+    }
+
+    fn commit(&self) -> Arc<Commit> {
+        match &self.role {
+            Role::Writer(writer) => writer.newest(),
+            Role::Reader(reader) => Arc::clone(&reader.commit),
+        }
+    }
+
+    /// Where a block is.
+    fn find(&self, id: &BlockId) -> Result<Option<Entry>, Error> {
+        let open = match &self.role {
+            Role::Writer(writer) => writer.find(id),
+            Role::Reader(reader) => match &reader.active {
+                Some((_, table)) => table.find(id, |_| true)?.map(|(_, entry)| entry),
+                None => None,
+            },
+        };
+        if open.is_some() { Ok(open) } else { self.index.probes().find(id) }
+    }
+
+    fn get(&self, id: &BlockId) -> Result<Block, Error> {
+        match &self.role {
+            Role::Writer(writer) => {
+                if let Some(block) = writer.get(id) {
+                    return block;
+                }
+            }
+            Role::Reader(reader) => {
+                if let Some((segment, table)) = &reader.active
+                    && let Some((_, entry)) = table.find(id, |_| true)?
+                {
+                    return segment.read(&entry);
+                }
+            }
+        }
+        match self.read_sealed(id) {
+            // Compaction moved it between the look-up and the read.
+            Err(Error::SegmentGone { .. }) => self.read_sealed(id),
+            other => other,
+        }
+    }
+
+    fn read_sealed(&self, id: &BlockId) -> Result<Block, Error> {
+        match self.index.probes().find(id)? {
+            Some(entry) => self.segments.sealed(entry.segment)?.read(&entry),
+            None => Err(Error::Block(block::Error::Missing { id: *id })),
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        let probes = self.index.probes();
+        let mut stats = Stats {
+            blocks: probes.runs.iter().map(|run| run.table.count()).sum(),
+            index_runs: probes.runs.len() as u64,
+            ..Stats::default()
+        };
+        match &self.role {
+            Role::Writer(writer) => {
+                let figures = writer.figures();
+                stats.blocks += figures.open_blocks;
+                stats.added_bytes = figures.added_bytes;
+                stats.segments = figures.segments;
+                stats.stored_bytes = figures.stored_bytes;
+            }
+            Role::Reader(reader) => {
+                let commit = &reader.commit;
+                stats.segments = commit.segments.len() as u64;
+                stats.stored_bytes = commit.segments.values().sum();
+                if let Some((_, table)) = &reader.active {
+                    stats.segments += 1;
+                    stats.blocks += table.count();
+                    stats.stored_bytes +=
+                        commit.active.map_or(SEGMENT_HEADER_BYTES, |(_, len)| len);
+                }
+            }
+        }
+        stats
+    }
+}
 
 /// Figures of a store.
-#[derive(Debug, Clone, Default, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Stats {
     /// Blocks in the store.
     pub blocks: u64,
@@ -116,23 +357,32 @@ pub struct Stats {
     pub added_bytes: u64,
     /// Segments.
     pub segments: u64,
+    /// Tables that a look-up probes at most, beside the segments being written.
+    pub index_runs: u64,
 }
 
 impl BlockRead for Store {
-    fn get(&self, _id: &BlockId) -> Result<Block, block::Error> {
-        unimplemented!()
+    fn get(&self, id: &BlockId) -> Result<Block, block::Error> {
+        Ok(self.shared.get(id)?)
     }
-    fn kind_of(&self, _id: &BlockId) -> Result<Option<Kind>, block::Error> {
-        unimplemented!()
+
+    fn kind_of(&self, id: &BlockId) -> Result<Option<Kind>, block::Error> {
+        Ok(self.shared.find(id)?.map(|entry| entry.kind))
     }
 }
 
 impl BlockWrite for Store {
-    fn put(&self, _kind: Kind, _raw: &[u8]) -> Result<BlockId, block::Error> {
-        unimplemented!()
+    fn put(&self, kind: Kind, raw: &[u8]) -> Result<BlockId, block::Error> {
+        if raw.len() > MAX_BLOCK_BYTES {
+            return Err(block::Error::TooLarge { len: raw.len() });
+        }
+        let shared = &*self.shared;
+        let writer = shared.writer()?;
+        writer.check_latch()?;
+        let id = BlockId::of(kind, raw);
+        if shared.find(&id)?.is_none() {
+            writer.put((&shared.segments, &shared.index), id, kind, raw)?;
+        }
+        Ok(id)
     }
 }
-
-// Also owed by this floor: `store::fsck` (quick/graph/data findings with codes), `store::compact`
-// (plan, execute), `store::fs` (the file seam: create, write_at, read_at, map, sync, rename, remove,
-// list), which every other floor's scratch files use too.

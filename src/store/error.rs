@@ -1,0 +1,139 @@
+//! What can go wrong with a store.
+
+use std::path::PathBuf;
+
+use super::fs::FsError;
+use super::layout::SegmentId;
+use crate::block::{self, BlockId};
+
+/// An error of the store floor.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A failure of a block.
+    #[error(transparent)]
+    Block(#[from] block::Error),
+    /// A failed file operation.
+    #[error(transparent)]
+    Io(FsError),
+    /// No space is left. Nothing was lost; the operation can be repeated when there is space.
+    #[error("the disk is full: {0}")]
+    Full(#[source] FsError),
+    /// Another process writes to the store.
+    #[error("the store {} is in use by another process ({holder}); stop it first", dir.display())]
+    Locked {
+        /// The store.
+        dir: PathBuf,
+        /// What the lock file says about who holds it.
+        holder: String,
+    },
+    /// The directory is no store.
+    #[error("{} is not a store (it has no STORE file)", dir.display())]
+    NotAStore {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A store was to be created where something is already.
+    #[error("cannot create a store in {}: the directory is not empty", dir.display())]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The store was written by a version this one cannot read.
+    #[error("{} has format version {version}, or needs features, that this program does not know", path.display())]
+    UnknownVersion {
+        /// The file that says so.
+        path: PathBuf,
+        /// The version it wants a reader to have.
+        version: u16,
+    },
+    /// A file of the store is not as it was written.
+    #[error(
+        "{} is damaged at offset {offset}: {what}; run `headstock fsck`, and bring the file back from a copy if there is one",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where, in bytes from its start.
+        offset: u64,
+        /// Which check failed.
+        what: &'static str,
+    },
+    /// A segment that the newest commit names is not there.
+    #[error("segment {segment} of the store is gone ({}); bring it back from a copy, or run `headstock fsck` to see what it held", path.display())]
+    SegmentGone {
+        /// Which.
+        segment: SegmentId,
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A write could not be made durable, so nothing more is written until the store is reopened.
+    #[error("the store is latched read-only since a write failed ({cause}); reopen it")]
+    Latched {
+        /// The failure that latched it.
+        cause: String,
+    },
+    /// The commit was gathered with others into one that failed; the roots are as they were before.
+    #[error("the commit failed together with another one; it can be repeated")]
+    GroupFailed,
+    /// A write to a store that was opened for reading.
+    #[error("the store was opened for reading only")]
+    ReadOnly,
+    /// A reader found the store changing faster than it could register.
+    #[error("the store changed {attempts} times while a reader registered; try again")]
+    Contended {
+        /// How often it tried.
+        attempts: u32,
+    },
+    /// A segment size that the format does not allow.
+    #[error("a segment of {bytes} bytes is not allowed (from 64 KiB to 4 GiB)")]
+    SegmentSize {
+        /// The size asked for.
+        bytes: u64,
+    },
+    /// A root's name that the format does not allow.
+    #[error("a root name of {len} bytes is above the limit of {max}")]
+    RootName {
+        /// Its length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// More roots than a commit may name.
+    #[error("a commit of {count} roots is above the limit of {max}")]
+    TooManyRoots {
+        /// Roots it would name.
+        count: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Something reachable is not there, so that what may be removed is not known.
+    #[error(
+        "block {id}, named by {parent}, cannot be read; run `headstock fsck` before compacting"
+    )]
+    Unreachable {
+        /// The block that is missing or damaged.
+        id: BlockId,
+        /// The block or root that names it.
+        parent: String,
+        /// Why it cannot be read.
+        #[source]
+        source: block::Error,
+    },
+}
+
+impl From<FsError> for Error {
+    fn from(error: FsError) -> Self {
+        if error.is_full() { Self::Full(error) } else { Self::Io(error) }
+    }
+}
+
+impl From<Error> for block::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Block(error) => error,
+            error => Self::Backend(Box::new(error)),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The `STORE` file: who this store is. Written once, last of all files when a store is created, by
+//! rename, so that a directory with a `STORE` file holds a whole store.
+
+use std::path::{Path, PathBuf};
+
+use super::fs::{Access, Disk};
+use super::layout::{FORMAT_VERSION, StoreUuid, field, u16_at, u32_at, u64_at};
+use super::{Error, RepositorySalt};
+
+const MAGIC: &[u8; 12] = b"HEADSTK\x1a\n\xa9\r\n";
+const BYTES: usize = 128;
+const NAME: &str = "STORE";
+
+/// The name and salt of a store.
+#[derive(Clone, Copy)]
+pub(super) struct Identity {
+    pub(super) uuid: StoreUuid,
+    pub(super) salt: RepositorySalt,
+}
+
+pub(super) fn path(dir: &Path) -> PathBuf {
+    dir.join(NAME)
+}
+
+impl Identity {
+    pub(super) fn encode(&self) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
+        bytes[..12].copy_from_slice(MAGIC);
+        bytes[12..14].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes[14..16].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes[32..48].copy_from_slice(&self.uuid);
+        bytes[48..80].copy_from_slice(&self.salt.0);
+        let crc = crc32fast::hash(&bytes[..124]);
+        bytes[124..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+        let temporary = dir.join("STORE.new");
+        let file = disk.create(&temporary)?;
+        file.write_at(0, &self.encode())?;
+        file.sync()?;
+        disk.rename(&temporary, &path(dir))?;
+        Ok(disk.sync_dir(dir)?)
+    }
+
+    pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<Self, Error> {
+        let path = path(dir);
+        let file = disk.open(&path, Access::Read).map_err(|error| {
+            if error.is_not_found() {
+                Error::NotAStore { dir: dir.to_owned() }
+            } else {
+                Error::from(error)
+            }
+        })?;
+        let damaged = |offset, what| Error::Damaged { path: path.clone(), offset, what };
+        if file.size()? < BYTES as u64 {
+            return Err(damaged(0, "the file is too short"));
+        }
+        let mut bytes = [0; BYTES];
+        file.read_at(0, &mut bytes)?;
+        if bytes[..12] != *MAGIC {
+            return Err(damaged(0, "the file has no magic"));
+        }
+        if crc32fast::hash(&bytes[..124]) != u32_at(&bytes, 124) {
+            return Err(damaged(124, "the checksum differs"));
+        }
+        let version = u16_at(&bytes, 14);
+        if version > FORMAT_VERSION || u64_at(&bytes, 16) != 0 {
+            return Err(Error::UnknownVersion { path, version });
+        }
+        Ok(Self { uuid: field(&bytes, 32), salt: RepositorySalt(field(&bytes, 48)) })
+    }
+}

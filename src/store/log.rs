@@ -1,0 +1,260 @@
+//! The commit log: `HEAD` and `log/<n>.log`.
+//!
+//! Owns both. `HEAD` is two 4 KiB slots; the valid one of the higher generation names the log file in
+//! use. A log file starts with a full record, records follow behind each other, the rest is zeros.
+//! Order of writes of a commit: record, fdatasync. Of a new log file: create, allocate, record,
+//! fsync, directory fsync, then the other slot of `HEAD`, fsync, then the old file is removed.
+//!
+//! Crash: a record that is not whole was never acknowledged and is ignored, with all behind it;
+//! the first commit after an open always starts a new file, so nothing is written behind a torn
+//! record. If a record that is not whole has a whole one behind it, the file was damaged later, and
+//! the log refuses rather than go back in time. A torn slot leaves the other, whose file still stands.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Error;
+use super::fs::{Access, Disk, File, FsError};
+use super::layout::{ALIGNMENT, StoreUuid, field, u32_at, u64_at};
+use super::record::{self, ChainHash, Commit, FIXED_BYTES, Place, Raw};
+
+/// Bytes of a log file before the next commit starts a new one: keeps opening fast.
+const LOG_BYTES: u64 = 1 << 20;
+const SLOT_BYTES: u64 = 4096;
+const SLOT_MAGIC: &[u8; 12] = b"HEADSLT\x1a\n\xa9\r\n";
+/// Bytes of a slot that carry something, checksum included.
+const SLOT_USED: usize = 128;
+
+/// What a slot of `HEAD` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) generation: u64,
+    /// The number of the log file in use.
+    pub(super) log: u64,
+    /// The hash of that file's first record.
+    pub(super) first: ChainHash,
+}
+
+impl Slot {
+    pub(super) fn encode(&self, store: &StoreUuid) -> Vec<u8> {
+        let mut slot = vec![0; SLOT_BYTES as usize];
+        slot[..12].copy_from_slice(SLOT_MAGIC);
+        slot[16..32].copy_from_slice(store);
+        slot[32..40].copy_from_slice(&self.generation.to_le_bytes());
+        slot[40..48].copy_from_slice(&self.log.to_le_bytes());
+        slot[48..80].copy_from_slice(&self.first);
+        let crc = crc32fast::hash(&slot[..SLOT_USED - 4]);
+        slot[SLOT_USED - 4..SLOT_USED].copy_from_slice(&crc.to_le_bytes());
+        slot
+    }
+
+    pub(super) fn decode(slot: &[u8], store: &StoreUuid) -> Result<Self, &'static str> {
+        if slot[..12] != *SLOT_MAGIC {
+            return Err("the slot has no magic");
+        }
+        if crc32fast::hash(&slot[..SLOT_USED - 4]) != u32_at(slot, SLOT_USED - 4) {
+            return Err("the slot's checksum differs");
+        }
+        if slot[16..32] != *store {
+            return Err("the slot is of another store");
+        }
+        Ok(Self { generation: u64_at(slot, 32), log: u64_at(slot, 40), first: field(slot, 48) })
+    }
+}
+
+/// The files of a store's commit log.
+#[derive(Debug, Clone)]
+pub(super) struct LogFiles {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    store: StoreUuid,
+    durable: bool,
+}
+
+/// A log file's commits as read.
+pub(super) struct LogRead {
+    pub(super) slot: Slot,
+    /// Every commit of the file, oldest first; never empty.
+    pub(super) commits: Vec<Commit>,
+    /// Where valid records end, in bytes.
+    pub(super) end: u64,
+    /// Whether something stands behind the last valid record.
+    pub(super) torn: bool,
+}
+
+impl LogFiles {
+    pub(super) fn new(disk: Arc<dyn Disk>, dir: &Path, store: StoreUuid, durable: bool) -> Self {
+        Self { disk, dir: dir.to_owned(), store, durable }
+    }
+
+    pub(super) fn head_path(&self) -> PathBuf {
+        self.dir.join("HEAD")
+    }
+
+    pub(super) fn path(&self, log: u64) -> PathBuf {
+        self.directory().join(format!("{log:016x}.log"))
+    }
+
+    pub(super) fn directory(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// The two slots of `HEAD`, or what is wrong with each.
+    pub(super) fn slots(&self) -> Result<[Result<Slot, &'static str>; 2], FsError> {
+        let head = self.disk.open(&self.head_path(), Access::Read)?;
+        let size = head.size()?;
+        let mut slots = [Err("the slot is missing"); 2];
+        for (at, slot) in slots.iter_mut().enumerate() {
+            let offset = at as u64 * SLOT_BYTES;
+            if size >= offset + SLOT_BYTES {
+                let mut bytes = vec![0; SLOT_BYTES as usize];
+                head.read_at(offset, &mut bytes)?;
+                *slot = Slot::decode(&bytes, &self.store);
+            }
+        }
+        Ok(slots)
+    }
+
+    /// Reads the log file in use.
+    pub(super) fn read(&self) -> Result<LogRead, Error> {
+        let slots = self.slots()?;
+        let newest = slots.into_iter().flatten().max_by_key(|slot| slot.generation);
+        let slot = newest.ok_or_else(|| Error::Damaged {
+            path: self.head_path(),
+            offset: 0,
+            what: "neither slot is valid",
+        })?;
+        let file = self.disk.open(&self.path(slot.log), Access::Read)?;
+        let size = file.size()?;
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        file.read_at(0, &mut bytes)?;
+        self.parse(slot, &bytes)
+    }
+
+    fn place(&self, log: u64, offset: u64) -> Place {
+        Place { store: self.store, log, offset }
+    }
+
+    fn parse(&self, slot: Slot, bytes: &[u8]) -> Result<LogRead, Error> {
+        let path = self.path(slot.log);
+        let damaged = |offset, what| Error::Damaged { path: path.clone(), offset, what };
+        let mut commits: Vec<Commit> = Vec::new();
+        let mut end = 0;
+        while let Some(raw) = raw_at(bytes, end, &self.place(slot.log, end)) {
+            let commit = raw.apply(commits.last()).map_err(|what| damaged(end, what))?;
+            end += raw_len(bytes, end);
+            commits.push(commit);
+        }
+        let Some(first) = commits.first() else {
+            return Err(damaged(0, "the log file has no valid first record"));
+        };
+        if first.hash != slot.first {
+            return Err(damaged(0, "the log file is not the one that HEAD names"));
+        }
+        let mut later = end + ALIGNMENT;
+        while later + FIXED_BYTES as u64 <= bytes.len() as u64 {
+            if raw_at(bytes, later, &self.place(slot.log, later)).is_some() {
+                let what = "an invalid commit record has a valid one behind it";
+                return Err(damaged(end, what));
+            }
+            later += ALIGNMENT;
+        }
+        let torn = bytes[end as usize..].iter().any(|byte| *byte != 0);
+        Ok(LogRead { slot, commits, end, torn })
+    }
+
+    /// Starts a log file whose first record is `commit` in full, and makes `HEAD` name it.
+    /// `current` is the newest slot, if there is one.
+    pub(super) fn start(
+        &self,
+        current: Option<&Slot>,
+        base: &Commit,
+        commit: &mut Commit,
+    ) -> Result<LogFile, Error> {
+        let (generation, log) = current.map_or((1, 1), |slot| (slot.generation + 1, slot.log + 1));
+        let record = record::encode(commit, base, true, &self.place(log, 0));
+        let path = self.path(log);
+        match self.disk.remove(&path) {
+            Ok(()) => {}
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+        let file = self.disk.create(&path)?;
+        let capacity = LOG_BYTES.max(2 * record.len() as u64);
+        file.allocate(capacity)?;
+        file.write_at(0, &record)?;
+        if self.durable {
+            file.sync()?;
+            self.disk.sync_dir(&self.directory())?;
+        }
+        let slot = Slot { generation, log, first: commit.hash };
+        self.write_slot(&slot)?;
+        let end = record.len() as u64;
+        Ok(LogFile { files: self.clone(), slot, file, end, capacity })
+    }
+
+    fn write_slot(&self, slot: &Slot) -> Result<(), Error> {
+        let head = match self.disk.open(&self.head_path(), Access::Write) {
+            Err(error) if error.is_not_found() => {
+                let head = self.disk.create(&self.head_path())?;
+                head.allocate(2 * SLOT_BYTES)?;
+                head
+            }
+            other => other?,
+        };
+        head.write_at(slot.generation % 2 * SLOT_BYTES, &slot.encode(&self.store))?;
+        if self.durable {
+            head.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Removes every log file but the one in use.
+    pub(super) fn remove_others(&self, used: u64) -> Result<(), Error> {
+        let keep = self.path(used);
+        for name in self.disk.list(&self.directory())? {
+            let path = self.directory().join(name);
+            if path != keep {
+                self.disk.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The log file that commits are appended to.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    files: LogFiles,
+    pub(super) slot: Slot,
+    file: Arc<dyn File>,
+    end: u64,
+    capacity: u64,
+}
+
+impl LogFile {
+    /// Appends a commit and makes it durable. Returns false, with nothing written, if the file has no room.
+    pub(super) fn append(&mut self, base: &Commit, commit: &mut Commit) -> Result<bool, Error> {
+        let place = self.files.place(self.slot.log, self.end);
+        let record = record::encode(commit, base, false, &place);
+        if self.end + record.len() as u64 > self.capacity {
+            return Ok(false);
+        }
+        self.file.write_at(self.end, &record)?;
+        if self.files.durable {
+            self.file.sync()?;
+        }
+        self.end += record.len() as u64;
+        Ok(true)
+    }
+}
+
+fn raw_len(bytes: &[u8], offset: u64) -> u64 {
+    u64_at(bytes, offset as usize + 8)
+}
+
+fn raw_at<'a>(bytes: &'a [u8], offset: u64, place: &Place) -> Option<Raw<'a>> {
+    let rest = bytes.get(usize::try_from(offset).ok()?..)?;
+    let len = record::claimed_len(rest.get(..FIXED_BYTES)?)?;
+    Raw::check(rest.get(..usize::try_from(len).ok()?)?, place)
+}

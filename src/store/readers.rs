@@ -1,0 +1,141 @@
+//! The registry of readers: `readers/<pid>-<n>`, each under flock by a living reader.
+//!
+//! A reader locks a file under a temporary name, writes the commit it reads into it, renames it to its
+//! final name, and then reads the log again: if a segment of its commit was dropped meanwhile, it
+//! tries the newer one. The writer drops segments by a commit first and lists the readers
+//! afterwards. So either the writer sees the reader, or the reader sees the drop. A file whose lock is free
+//! belongs to a reader that is gone, and the writer removes it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::fs::{Access, Disk, File};
+use super::layout::u64_at;
+use super::log::LogFiles;
+use super::record::Commit;
+use super::{CommitSeq, Error};
+
+/// How often a reader tries to register against a writer that keeps dropping segments.
+const MAX_ATTEMPTS: u32 = 64;
+
+static NEXT_NAME: AtomicU32 = AtomicU32::new(0);
+
+/// Where readers of a store register.
+pub(super) fn directory(store_dir: &Path) -> PathBuf {
+    store_dir.join("readers")
+}
+
+/// A reader's place in the registry; removed when dropped.
+#[derive(Debug)]
+pub(super) struct Registration {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    _lock: Arc<dyn File>,
+}
+
+impl Registration {
+    /// Its name in the registry.
+    pub(super) fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
+/// A living reader.
+#[derive(Debug, Clone)]
+pub(super) struct Living {
+    /// Its name in the registry.
+    pub(super) name: String,
+    /// The commit it reads.
+    pub(super) commit: CommitSeq,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Err(error) = self.disk.remove(&self.path) {
+            tracing::debug!(%error, "a reader's registration is left to the writer to remove");
+        }
+    }
+}
+
+/// Registers a reader of the newest commit.
+pub(super) fn register(
+    disk: &Arc<dyn Disk>,
+    store_dir: &Path,
+    log: &LogFiles,
+) -> Result<(Registration, Commit), Error> {
+    let mut last = None;
+    for _ in 0..MAX_ATTEMPTS {
+        let attempt = newest(log).and_then(|commit| {
+            let Some(registration) = enter(disk, store_dir, commit.seq)? else { return Ok(None) };
+            let again = newest(log)?;
+            Ok(still_there(&commit, &again).then_some((registration, commit)))
+        });
+        match attempt {
+            Ok(Some(registered)) => return Ok(registered),
+            Ok(None) => {}
+            // The writer may have replaced a log file, or be half through a record.
+            Err(error) => last = Some(error),
+        }
+        std::thread::yield_now();
+    }
+    Err(last.unwrap_or(Error::Contended { attempts: MAX_ATTEMPTS }))
+}
+
+fn newest(log: &LogFiles) -> Result<Commit, Error> {
+    let mut read = log.read()?;
+    Ok(read.commits.pop().expect("a log that was read has at least one commit"))
+}
+
+/// Whether every segment of a commit is still one of a later commit.
+fn still_there(commit: &Commit, later: &Commit) -> bool {
+    let active = |id| later.active.is_some_and(|(active, _)| active == id);
+    let known = |id| later.segments.contains_key(&id) || active(id);
+    commit.segments.keys().copied().chain(commit.active.map(|(id, _)| id)).all(known)
+}
+
+/// Enters the registry, or returns `None` if the writer took the new file for a stale one.
+fn enter(
+    disk: &Arc<dyn Disk>,
+    store_dir: &Path,
+    seq: CommitSeq,
+) -> Result<Option<Registration>, Error> {
+    let number = NEXT_NAME.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{}-{number}-{:08x}", std::process::id(), rand::random::<u32>());
+    let path = directory(store_dir).join(&name);
+    let temporary = directory(store_dir).join(format!("{name}.new"));
+    let file = disk.create(&temporary)?;
+    if !file.try_lock()? {
+        return Ok(None);
+    }
+    file.write_at(0, &seq.0.to_le_bytes())?;
+    match disk.rename(&temporary, &path) {
+        Ok(()) => Ok(Some(Registration { disk: Arc::clone(disk), path, _lock: file })),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The living readers. Registrations of readers that are gone are removed.
+pub(super) fn living(disk: &dyn Disk, store_dir: &Path) -> Result<Vec<Living>, Error> {
+    let dir = directory(store_dir);
+    let mut living = Vec::new();
+    for name in disk.list(&dir)? {
+        let path = dir.join(&name);
+        let file = match disk.open(&path, Access::Read) {
+            Err(error) if error.is_not_found() => continue,
+            other => other?,
+        };
+        if file.try_lock()? {
+            match disk.remove(&path) {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => {}
+            }
+        } else if !name.ends_with(".new") {
+            let mut seq = [0; 8];
+            file.read_at(0, &mut seq)?;
+            living.push(Living { name, commit: CommitSeq(u64_at(&seq, 0)) });
+        }
+    }
+    Ok(living)
+}

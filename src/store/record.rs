@@ -1,0 +1,278 @@
+//! The bytes of a commit record, as `format-spec/02-commit-log.md` lays them out.
+//!
+//! A record tells what a commit names: all of it (the first record of a log file), or the
+//! difference to the commit before.
+
+use std::collections::BTreeMap;
+
+use super::layout::{SegmentId, StoreUuid, aligned, field, u16_at, u32_at, u64_at};
+use super::{CommitSeq, Roots};
+use crate::block::BlockId;
+
+/// Bytes of a root's name at most.
+pub(super) const MAX_ROOT_NAME_BYTES: usize = 255;
+/// Roots of a commit at most: with names of full length its copy still fits a block.
+pub(super) const MAX_ROOTS: usize = 2048;
+/// Bytes of a record at most: far above a full record of a store of a hundred terabytes, far below
+/// what reading a damaged length could hurt.
+pub(super) const MAX_RECORD_BYTES: u64 = 64 << 20;
+/// Bytes before a record's lists.
+pub(super) const FIXED_BYTES: usize = 104;
+const MAGIC: u32 = u32::from_le_bytes(*b"HSC\x1a");
+const FLAG_FULL: u32 = 1;
+const HASH_BYTES: usize = 32;
+
+/// The hash of a commit record, which the next record names as its parent.
+pub(super) type ChainHash = [u8; HASH_BYTES];
+
+/// A commit: everything that the store holds as of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Commit {
+    pub(super) seq: CommitSeq,
+    /// Milliseconds since 1970, of the committing machine's clock; for people only.
+    pub(super) time_ms: u64,
+    pub(super) roots: Roots,
+    /// Sealed segments and their lengths in bytes.
+    pub(super) segments: BTreeMap<SegmentId, u64>,
+    /// The segment being written, and how far this commit goes in it, in bytes.
+    pub(super) active: Option<(SegmentId, u64)>,
+    /// The lowest number that no segment ever had.
+    pub(super) next_segment: SegmentId,
+    /// The hash of this commit's record.
+    pub(super) hash: ChainHash,
+}
+
+impl Commit {
+    /// What an empty store holds, before its first record.
+    pub(super) fn genesis() -> Self {
+        Self {
+            seq: CommitSeq(0),
+            time_ms: 0,
+            roots: Roots::new(),
+            segments: BTreeMap::new(),
+            active: None,
+            next_segment: SegmentId(1),
+            hash: [0; HASH_BYTES],
+        }
+    }
+}
+
+/// Where a record stands: part of its hash, so that a record is valid at one place only.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) store: StoreUuid,
+    /// The number of the log file.
+    pub(super) log: u64,
+    /// Bytes from the start of the file.
+    pub(super) offset: u64,
+}
+
+impl Place {
+    fn hash(&self, record: &[u8]) -> ChainHash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.store);
+        hasher.update(&self.log.to_le_bytes());
+        hasher.update(&self.offset.to_le_bytes());
+        hasher.update(record);
+        *hasher.finalize().as_bytes()
+    }
+}
+
+/// Writes the record of `commit`, which follows `base`; sets the commit's hash.
+pub(super) fn encode(commit: &mut Commit, base: &Commit, full: bool, place: &Place) -> Vec<u8> {
+    let empty = Commit::genesis();
+    let from = if full { &empty } else { base };
+    let mut body = Vec::new();
+    let set: Vec<_> =
+        commit.roots.iter().filter(|(name, id)| from.roots.get(*name) != Some(id)).collect();
+    let unset: Vec<_> =
+        from.roots.keys().filter(|name| !commit.roots.contains_key(*name)).collect();
+    let added: Vec<_> =
+        commit.segments.iter().filter(|(id, len)| from.segments.get(id) != Some(len)).collect();
+    let dropped: Vec<_> =
+        from.segments.keys().filter(|id| !commit.segments.contains_key(id)).collect();
+    let counts = [set.len(), unset.len(), added.len(), dropped.len()];
+    for (name, id) in set {
+        push_name(&mut body, name);
+        body.extend_from_slice(id.as_bytes());
+    }
+    unset.iter().for_each(|name| push_name(&mut body, name));
+    for (id, len) in added {
+        body.extend_from_slice(&id.0.to_le_bytes());
+        body.extend_from_slice(&len.to_le_bytes());
+    }
+    dropped.iter().for_each(|id| body.extend_from_slice(&id.0.to_le_bytes()));
+
+    let total = aligned((FIXED_BYTES + body.len() + HASH_BYTES) as u64);
+    let (active, active_bytes) = commit.active.map_or((0, 0), |(id, len)| (id.0, len));
+    let mut record = Vec::with_capacity(total as usize);
+    record.extend_from_slice(&MAGIC.to_le_bytes());
+    record.extend_from_slice(&(if full { FLAG_FULL } else { 0 }).to_le_bytes());
+    record.extend_from_slice(&total.to_le_bytes());
+    record.extend_from_slice(&commit.seq.0.to_le_bytes());
+    record.extend_from_slice(&commit.time_ms.to_le_bytes());
+    record.extend_from_slice(&active.to_le_bytes());
+    record.extend_from_slice(&commit.next_segment.0.to_le_bytes());
+    record.extend_from_slice(&active_bytes.to_le_bytes());
+    for count in counts {
+        record.extend_from_slice(&(count as u32).to_le_bytes());
+    }
+    record.extend_from_slice(&[0; 8]);
+    record.extend_from_slice(&base.hash);
+    record.extend_from_slice(&body);
+    record.resize(total as usize - HASH_BYTES, 0);
+    commit.hash = place.hash(&record);
+    record.extend_from_slice(&commit.hash);
+    record
+}
+
+fn push_name(body: &mut Vec<u8>, name: &str) {
+    body.extend_from_slice(&(name.len() as u16).to_le_bytes());
+    body.extend_from_slice(name.as_bytes());
+}
+
+/// The length a record's fixed part claims, if it starts a record at all.
+pub(super) fn claimed_len(fixed: &[u8]) -> Option<u64> {
+    let total = u64_at(fixed, 8);
+    let least = (FIXED_BYTES + HASH_BYTES) as u64;
+    let sane = u32_at(fixed, 0) == MAGIC
+        && (least..=MAX_RECORD_BYTES).contains(&total)
+        && total == aligned(total);
+    sane.then_some(total)
+}
+
+/// A record whose own hash holds: not yet compared with the commit before it.
+#[derive(Debug)]
+pub(super) struct Raw<'a> {
+    bytes: &'a [u8],
+    pub(super) hash: ChainHash,
+}
+
+impl<'a> Raw<'a> {
+    /// Checks the bytes of a record against its hash.
+    pub(super) fn check(bytes: &'a [u8], place: &Place) -> Option<Self> {
+        let body = bytes.len().checked_sub(HASH_BYTES)?;
+        let hash = field(bytes, body);
+        (place.hash(&bytes[..body]) == hash).then_some(Self { bytes: &bytes[..body], hash })
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        u32_at(self.bytes, 4) & FLAG_FULL != 0
+    }
+
+    pub(super) fn seq(&self) -> CommitSeq {
+        CommitSeq(u64_at(self.bytes, 16))
+    }
+
+    fn parent(&self) -> ChainHash {
+        field(self.bytes, 72)
+    }
+
+    /// The commit that this record makes of the one before; `None` for a full record that starts a
+    /// file. Says which rule the record breaks otherwise.
+    pub(super) fn apply(&self, base: Option<&Commit>) -> Result<Commit, &'static str> {
+        let mut commit = match base {
+            Some(base) if self.parent() != base.hash || self.seq().0 != base.seq.0 + 1 => {
+                return Err("the commit record does not follow the one before it");
+            }
+            Some(base) if !self.is_full() => base.clone(),
+            None if !self.is_full() => return Err("the log does not start with a full record"),
+            _ => Commit::genesis(),
+        };
+        let bytes = self.bytes;
+        commit.seq = self.seq();
+        commit.time_ms = u64_at(bytes, 24);
+        let active = (SegmentId(u32_at(bytes, 32)), u64_at(bytes, 40));
+        commit.active = (active.0.0 != 0).then_some(active);
+        commit.next_segment = SegmentId(u32_at(bytes, 36));
+        commit.hash = self.hash;
+        let mut rest = Rest(&bytes[FIXED_BYTES..]);
+        for _ in 0..u32_at(bytes, 48) {
+            let name = rest.name()?;
+            let id = BlockId::from_slice(rest.take(BlockId::LEN)?).ok_or(SHORT)?;
+            commit.roots.insert(name, id);
+        }
+        for _ in 0..u32_at(bytes, 52) {
+            commit.roots.remove(&rest.name()?);
+        }
+        for _ in 0..u32_at(bytes, 56) {
+            let added = rest.take(12)?;
+            commit.segments.insert(SegmentId(u32_at(added, 0)), u64_at(added, 4));
+        }
+        for _ in 0..u32_at(bytes, 60) {
+            commit.segments.remove(&SegmentId(u32_at(rest.take(4)?, 0)));
+        }
+        Ok(commit)
+    }
+}
+
+const SHORT: &str = "the commit record is shorter than its lists";
+
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], &'static str> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(SHORT)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn name(&mut self) -> Result<String, &'static str> {
+        let len = usize::from(u16_at(self.take(2)?, 0));
+        let name = std::str::from_utf8(self.take(len)?);
+        name.map(str::to_owned).map_err(|_| "a root's name is not UTF-8")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Kind;
+
+    fn place() -> Place {
+        Place { store: [7; 16], log: 3, offset: 0 }
+    }
+
+    fn sample() -> Commit {
+        let mut commit = Commit::genesis();
+        commit.seq = CommitSeq(1);
+        commit.roots.insert("rs0".into(), BlockId::of(Kind::Links, b"one"));
+        commit.roots.insert("rs1".into(), BlockId::of(Kind::Links, b"two"));
+        commit.segments.insert(SegmentId(1), 70_000);
+        commit.active = Some((SegmentId(2), 8192));
+        commit.next_segment = SegmentId(3);
+        commit
+    }
+
+    #[test]
+    fn a_difference_gives_the_commit_back() {
+        let base = {
+            let mut base = sample();
+            encode(&mut base, &Commit::genesis(), true, &place());
+            base
+        };
+        let mut next = base.clone();
+        next.seq = CommitSeq(2);
+        next.roots.remove("rs0");
+        next.roots.insert("rs1".into(), BlockId::of(Kind::Links, b"three"));
+        next.segments.remove(&SegmentId(1));
+        next.segments.insert(SegmentId(2), 9000);
+        next.active = None;
+        for full in [false, true] {
+            let bytes = encode(&mut next, &base, full, &place());
+            assert_eq!(claimed_len(&bytes), Some(bytes.len() as u64));
+            let raw = Raw::check(&bytes, &place()).unwrap();
+            assert_eq!(raw.apply(Some(&base)).unwrap(), next);
+        }
+    }
+
+    #[test]
+    fn a_record_counts_at_its_place_only() {
+        let mut commit = sample();
+        let bytes = encode(&mut commit, &Commit::genesis(), true, &place());
+        assert!(Raw::check(&bytes, &place()).is_some());
+        assert!(Raw::check(&bytes, &Place { offset: 8, ..place() }).is_none());
+        assert!(Raw::check(&bytes, &Place { log: 4, ..place() }).is_none());
+        assert!(Raw::check(&bytes, &Place { store: [8; 16], ..place() }).is_none());
+    }
+}

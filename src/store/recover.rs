@@ -1,0 +1,164 @@
+//! What a writer does to a store before it writes: takes the lock, reads the log, and brings the
+//! segments into the state that the log names.
+//!
+//! - A segment that the newest commit lists as sealed must be there.
+//! - The segment that was active at that commit must be whole up to the length the commit names; it
+//!   is cut behind its last whole record and sealed.
+//! - Segments started after that commit hold only blocks that nothing names yet. They are kept (blocks
+//!   are named by their content, so they can do no harm and spare work), cut and sealed likewise.
+//! - Any other segment was dropped by a commit: it is removed as soon as no reader uses it.
+//!
+//! Every step can be interrupted and starts over at the next open: sealing makes the records durable
+//! before the trailer, so a segment with a valid trailer is whole, and one without is scanned again.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Error;
+use super::append::{Target, seal_file};
+use super::fs::{Access, Disk, File};
+use super::layout::{Entry, SEGMENT_HEADER_BYTES, SegmentId};
+use super::record::Commit;
+use super::scan::{Scanner, Step, entry_of, open_payload};
+use super::segment::{self, check_header, read_trailer};
+
+/// The segments of a store after recovery.
+pub(super) struct Recovered {
+    /// Sealed and counting, with their lengths in bytes.
+    pub(super) sealed: BTreeMap<SegmentId, u64>,
+    /// Dropped by a commit, their files still there.
+    pub(super) dropped: Vec<SegmentId>,
+    /// The lowest number that no segment ever had.
+    pub(super) next: SegmentId,
+}
+
+/// Takes the one-writer lock of a store.
+pub(super) fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<Arc<dyn File>, Error> {
+    let path = dir.join("LOCK");
+    let file = match disk.create(&path) {
+        Ok(file) => file,
+        Err(_) => disk.open(&path, Access::Write)?,
+    };
+    if !file.try_lock()? {
+        let len = file.size()?.min(64);
+        let mut text = vec![0; len as usize];
+        file.read_at(0, &mut text)?;
+        let holder = String::from_utf8_lossy(&text).trim().to_owned();
+        return Err(Error::Locked { dir: dir.to_owned(), holder });
+    }
+    file.set_size(0)?;
+    file.write_at(0, format!("process {}\n", std::process::id()).as_bytes())?;
+    Ok(file)
+}
+
+/// Brings the segments into the state that the newest commit names.
+pub(super) fn segments(
+    target: &Target,
+    store_dir: &Path,
+    commit: &Commit,
+) -> Result<Recovered, Error> {
+    let dir = segment::directory(store_dir);
+    let mut sealed = commit.segments.clone();
+    let (mut dropped, mut present) = (Vec::new(), Vec::new());
+    let mut next = commit.next_segment;
+    for name in target.disk.list(&dir)? {
+        let Some(id) = SegmentId::of_file_name(&name) else {
+            tracing::warn!(file = name, "a file that is no segment is left alone");
+            continue;
+        };
+        present.push(id);
+        next = next.max(SegmentId(id.0 + 1));
+        let committed = commit.active.filter(|(active, _)| *active == id).map(|(_, len)| len);
+        if sealed.contains_key(&id) {
+            continue;
+        } else if committed.is_none() && id < commit.next_segment {
+            dropped.push(id);
+        } else if let Some(size) = close(target, &dir.join(&name), id, committed)? {
+            sealed.insert(id, size);
+        }
+    }
+    let active = commit.active.map(|(id, _)| id);
+    let gone = commit.segments.keys().copied().chain(active).find(|id| !present.contains(id));
+    match gone {
+        Some(id) => Err(Error::SegmentGone { segment: id, path: dir.join(id.file_name()) }),
+        None => Ok(Recovered { sealed, dropped, next }),
+    }
+}
+
+/// Closes a segment that may have been open at a crash: seals it, or removes it if it holds nothing and no commit names it.
+fn close(
+    target: &Target,
+    path: &Path,
+    id: SegmentId,
+    committed: Option<u64>,
+) -> Result<Option<u64>, Error> {
+    let file = target.disk.open(path, Access::Write)?;
+    let size = file.size()?;
+    match check_header(&*file, &target.store, id) {
+        // The header is synced before any record: without it there are none.
+        Err(Error::Damaged { .. }) if committed.is_none() => return remove(target, path),
+        other => other?,
+    }
+    let trailer = read_trailer(&*file, &target.store, id, size)?;
+    if let Ok(trailer) = trailer
+        && committed.is_none_or(|len| trailer.data_end >= len)
+    {
+        return Ok(Some(size));
+    }
+    let whole = whole_prefix(target, Arc::clone(&file), id, size, committed.unwrap_or(0))?;
+    if whole.entries.is_empty() {
+        return remove(target, path);
+    }
+    let Whole { end, raw_bytes, mut entries } = whole;
+    let size = seal_file(target, &*file, id, end, raw_bytes, &mut entries)?;
+    tracing::info!(segment = %id, bytes = size, "sealed a segment that was left open");
+    Ok(Some(size))
+}
+
+fn remove(target: &Target, path: &Path) -> Result<Option<u64>, Error> {
+    target.disk.remove(path)?;
+    Ok(None)
+}
+
+struct Whole {
+    end: u64,
+    raw_bytes: u64,
+    entries: Vec<Entry>,
+}
+
+/// Finds the records before the first that is not whole. Up to `committed` bytes headers are
+/// enough, their content being durable since that commit; behind, content is checked as well.
+fn whole_prefix(
+    target: &Target,
+    file: Arc<dyn File>,
+    id: SegmentId,
+    size: u64,
+    committed: u64,
+) -> Result<Whole, Error> {
+    let path = file.path().to_owned();
+    let mut scanner = Scanner::new(file, target.store, id, size);
+    let mut whole = Whole { end: SEGMENT_HEADER_BYTES, raw_bytes: 0, entries: Vec::new() };
+    let mut why = "the segment is shorter than the newest commit says";
+    loop {
+        match scanner.step()? {
+            Step::Record { offset, header, payload } => {
+                if offset >= committed && open_payload(&header, payload).is_err() {
+                    break;
+                }
+                whole.end = offset + header.span();
+                whole.raw_bytes += u64::from(header.raw_len);
+                whole.entries.push(entry_of(id, offset, &header));
+            }
+            Step::End => break,
+            Step::Invalid { what, .. } => {
+                why = what;
+                break;
+            }
+        }
+    }
+    if whole.end < committed {
+        return Err(Error::Damaged { path, offset: whole.end, what: why });
+    }
+    Ok(whole)
+}

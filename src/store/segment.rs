@@ -1,0 +1,228 @@
+//! Reading segments: opening, point reads, and a bounded set of open files.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::Error;
+use super::fs::{Access, Disk, File};
+use super::layout::{
+    ENTRY_BYTES, Entry, HeaderFault, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES,
+    SegmentId, StoreUuid, TRAILER_BYTES, Trailer, check_segment_header,
+};
+use super::map::Map;
+use super::scan::open_payload;
+use super::table::{Backing, Table};
+use crate::block::{self, Block};
+
+/// Segments kept open at once: below the usual limit of 1024 files of a process, with room for
+/// connections and scratch files.
+const MAX_OPEN_SEGMENTS: usize = 256;
+
+/// A segment open for reading.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) id: SegmentId,
+    pub(super) file: Arc<dyn File>,
+    store: StoreUuid,
+    /// Present for sealed segments where maps are in use.
+    map: Option<Map>,
+}
+
+impl Segment {
+    /// Opens a segment and checks its header. `map` only for sealed ones, of that many bytes.
+    pub(super) fn open(
+        disk: &dyn Disk,
+        path: &Path,
+        store: StoreUuid,
+        id: SegmentId,
+        map: Option<u64>,
+    ) -> Result<Self, Error> {
+        let file = disk.open(path, Access::Read).map_err(|error| {
+            if error.is_not_found() {
+                Error::SegmentGone { segment: id, path: path.to_owned() }
+            } else {
+                Error::from(error)
+            }
+        })?;
+        check_header(&*file, &store, id)?;
+        let map = map.map(|bytes| file.map(bytes)).transpose()?;
+        Ok(Self { id, file, store, map })
+    }
+
+    fn damaged(&self, offset: u64, what: &'static str) -> Error {
+        Error::Damaged { path: self.file.path().to_owned(), offset, what }
+    }
+
+    /// Reads the block of an entry and checks it against its name.
+    pub(super) fn read(&self, entry: &Entry) -> Result<Block, Error> {
+        let len = RECORD_HEADER_BYTES + entry.stored_len as usize;
+        let from = usize::try_from(entry.offset).map_err(|_| self.damaged(0, "no such offset"))?;
+        if let Some(map) = &self.map {
+            let record = map.get(from..from + len);
+            let record = record.ok_or_else(|| self.damaged(entry.offset, "past the end"))?;
+            check_record(&self.store, entry, record)
+        } else {
+            let mut record = vec![0; len];
+            self.file.read_at(entry.offset, &mut record)?;
+            check_record(&self.store, entry, &record)
+        }
+    }
+
+    /// Reads the footer: its trailer and its table of entries, checked against their checksum.
+    pub(super) fn footer(self: &Arc<Self>, mmap: bool) -> Result<(Trailer, Table), Error> {
+        let size = self.file.size()?;
+        let trailer = read_trailer(&*self.file, &self.store, self.id, size)?
+            .map_err(|what| self.damaged(size.saturating_sub(TRAILER_BYTES as u64), what))?;
+        let mut bytes = vec![0; (size - trailer.data_end) as usize];
+        self.file.read_at(trailer.data_end, &mut bytes)?;
+        let (entries, end) = bytes.split_at(trailer.count as usize * ENTRY_BYTES);
+        if !trailer.verify(entries, end) {
+            return Err(self.damaged(trailer.data_end, "the footer's checksum differs"));
+        }
+        let backing = if mmap {
+            Backing::Map(self.file.map(size)?)
+        } else {
+            Backing::File(Arc::clone(&self.file))
+        };
+        Ok((trailer, Table::new(backing, trailer.data_end, trailer.count)))
+    }
+}
+
+/// Restores the block of an entry from the bytes of its record, checked against its name.
+pub(super) fn check_record(
+    store: &StoreUuid,
+    entry: &Entry,
+    record: &[u8],
+) -> Result<Block, Error> {
+    let (header, payload) = record.split_at(RECORD_HEADER_BYTES);
+    let damaged = |what| Error::Block(block::Error::Damaged { id: entry.id, what });
+    let header =
+        RecordHeader::decode(header, store, entry.segment, entry.offset).map_err(damaged)?;
+    if header.id != entry.id || header.stored_len != entry.stored_len {
+        return Err(damaged("the record is not the one its index entry names"));
+    }
+    let raw = open_payload(&header, payload)?;
+    Ok(Block { kind: header.kind, bytes: Bytes::from(raw) })
+}
+
+/// Checks the header sector of a segment file.
+pub(super) fn check_header(file: &dyn File, store: &StoreUuid, id: SegmentId) -> Result<(), Error> {
+    let damaged = |what| Error::Damaged { path: file.path().to_owned(), offset: 0, what };
+    if file.size()? < SEGMENT_HEADER_BYTES {
+        return Err(damaged("the file is shorter than a segment header"));
+    }
+    let mut sector = vec![0; SEGMENT_HEADER_BYTES as usize];
+    file.read_at(0, &mut sector)?;
+    match check_segment_header(&sector, store, id) {
+        Ok(()) => Ok(()),
+        Err(HeaderFault::Version(version)) => {
+            Err(Error::UnknownVersion { path: file.path().to_owned(), version })
+        }
+        Err(fault) => Err(damaged(fault.what())),
+    }
+}
+
+/// Reads the trailer of a segment file, or says why it has none.
+pub(super) fn read_trailer(
+    file: &dyn File,
+    store: &StoreUuid,
+    id: SegmentId,
+    size: u64,
+) -> Result<Result<Trailer, &'static str>, Error> {
+    let Some(at) = size.checked_sub(TRAILER_BYTES as u64) else {
+        return Ok(Err("the file is shorter than a footer"));
+    };
+    let mut bytes = [0; TRAILER_BYTES];
+    file.read_at(at, &mut bytes)?;
+    Ok(Trailer::decode(&bytes, store, id, size))
+}
+
+/// The segments that are open, at most a bounded number.
+#[derive(Debug)]
+pub(super) struct Segments {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    store: StoreUuid,
+    mmap: bool,
+    open: Mutex<OpenSegments>,
+}
+
+#[derive(Debug, Default)]
+struct OpenSegments {
+    by_id: HashMap<SegmentId, (Arc<Segment>, u64)>,
+    by_use: BTreeMap<u64, SegmentId>,
+    clock: u64,
+}
+
+impl OpenSegments {
+    fn touch(&mut self, id: SegmentId) -> Option<Arc<Segment>> {
+        self.clock += 1;
+        let (segment, used) = self.by_id.get_mut(&id)?;
+        self.by_use.remove(used);
+        *used = self.clock;
+        self.by_use.insert(self.clock, id);
+        Some(Arc::clone(segment))
+    }
+
+    fn insert(&mut self, segment: Arc<Segment>) {
+        self.clock += 1;
+        let id = segment.id;
+        if let Some((_, used)) = self.by_id.insert(id, (segment, self.clock)) {
+            self.by_use.remove(&used);
+        }
+        self.by_use.insert(self.clock, id);
+        while self.by_id.len() > MAX_OPEN_SEGMENTS
+            && let Some((_, oldest)) = self.by_use.pop_first()
+        {
+            self.by_id.remove(&oldest);
+        }
+    }
+}
+
+impl Segments {
+    pub(super) fn new(disk: Arc<dyn Disk>, store_dir: &Path, store: StoreUuid, mmap: bool) -> Self {
+        let dir = directory(store_dir);
+        Self { disk, dir, store, mmap, open: Mutex::default() }
+    }
+
+    pub(super) fn path(&self, id: SegmentId) -> PathBuf {
+        self.dir.join(id.file_name())
+    }
+
+    /// A sealed segment, opened if it is not open.
+    pub(super) fn sealed(&self, id: SegmentId) -> Result<Arc<Segment>, Error> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).touch(id);
+        if let Some(segment) = open {
+            return Ok(segment);
+        }
+        let path = self.path(id);
+        let mut segment = Segment::open(&*self.disk, &path, self.store, id, None)?;
+        if self.mmap {
+            segment.map = Some(segment.file.map(segment.file.size()?)?);
+        }
+        let segment = Arc::new(segment);
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&segment));
+        Ok(segment)
+    }
+
+    /// A segment that may still be written, never mapped and not kept.
+    pub(super) fn unsealed(&self, id: SegmentId) -> Result<Segment, Error> {
+        Segment::open(&*self.disk, &self.path(id), self.store, id, None)
+    }
+
+    /// Forgets an open segment that is about to be removed.
+    pub(super) fn forget(&self, id: SegmentId) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, used)) = open.by_id.remove(&id) {
+            open.by_use.remove(&used);
+        }
+    }
+}
+
+/// Where the segments of a store are.
+pub(super) fn directory(store_dir: &Path) -> PathBuf {
+    store_dir.join("segments")
+}

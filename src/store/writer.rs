@@ -1,0 +1,440 @@
+//! The writing side of an open store: putting blocks and committing.
+//!
+//! Three locks, taken in this order and never the other way: `log` (one committer flushes for all
+//! that wait), `pending` (the roots as edited, not yet durable), `append` (the segment being
+//! filled). Compression, hashing and every fsync happen outside of `append`, so that many threads
+//! put at once.
+//!
+//! Order of a commit: the segment's buffer is written, its fsync, the commit record, its fsync; full
+//! segments were sealed and synced before. Whatever a record names is therefore durable before
+//! it. A write or fsync that fails latches the store: what the system did with those bytes is unknown,
+//! and only reopening, which reads them back, tells.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::append::{Active, Target};
+use super::fs::{File, Operation};
+use super::index::Index;
+use super::layout::{Entry, RecordHeader, SegmentId};
+use super::log::{LogFile, LogFiles, Slot};
+use super::record::{Commit, MAX_ROOT_NAME_BYTES, MAX_ROOTS};
+use super::segment::{Segments, check_record};
+use super::{CommitSeq, Error, Roots};
+use crate::block::{self, Block, BlockId, Codec, Kind};
+
+/// How often a committer that waits for a seal looks whether the store was latched meanwhile.
+const LATCH_CHECK: Duration = Duration::from_millis(100);
+
+/// What a writer has beyond a reader.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) target: Target,
+    pub(super) directory: PathBuf,
+    pub(super) log_files: LogFiles,
+    /// Held for its lock on the directory.
+    _lock: Arc<dyn File>,
+    append: Mutex<Append>,
+    sealed_one: Condvar,
+    pending: Mutex<Pending>,
+    log: Mutex<Log>,
+    latch: OnceLock<String>,
+}
+
+/// The segments being written.
+#[derive(Debug)]
+pub(super) struct Append {
+    active: Option<Active>,
+    /// Full segments on their way to being sealed; still answering look-ups.
+    sealing: Vec<Arc<Active>>,
+    /// Every sealed segment that is not dropped, with its length in bytes.
+    pub(super) sealed: BTreeMap<SegmentId, u64>,
+    next: SegmentId,
+    /// Bytes appended since the store was opened.
+    added_bytes: u64,
+}
+
+/// Roots as edited by committers that wait.
+#[derive(Debug)]
+struct Pending {
+    roots: Roots,
+    /// Number of the newest edit.
+    ticket: u64,
+}
+
+/// The log and what it holds.
+#[derive(Debug)]
+struct Log {
+    /// Absent until the first commit after opening, which starts a new file.
+    file: Option<LogFile>,
+    slot: Option<Slot>,
+    newest: Arc<Commit>,
+    /// Edits up to this one are decided: durable, or failed if in `failed`.
+    decided: u64,
+    /// The edits that failed, as ranges of tickets; ranges that touch are one.
+    failed: Vec<(u64, u64)>,
+}
+
+/// What a writer starts from.
+pub(super) struct Start {
+    pub(super) lock: Arc<dyn File>,
+    pub(super) slot: Option<Slot>,
+    pub(super) commit: Commit,
+    pub(super) sealed: BTreeMap<SegmentId, u64>,
+    pub(super) next: SegmentId,
+}
+
+impl Log {
+    /// Decides every edit up to `ticket` as failed.
+    fn fail_through(&mut self, ticket: u64) {
+        match self.failed.last_mut() {
+            Some((_, to)) if *to == self.decided => *to = ticket,
+            _ => self.failed.push((self.decided + 1, ticket)),
+        }
+        self.decided = ticket;
+    }
+}
+
+impl Drop for Writer {
+    /// Seals what is open, so that the next open need not read it; a failure only costs that.
+    fn drop(&mut self) {
+        if !self.target.durable || self.latch.get().is_some() {
+            return;
+        }
+        let append = self.append.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut active) = append.active.take() else { return };
+        if let Err(error) = active.flush().and_then(|()| active.seal()) {
+            tracing::warn!(%error, "the last segment is left unsealed; the next open seals it");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Writer {
+    pub(super) fn new(
+        target: Target,
+        directory: PathBuf,
+        log_files: LogFiles,
+        start: Start,
+    ) -> Self {
+        let Start { lock, slot, commit, sealed, next } = start;
+        let pending = Pending { roots: commit.roots.clone(), ticket: 0 };
+        let newest = Arc::new(commit);
+        let log = Log { file: None, slot, newest, decided: 0, failed: Vec::new() };
+        let append = Append { active: None, sealing: Vec::new(), sealed, next, added_bytes: 0 };
+        Self {
+            target,
+            directory,
+            log_files,
+            _lock: lock,
+            append: Mutex::new(append),
+            sealed_one: Condvar::new(),
+            pending: Mutex::new(pending),
+            log: Mutex::new(log),
+            latch: OnceLock::new(),
+        }
+    }
+
+    /// Fails if the store is latched.
+    pub(super) fn check_latch(&self) -> Result<(), Error> {
+        match self.latch.get() {
+            Some(cause) => Err(Error::Latched { cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Latches the store if a write or sync failed; passes the error on.
+    fn latching<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::Io(error) | Error::Full(error)) = &result
+            && matches!(error.operation, Operation::Write | Operation::Sync | Operation::SetLength)
+        {
+            self.latch(error);
+        }
+        result
+    }
+
+    fn latch(&self, error: &dyn std::error::Error) {
+        if self.latch.set(error.to_string()).is_ok() {
+            tracing::error!(error = %error, "the store is latched read-only until it is reopened");
+        }
+        self.sealed_one.notify_all();
+    }
+
+    /// The newest durable commit.
+    pub(super) fn newest(&self) -> Arc<Commit> {
+        Arc::clone(&lock(&self.log).newest)
+    }
+
+    /// Where a block is among the segments being written, and its content if asked for.
+    pub(super) fn find(&self, id: &BlockId) -> Option<Entry> {
+        let append = lock(&self.append);
+        let active = append.active.iter();
+        let sealing = append.sealing.iter().map(AsRef::as_ref);
+        active.chain(sealing).find_map(|segment| segment.entry(id))
+    }
+
+    /// Reads a block from the segments being written.
+    pub(super) fn get(&self, id: &BlockId) -> Option<Result<Block, Error>> {
+        let append = lock(&self.append);
+        let active = append.active.iter();
+        let mut all = active.chain(append.sealing.iter().map(AsRef::as_ref));
+        let (entry, segment) = all.find_map(|one| Some((one.entry(id)?, one)))?;
+        if let Some(record) = segment.buffered(&entry) {
+            let record = record.to_vec();
+            drop(append);
+            return Some(check_record(&self.target.store, &entry, &record));
+        }
+        let file = segment.file();
+        drop(append);
+        let mut record = vec![0; super::layout::RECORD_HEADER_BYTES + entry.stored_len as usize];
+        let read = file.read_at(entry.offset, &mut record).map_err(Error::from);
+        Some(read.and_then(|()| check_record(&self.target.store, &entry, &record)))
+    }
+
+    /// Compresses and appends a block that the caller found nowhere.
+    pub(super) fn put(
+        &self,
+        shared: (&Segments, &Index),
+        id: BlockId,
+        kind: Kind,
+        raw: &[u8],
+    ) -> Result<(), Error> {
+        let (codec, stored) = block::compress(raw);
+        self.append_record(shared, (id, kind, codec), raw.len(), &stored)
+    }
+
+    /// Appends a stored block, whether or not it stands in a sealed segment already.
+    pub(super) fn append_record(
+        &self,
+        (segments, index): (&Segments, &Index),
+        (id, kind, codec): (BlockId, Kind, Codec),
+        raw_len: usize,
+        stored: &[u8],
+    ) -> Result<(), Error> {
+        self.check_latch()?;
+        let header = RecordHeader {
+            kind,
+            codec,
+            stored_len: u32::try_from(stored.len()).map_err(|_| too_large(stored.len()))?,
+            raw_len: u32::try_from(raw_len).map_err(|_| too_large(raw_len))?,
+            id,
+            payload_crc: crc32fast::hash(stored),
+        };
+        let mut append = lock(&self.append);
+        let full = self.latching(self.make_room(&mut append, header.span()))?;
+        let active = append.active.as_mut().expect("make_room leaves an active segment");
+        let appended = active.append(&header, stored);
+        append.added_bytes += *appended.as_ref().unwrap_or(&0);
+        drop(append);
+        let sealed = full.map_or(Ok(()), |full| self.seal(segments, index, &full));
+        self.latching(appended)?;
+        sealed
+    }
+
+    /// Makes sure that the active segment has room for a record. Returns the segment that was full.
+    fn make_room(&self, append: &mut Append, span: u64) -> Result<Option<Arc<Active>>, Error> {
+        if append.active.as_ref().is_some_and(|active| active.fits(span)) {
+            return Ok(None);
+        }
+        if let Some(active) = &mut append.active {
+            active.flush()?;
+        }
+        let fresh = Active::create(&self.target, &self.directory, append.next, span);
+        // A number is used up even by a segment that could not be started.
+        append.next = SegmentId(append.next.0 + 1);
+        let full = append.active.replace(fresh?).map(Arc::new);
+        append.sealing.extend(full.clone());
+        Ok(full)
+    }
+
+    /// Seals a full segment and hands it to the index.
+    fn seal(&self, segments: &Segments, index: &Index, full: &Arc<Active>) -> Result<(), Error> {
+        let sealed = full.seal().and_then(|size| index.add(segments, full.id).map(|()| size));
+        // Whatever failed, the segment stays unsealed and commits would wait for it in vain.
+        let size = sealed.inspect_err(|error| self.latch(error))?;
+        let mut append = lock(&self.append);
+        append.sealed.insert(full.id, size);
+        append.sealing.retain(|one| one.id != full.id);
+        self.sealed_one.notify_all();
+        drop(append);
+        if let Err(error) = index.merge() {
+            tracing::warn!(%error, "index runs stay unmerged; look-ups are slower until they are");
+        }
+        Ok(())
+    }
+
+    /// Seals the active segment, so that all that was put stands in sealed ones.
+    pub(super) fn seal_active(&self, segments: &Segments, index: &Index) -> Result<(), Error> {
+        self.check_latch()?;
+        let mut append = lock(&self.append);
+        if let Some(active) = &mut append.active {
+            self.latching(active.flush())?;
+        }
+        let full = append.active.take().map(Arc::new);
+        append.sealing.extend(full.clone());
+        drop(append);
+        full.map_or(Ok(()), |full| self.seal(segments, index, &full))
+    }
+
+    /// Commits an edit of the roots, leaving out segments that hold nothing reachable any more.
+    pub(super) fn commit(
+        &self,
+        edit: impl FnOnce(&mut Roots),
+        drop_segments: &[SegmentId],
+    ) -> Result<Arc<Commit>, Error> {
+        self.check_latch()?;
+        let ticket = {
+            let mut pending = lock(&self.pending);
+            let mut roots = pending.roots.clone();
+            edit(&mut roots);
+            check_roots(&roots)?;
+            pending.roots = roots;
+            pending.ticket += 1;
+            pending.ticket
+        };
+        let mut log = lock(&self.log);
+        if log.decided >= ticket && drop_segments.is_empty() {
+            let failed = log.failed.iter().any(|(from, to)| (*from..=*to).contains(&ticket));
+            return if failed { Err(self.group_failed()) } else { Ok(Arc::clone(&log.newest)) };
+        }
+        let (roots, last) = {
+            let pending = lock(&self.pending);
+            (pending.roots.clone(), pending.ticket)
+        };
+        let written = self.flush(&mut log, roots, drop_segments);
+        if written.is_err() {
+            let mut pending = lock(&self.pending);
+            pending.roots.clone_from(&log.newest.roots);
+            log.fail_through(pending.ticket);
+        } else {
+            log.decided = last;
+        }
+        written
+    }
+
+    fn group_failed(&self) -> Error {
+        self.check_latch().err().unwrap_or(Error::GroupFailed)
+    }
+
+    /// Makes everything put so far durable, then the commit.
+    fn flush(
+        &self,
+        log: &mut Log,
+        roots: Roots,
+        drop_segments: &[SegmentId],
+    ) -> Result<Arc<Commit>, Error> {
+        let (mut sealed, active, next_segment) = self.latching(self.make_durable())?;
+        drop_segments.iter().for_each(|id| {
+            sealed.remove(id);
+        });
+        let newest = Arc::clone(&log.newest);
+        let mut commit = Commit {
+            seq: CommitSeq(newest.seq.0 + 1),
+            time_ms: now_ms(),
+            roots,
+            segments: sealed,
+            active,
+            next_segment,
+            hash: [0; 32],
+        };
+        let appended = match &mut log.file {
+            Some(file) => self.latching(file.append(&newest, &mut commit))?,
+            None => false,
+        };
+        if !appended {
+            let started = self.log_files.start(log.slot.as_ref(), &newest, &mut commit);
+            let file = self.latching(started)?;
+            log.slot = Some(file.slot);
+            log.file = Some(file);
+        }
+        let commit = Arc::new(commit);
+        log.newest = Arc::clone(&commit);
+        if !appended && let Some(slot) = &log.slot {
+            if let Err(error) = self.log_files.remove_others(slot.log) {
+                tracing::warn!(%error, "an old log file is left behind");
+            }
+        }
+        let mut append = lock(&self.append);
+        drop_segments.iter().for_each(|id| {
+            append.sealed.remove(id);
+        });
+        Ok(commit)
+    }
+
+    /// Writes and syncs the active segment, once no full one waits for its seal.
+    #[allow(clippy::type_complexity)]
+    fn make_durable(
+        &self,
+    ) -> Result<(BTreeMap<SegmentId, u64>, Option<(SegmentId, u64)>, SegmentId), Error> {
+        let mut append = lock(&self.append);
+        while !append.sealing.is_empty() {
+            self.check_latch()?;
+            let waited = self.sealed_one.wait_timeout(append, LATCH_CHECK);
+            append = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let mut active = None;
+        if let Some(segment) = &mut append.active {
+            self.latching(segment.flush())?;
+            active = Some((segment.id, segment.end(), segment.file()));
+        }
+        let (sealed, next) = (append.sealed.clone(), append.next);
+        drop(append);
+        if let Some((_, _, file)) = &active
+            && self.target.durable
+        {
+            file.sync()?;
+        }
+        Ok((sealed, active.map(|(id, end, _)| (id, end)), next))
+    }
+
+    /// Bytes appended since opening, blocks and bytes in the segments being written, and the bytes of
+    /// sealed ones.
+    pub(super) fn figures(&self) -> Figures {
+        let append = lock(&self.append);
+        let mut figures = Figures {
+            added_bytes: append.added_bytes,
+            segments: append.sealed.len() as u64,
+            stored_bytes: append.sealed.values().sum(),
+            open_blocks: 0,
+        };
+        let sealing = append.sealing.iter().map(AsRef::as_ref);
+        for segment in append.active.iter().chain(sealing) {
+            figures.segments += 1;
+            figures.stored_bytes += segment.end();
+            figures.open_blocks += segment.count();
+        }
+        figures
+    }
+}
+
+/// Figures of the writing side, in bytes and counts.
+pub(super) struct Figures {
+    pub(super) added_bytes: u64,
+    pub(super) segments: u64,
+    pub(super) stored_bytes: u64,
+    pub(super) open_blocks: u64,
+}
+
+fn too_large(len: usize) -> Error {
+    Error::Block(block::Error::TooLarge { len })
+}
+
+fn check_roots(roots: &Roots) -> Result<(), Error> {
+    if roots.len() > MAX_ROOTS {
+        return Err(Error::TooManyRoots { count: roots.len(), max: MAX_ROOTS });
+    }
+    match roots.keys().find(|name| name.len() > MAX_ROOT_NAME_BYTES) {
+        Some(name) => Err(Error::RootName { len: name.len(), max: MAX_ROOT_NAME_BYTES }),
+        None => Ok(()),
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
