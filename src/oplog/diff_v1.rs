@@ -243,3 +243,6 @@ fn numeric_order(one: &[u8], other: &[u8]) -> Ordering {
         one.cmp(other)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -297,3 +297,6 @@ fn apply_array(out: &mut Writer, old: &[u8], diff: &[u8], depth: usize) -> Resul
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

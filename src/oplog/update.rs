@@ -53,3 +53,6 @@ pub fn apply(
     };
     Ok(Some(RawDocumentBuf::from_bytes(bytes)?))
 }
+
+#[cfg(test)]
+mod tests;
