@@ -1,10 +1,10 @@
 //! What can go wrong with a head.
 
-use std::io;
 use std::path::PathBuf;
 
 use crate::oplog::{self, OpTime, Ts, Uuid};
-use crate::{block, store, tree};
+use crate::store::fs::FsError;
+use crate::{block, tree};
 
 /// An error of the head floor. After one from an open head, load it again from its last root.
 #[derive(Debug, thiserror::Error)]
@@ -23,31 +23,22 @@ pub enum Error {
     Oplog(#[from] oplog::Error),
 
     /// An update waiting since the entry at `ts` could not be applied to its document.
-    #[error("the update of {ns} by the oplog entry at {ts} cannot be applied: {source}")]
+    #[error("the update by the oplog entry at {ts} cannot be applied: {source}")]
     Update {
         /// The entry.
         ts: Ts,
-        /// The collection's name now.
-        ns: String,
         /// Why.
         source: oplog::Error,
     },
 
     /// A file of changes on scratch could not be written or read. Nothing is lost: load the head
     /// again once there is room.
-    #[error("scratch file {path}: {what} failed: {source}")]
-    Scratch {
-        /// The file.
-        path: PathBuf,
-        /// The operation.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Scratch(#[from] FsError),
 
     /// A file of changes on scratch does not read back as written. Nothing is lost: load the head
     /// again.
-    #[error("scratch file {path} is damaged at byte {offset}: {what}")]
+    #[error("scratch file {} is damaged at byte {offset}: {what}", path.display())]
     ScratchDamaged {
         /// The file.
         path: PathBuf,
@@ -171,16 +162,4 @@ pub enum Rescan {
     /// A range of record ids was truncated.
     #[error("truncateRange removes documents by record id, which a backup does not have")]
     Truncated,
-}
-
-/// Makes a failure of the store's file seam an error with its file.
-pub(super) fn scratch(path: &std::path::Path, what: &'static str) -> impl Fn(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Scratch { path: path.clone(), what, source }
-}
-
-impl From<store::Error> for Error {
-    fn from(source: store::Error) -> Self {
-        Self::Block(block::Error::Backend(Box::new(source)))
-    }
 }

@@ -15,16 +15,31 @@
 //! - `changes`, `runs` and `sweep`: net effects per key, their spilling, their merge into a tree.
 //! - `capped`: the same for collections that are ordered by position.
 //! - `held`: operations of open transactions.
+//! - [`content_root`]: the hash two heads are compared by.
 //! - [`namespaces`]: what is backed up and what is left out, with the reason.
 //!
 //! The stored forms are `format-spec/06-heads.md`.
 
+mod apply;
+mod capped;
 mod catalog;
+mod change;
+mod changes;
+mod coll_mod;
+mod commands;
+pub mod content_root;
 mod error;
+mod foreign;
+mod held;
 mod manifest;
+mod merge;
 pub mod namespaces;
+mod options;
+mod pending;
 mod root;
+mod runs;
 mod state;
+mod sweep;
 
 pub use catalog::{Collection, catalog};
 pub use error::{Error, Rescan};

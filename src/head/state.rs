@@ -1,14 +1,31 @@
 //! An open head.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bson::RawDocument;
 
+use super::capped::{self, Bounds, Capped};
+use super::catalog::Catalog;
+use super::change::{Context, Counters};
+use super::changes::Changes;
+use super::held::Held;
+use super::namespaces::kept;
+use super::options::{is_finished_index, whole};
+use super::pending::{self, Pending};
+use super::sweep::sweep;
 use super::{Collection, Error, HeadRoot, Scanned};
 use crate::block::{BlockRead, BlockWrite};
-use crate::oplog::{OpTime, Position, Ts};
+use crate::oplog::{self, NameOrder, OpTime, Position, Ts, Uuid};
 use crate::store::RepositorySalt;
+use crate::tree::{Content, Order, Shape};
+
+/// Runs of changes may grow to this many budgets before a flush is due, however small the head.
+const RUN_BUDGETS: u64 = 8;
+/// Runs of changes may grow to this part of the head (one in so many bytes) before a flush is due:
+/// more would make recovery after a crash, which repeats them, as long as the sweep it puts off.
+const RUN_SHARE: u64 = 4;
 
 /// What a head needs from its surroundings.
 #[derive(Clone)]
@@ -39,53 +56,139 @@ pub struct Divergences {
     pub catalog: u64,
 }
 
+/// How the trees of a head are cut.
+struct Shapes {
+    keyed: Shape,
+    positional: Shape,
+    links: Shape,
+}
+
 /// An open head: catalog in memory, changes pending, documents in blocks.
-pub struct Head {}
+pub struct Head {
+    pub(super) blocks: Arc<dyn BlockRead>,
+    pub(super) config: Config,
+    shapes: Shapes,
+    position: Position,
+    consistent_from: Option<OpTime>,
+    pub(super) catalog: Catalog,
+    pub(super) changes: Changes,
+    pub(super) capped: BTreeMap<Uuid, Capped>,
+    pub(super) held: Held,
+    /// Its `divergences` are those at the last flush; the counters of the context run on.
+    pub(super) pending: Pending,
+    pub(super) context: Context,
+    spent: bool,
+}
 
 impl Head {
+    fn new(
+        blocks: Arc<dyn BlockRead>,
+        config: Config,
+        position: Position,
+        catalog: Catalog,
+        pending: Pending,
+        held: Held,
+    ) -> Self {
+        let name_order =
+            if config.trims_capped_unlogged { NameOrder::Bytes } else { NameOrder::Numeric };
+        let counters = Arc::new(Counters::starting_at(pending.divergences));
+        let context = Context { name_order, counters };
+        let shapes = Shapes {
+            keyed: Shape::new(config.salt, Order::Keyed, Content::Documents),
+            positional: Shape::new(config.salt, Order::Positional, Content::Documents),
+            links: Shape::new(config.salt, Order::Keyed, Content::Links),
+        };
+        let changes =
+            Changes::new(config.change_budget_bytes, config.scratch_dir.clone(), context.clone());
+        Self {
+            blocks,
+            config,
+            shapes,
+            position,
+            consistent_from: None,
+            catalog,
+            changes,
+            capped: BTreeMap::new(),
+            held,
+            pending,
+            context,
+            spent: false,
+        }
+    }
+
     /// A head from a finished scan. Collections that are left out ([`super::namespaces`]) are passed
     /// over. Entries up to `fuzzy_until` are applied by the rules of an initial sync; from there on
     /// the head is consistent. `blocks` must also read what later flushes write.
     ///
     /// # Errors
-    /// [`Error::NameTaken`] if two collections have one name.
+    /// [`Error::MovedAside`] if two collections have one name and no entry is to come that could
+    /// tell whose it is.
     pub fn from_scan(
-        _blocks: Arc<dyn BlockRead>,
-        _config: Config,
-        _start: Position,
-        _fuzzy_until: OpTime,
-        _collections: Vec<Scanned>,
+        blocks: Arc<dyn BlockRead>,
+        config: Config,
+        start: Position,
+        fuzzy_until: OpTime,
+        collections: Vec<Scanned>,
     ) -> Result<Self, Error> {
-        unimplemented!()
+        let mut catalog = Catalog::new();
+        let ts = start.optime.ts;
+        for mut collection in collections.into_iter().filter(|found| kept(&found.ns)) {
+            collection.indexes.retain(|spec| is_finished_index(spec));
+            if let Some(holder) = catalog.holder(&collection.ns) {
+                catalog.move_aside(ts, holder)?;
+            }
+            catalog.insert(ts, collection)?;
+        }
+        let pending = Pending { fuzzy_until: Some(fuzzy_until), ..Pending::none() };
+        let mut head = Self::new(blocks, config, start, catalog, pending, Held::default());
+        head.catch_up()?;
+        Ok(head)
     }
 
     /// Feeds an entry at or before the scan's start, in order and before any [`Head::apply`]: only
     /// open chains and prepared transactions are collected from it.
     ///
     /// # Errors
-    /// [`Error::Oplog`].
-    pub fn preload(&mut self, _entry: &RawDocument) -> Result<(), Error> {
-        unimplemented!()
+    /// [`Error::Oplog`]; the head is spent then.
+    pub fn preload(&mut self, entry: &RawDocument) -> Result<(), Error> {
+        self.guarded(|head| head.preload_at(entry, oplog::position(entry)?.optime))
     }
 
-    /// Opens a committed head.
+    /// Opens a committed head. `blocks` must also read what later flushes write.
     ///
     /// # Errors
     /// [`Error::Tree`], [`Error::Block`], [`Error::Malformed`].
     pub fn load(
-        _blocks: Arc<dyn BlockRead>,
-        _config: Config,
-        _root: &HeadRoot,
+        blocks: Arc<dyn BlockRead>,
+        config: Config,
+        root: &HeadRoot,
     ) -> Result<Self, Error> {
-        unimplemented!()
+        let catalog = Catalog::load(&*blocks, &root.catalog)?;
+        let mut held = Held::default();
+        let pending = match &root.pending {
+            Some(id) => pending::read(&*blocks, id, &mut held)?,
+            None => Pending::none(),
+        };
+        let mut head = Self::new(blocks, config, root.position, catalog, pending, held);
+        head.consistent_from = root.consistent_from;
+        Ok(head)
     }
 
     /// Applies the next entry. Must be above [`Head::position`].
     ///
     /// # Errors
     /// Any; the head is spent then.
-    pub fn apply(&mut self, _entry: &RawDocument) -> Result<(), Error> {
-        unimplemented!()
+    pub fn apply(&mut self, entry: &RawDocument) -> Result<(), Error> {
+        self.guarded(|head| {
+            let at = oplog::position(entry)?;
+            let (last, next) = (head.position.optime, at.optime);
+            if next.ts <= last.ts || next.term < last.term {
+                return Err(Error::OutOfOrder { last, next });
+            }
+            head.apply_at(entry, at)?;
+            head.position = at;
+            head.catch_up()
+        })
     }
 
     /// For a restore to `at`, after every entry up to `at` was applied: takes the entries above `at`
@@ -95,32 +198,76 @@ impl Head {
     ///
     /// # Errors
     /// Any; the head is spent then.
-    pub fn decide(&mut self, _entry: &RawDocument, _at: Ts) -> Result<bool, Error> {
-        unimplemented!()
+    pub fn decide(&mut self, entry: &RawDocument, at: Ts) -> Result<bool, Error> {
+        self.guarded(|head| {
+            let optime = oplog::position(entry)?.optime;
+            if optime.ts > at {
+                head.decide_at(entry, optime, at)?;
+            }
+            Ok(head.undecided().is_empty())
+        })
+    }
+
+    /// Does what may leave the head half changed.
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        if self.spent {
+            return Err(Error::Spent);
+        }
+        self.spent = true;
+        let done = work(self)?;
+        self.spent = false;
+        Ok(done)
+    }
+
+    /// At the end of the scan's entries: everything must have its own name again.
+    fn catch_up(&mut self) -> Result<(), Error> {
+        let at = self.position.optime;
+        let Some(until) = self.pending.fuzzy_until.filter(|until| until.ts <= at.ts) else {
+            return Ok(());
+        };
+        let left_out: Vec<Uuid> = self
+            .catalog
+            .iter()
+            .filter(|entry| !kept(&entry.collection.ns))
+            .map(|entry| entry.collection.uuid)
+            .collect();
+        left_out.into_iter().for_each(|uuid| self.commands(at.ts).forget(uuid));
+        let aside = self.catalog.iter().filter(|entry| entry.aside);
+        let names: Vec<String> = aside.map(|entry| entry.collection.ns.clone()).collect();
+        if !names.is_empty() {
+            return Err(Error::MovedAside { names });
+        }
+        self.pending.fuzzy_until = None;
+        self.consistent_from = Some(until.max(at));
+        Ok(())
     }
 
     /// Prepare timestamps of undecided prepared transactions, lowest first.
     #[must_use]
     pub fn undecided(&self) -> Vec<Ts> {
-        unimplemented!()
+        self.pending.transactions.undecided()
     }
 
     /// Position of the last entry applied.
     #[must_use]
     pub fn position(&self) -> Position {
-        unimplemented!()
+        self.position
     }
 
     /// From when on the state can be restored; none while a scan is not caught up with.
     #[must_use]
     pub fn consistent_from(&self) -> Option<OpTime> {
-        unimplemented!()
+        self.consistent_from
     }
 
     /// Bytes of changes not yet swept, in memory and in runs.
     #[must_use]
     pub fn pending_bytes(&self) -> u64 {
-        unimplemented!()
+        self.changes.pending_bytes() + (self.capped_bytes() + self.held.bytes()) as u64
+    }
+
+    fn capped_bytes(&self) -> usize {
+        self.capped.values().map(Capped::bytes).sum()
     }
 
     /// Whether the next [`Head::flush`] should not be put off: what cannot be spilled (capped
@@ -128,13 +275,29 @@ impl Head {
     /// of the head. Ask after each [`Head::apply`].
     #[must_use]
     pub fn flush_due(&self) -> bool {
-        unimplemented!()
+        if self.held.over_budget()
+            || self.capped_bytes() > self.config.change_budget_bytes
+            || self.capped.values().any(Capped::overdue)
+        {
+            return true;
+        }
+        let runs = self.changes.run_bytes();
+        runs > RUN_BUDGETS * self.config.change_budget_bytes as u64
+            && runs > self.counts().1 / RUN_SHARE
+    }
+
+    /// Documents and bytes at the last flush.
+    fn counts(&self) -> (u64, u64) {
+        self.catalog
+            .iter()
+            .map(|entry| &entry.collection.root)
+            .fold((0, 0), |sum, root| (sum.0 + root.documents, sum.1 + root.bytes))
     }
 
     /// Surprises since the head was first made.
     #[must_use]
     pub fn divergences(&self) -> Divergences {
-        unimplemented!()
+        self.context.counters.read()
     }
 
     /// Sweeps pending changes into trees and the catalog, and returns what a commit must name. Later
@@ -143,13 +306,59 @@ impl Head {
     ///
     /// # Errors
     /// Any; the head is spent then.
-    pub fn flush(&mut self, _blocks: &dyn BlockWrite) -> Result<HeadRoot, Error> {
-        unimplemented!()
+    pub fn flush(&mut self, blocks: &dyn BlockWrite) -> Result<HeadRoot, Error> {
+        self.guarded(|head| {
+            let changes = head.changes.drain()?;
+            sweep(blocks, &head.shapes.keyed, &mut head.catalog, changes, &head.context)?;
+            head.sweep_capped(blocks)?;
+            let catalog = head.catalog.flush(blocks, &head.shapes.links)?;
+            head.pending.divergences = head.context.counters.read();
+            let pending =
+                pending::write(blocks, &head.shapes.links, &head.pending, &mut head.held)?;
+            let (documents, logical_bytes) = head.counts();
+            Ok(HeadRoot {
+                position: head.position,
+                consistent_from: head.consistent_from,
+                catalog,
+                pending,
+                content_root: head.catalog.content_root()?,
+                documents,
+                logical_bytes,
+            })
+        })
+    }
+
+    fn sweep_capped(&mut self, blocks: &dyn BlockWrite) -> Result<(), Error> {
+        let shape = &self.shapes.positional;
+        for (uuid, changes) in std::mem::take(&mut self.capped) {
+            let Some(entry) = self.catalog.get(uuid) else { continue };
+            let before = entry.collection.root;
+            let bounds = bounds(&entry.collection);
+            let mut root = changes.sweep(blocks, shape, &before, &self.context)?;
+            if self.config.trims_capped_unlogged {
+                root = capped::trim(blocks, shape, &root, bounds)?;
+            }
+            if root != before
+                && let Some(collection) = self.catalog.change(uuid)
+            {
+                collection.root = root;
+            }
+        }
+        Ok(())
     }
 
     /// The catalog, by UUID. Roots are those of the last flush.
     #[must_use]
     pub fn collections(&self) -> Vec<&Collection> {
-        unimplemented!()
+        self.catalog.iter().map(|entry| &entry.collection).collect()
     }
+}
+
+/// How a capped collection is bounded.
+fn bounds(collection: &Collection) -> Bounds {
+    let number = |name| {
+        let value = collection.options.get(name).ok().flatten().and_then(whole);
+        value.and_then(|number| u64::try_from(number).ok()).filter(|number| *number > 0)
+    };
+    Bounds { bytes: number("size").unwrap_or(u64::MAX), documents: number("max") }
 }

@@ -1,0 +1,264 @@
+//! Entries to changes: what [`Head::apply`] does with each.
+
+use bson::RawDocument;
+use bson::raw::RawBsonRef;
+
+use super::capped::Capped;
+use super::change::{Change, Missing, Pending, count};
+use super::changes::Target;
+use super::commands::Commands;
+use super::held::HeldId;
+use super::namespaces::kept;
+use super::{Error, Head};
+use crate::oplog::transactions::{Outcome, Phase};
+use crate::oplog::{
+    self, ApplyOps, OpTime, Operation, Parsed, Position, Ts, Update, Uuid, operations, parse,
+};
+use crate::tree::{Key, Order};
+
+impl Head {
+    /// Applies an entry whose position was checked.
+    pub(super) fn apply_at(&mut self, entry: &RawDocument, at: Position) -> Result<(), Error> {
+        let optime = at.optime;
+        match parse(entry)? {
+            Parsed::Single(operation) => self.operation(operation, optime.ts)?,
+            Parsed::ApplyOps(group) => {
+                let id = self.held.reserve();
+                let outcome =
+                    self.pending.transactions.apply_ops(optime, &group, id, Phase::Steady)?;
+                self.settle(outcome, Some((id, entry)), optime.ts)?;
+            }
+            Parsed::Commit(commit) => {
+                let outcome = self.pending.transactions.commit(optime, &commit, Phase::Steady)?;
+                self.settle(outcome, None, optime.ts)?;
+            }
+            Parsed::Abort(abort) => {
+                let outcome = self.pending.transactions.abort(optime, &abort, Phase::Steady)?;
+                self.settle(outcome, None, optime.ts)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Collects what an entry before the scan's start leaves open.
+    pub(super) fn preload_at(&mut self, entry: &RawDocument, optime: OpTime) -> Result<(), Error> {
+        let transactions = &mut self.pending.transactions;
+        let outcome = match parse(entry)? {
+            Parsed::Single(_) => return Ok(()),
+            Parsed::ApplyOps(group) => {
+                let id = self.held.reserve();
+                let outcome = transactions.apply_ops(optime, &group, id, Phase::Preload)?;
+                if outcome == Outcome::Hold {
+                    self.held.keep(id, entry);
+                }
+                outcome
+            }
+            Parsed::Commit(commit) => transactions.commit(optime, &commit, Phase::Preload)?,
+            Parsed::Abort(abort) => transactions.abort(optime, &abort, Phase::Preload)?,
+        };
+        // What took effect is in the scan.
+        if let Outcome::Apply { handles, .. } | Outcome::Discard(handles) = outcome {
+            handles.into_iter().for_each(|handle| self.held.forget(handle));
+        }
+        Ok(())
+    }
+
+    /// Takes a decision above `at` for what was prepared at or before it.
+    pub(super) fn decide_at(
+        &mut self,
+        entry: &RawDocument,
+        optime: OpTime,
+        at: Ts,
+    ) -> Result<(), Error> {
+        // What began above `at` is not held, and so passed over as in a preload.
+        let outcome = match parse(entry)? {
+            Parsed::Single(_) | Parsed::ApplyOps(_) => return Ok(()),
+            Parsed::Commit(commit) => {
+                self.pending.transactions.commit(optime, &commit, Phase::Preload)?
+            }
+            Parsed::Abort(abort) => {
+                self.pending.transactions.abort(optime, &abort, Phase::Preload)?
+            }
+        };
+        match outcome {
+            Outcome::Apply { handles, visible_at, .. } if visible_at > at => {
+                handles.into_iter().for_each(|handle| self.held.forget(handle));
+                Ok(())
+            }
+            outcome => self.settle(outcome, None, optime.ts),
+        }
+    }
+
+    /// Does what became of held operations. `now` is the entry at hand, if it has operations.
+    fn settle(
+        &mut self,
+        outcome: Outcome<HeldId>,
+        now: Option<(HeldId, &RawDocument)>,
+        ts: Ts,
+    ) -> Result<(), Error> {
+        match outcome {
+            Outcome::Hold => {
+                if let Some((id, entry)) = now {
+                    self.held.keep(id, entry);
+                }
+            }
+            Outcome::Discard(handles) => {
+                handles.into_iter().for_each(|handle| self.held.forget(handle));
+            }
+            Outcome::Apply { handles, .. } => {
+                for handle in handles {
+                    match now {
+                        Some((id, entry)) if id == handle => self.group(entry, ts)?,
+                        _ => {
+                            let blocks = self.blocks.clone();
+                            if let Some(entry) = self.held.take(&*blocks, handle)? {
+                                self.group(&entry, ts)?;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies the operations of an applyOps entry; `ts` is that of the entry that decided it.
+    fn group(&mut self, entry: &RawDocument, ts: Ts) -> Result<(), Error> {
+        let Parsed::ApplyOps(ApplyOps { operations: array, .. }) = parse(entry)? else {
+            return Err(Error::Malformed { what: "held oplog entry", field: "o.applyOps" });
+        };
+        let at = oplog::position(entry)?.optime;
+        for operation in operations(at, array) {
+            self.operation(operation?, ts)?;
+        }
+        Ok(())
+    }
+
+    /// Whether entries are still applied over documents that may be newer.
+    fn is_fuzzy(&self, ts: Ts) -> bool {
+        self.pending.fuzzy_until.is_some_and(|until| ts <= until.ts)
+    }
+
+    fn operation(&mut self, operation: Operation<'_>, ts: Ts) -> Result<(), Error> {
+        match operation {
+            Operation::Noop(_) => Ok(()),
+            Operation::Insert { ns, uuid, document } => match self.target(ns, uuid, ts)? {
+                Some(target) => self.insert(target, document, ts),
+                None => Ok(()),
+            },
+            Operation::Update { ns, uuid, id, update, upsert } => {
+                let missing = match (upsert, self.is_fuzzy(ts)) {
+                    (true, _) => Missing::Create,
+                    (false, true) => Missing::Skip,
+                    (false, false) => Missing::Surprise,
+                };
+                match self.target(ns, uuid, ts)? {
+                    Some(target) => self.update(target, id, &update, missing, ts),
+                    None => Ok(()),
+                }
+            }
+            Operation::Delete { ns, uuid, id } => match self.lookup(ns, uuid) {
+                Some(target) => self.delete(target, id, ts),
+                None => {
+                    if kept(ns) && !self.is_fuzzy(ts) {
+                        count(&self.context.counters.delete_on_missing);
+                    }
+                    Ok(())
+                }
+            },
+            Operation::Command { db, uuid, command } => self.commands(ts).run(db, uuid, command),
+        }
+    }
+
+    pub(super) fn commands(&mut self, ts: Ts) -> Commands<'_> {
+        let fuzzy = self.is_fuzzy(ts);
+        Commands {
+            catalog: &mut self.catalog,
+            builds: &mut self.pending.builds,
+            changes: &mut self.changes,
+            capped: &mut self.capped,
+            counters: &self.context.counters,
+            ts,
+            fuzzy,
+        }
+    }
+
+    fn lookup(&self, ns: &str, uuid: Option<Uuid>) -> Option<(Target, Order)> {
+        let uuid = uuid.or_else(|| self.catalog.holder(ns))?;
+        let entry = self.catalog.get(uuid)?;
+        let (order, root) = (entry.collection.order, entry.collection.root);
+        Some((Target { uuid, incarnation: entry.incarnation, root }, order))
+    }
+
+    /// The collection an operation writes to; none if it is left out, or gone by the end of the scan.
+    fn target(
+        &self,
+        ns: &str,
+        uuid: Option<Uuid>,
+        ts: Ts,
+    ) -> Result<Option<(Target, Order)>, Error> {
+        match self.lookup(ns, uuid) {
+            None if kept(ns) && !self.is_fuzzy(ts) => {
+                Err(Error::UnknownCollection { ts, ns: ns.to_owned(), uuid })
+            }
+            found => Ok(found),
+        }
+    }
+
+    fn capped(&mut self, uuid: Uuid) -> &mut Capped {
+        self.capped.entry(uuid).or_default()
+    }
+
+    fn insert(
+        &mut self,
+        (target, order): (Target, Order),
+        document: &RawDocument,
+        ts: Ts,
+    ) -> Result<(), Error> {
+        let (key, fuzzy) = (Key::of_document(document)?, self.is_fuzzy(ts));
+        if order == Order::Positional {
+            let (trims, context) = (self.config.trims_capped_unlogged, self.context.clone());
+            let document = document.to_owned();
+            self.capped(target.uuid).insert(key, document, fuzzy, trims, &context);
+            return Ok(());
+        }
+        if !fuzzy && matches!(self.changes.get(&target, &key), Some(Change::Put(_))) {
+            count(&self.context.counters.insert_on_existing);
+        }
+        self.changes.record(&*self.blocks, &target, key, Change::Put(document.to_owned()))
+    }
+
+    fn update(
+        &mut self,
+        (target, order): (Target, Order),
+        id: RawBsonRef<'_>,
+        update: &Update<'_>,
+        missing: Missing,
+        ts: Ts,
+    ) -> Result<(), Error> {
+        let key = Key::of_value(id)?;
+        let update = Pending::new(update, id, missing, ts);
+        if order == Order::Positional {
+            let context = self.context.clone();
+            return self.capped(target.uuid).update(key, update, &context);
+        }
+        self.changes.record(&*self.blocks, &target, key, Change::Updates(vec![update]))
+    }
+
+    fn delete(
+        &mut self,
+        (target, order): (Target, Order),
+        id: RawBsonRef<'_>,
+        ts: Ts,
+    ) -> Result<(), Error> {
+        let (key, fuzzy) = (Key::of_value(id)?, self.is_fuzzy(ts));
+        if order == Order::Positional {
+            self.capped(target.uuid).delete(key, fuzzy);
+            return Ok(());
+        }
+        if !fuzzy && matches!(self.changes.get(&target, &key), Some(Change::Delete)) {
+            count(&self.context.counters.delete_on_missing);
+        }
+        self.changes.record(&*self.blocks, &target, key, Change::Delete)
+    }
+}

@@ -1,0 +1,217 @@
+//! The pending state: what a head needs besides its catalog so that no entry at or before its
+//! position is ever needed again.
+//!
+//! One `Links` block: how far a scan is still to be caught up with, the divergences counted, and two
+//! trees of our own documents, one with the entries of open transactions and one with the started
+//! index builds. A head with nothing pending has no such block.
+
+use std::collections::BTreeMap;
+
+use bson::raw::{RawBsonRef, cstr};
+use bson::spec::BinarySubtype;
+use bson::{Binary, RawDocument, RawDocumentBuf, Timestamp};
+
+use super::commands::{Build, Builds};
+use super::held::{Held, HeldId};
+use super::root::{Reader, count_to_bson, optime_to_bson};
+use super::state::Divergences;
+use super::{Error, foreign};
+use crate::block::{BlockId, BlockRead, BlockWrite, Kind};
+use crate::oplog::transactions::{Assembler, Chain, Part};
+use crate::oplog::{OpTime, Ts, Uuid};
+use crate::tree::{self, Builder, Cursor, Key, Shape};
+
+/// What is pending, besides the entries themselves.
+pub(super) struct Pending {
+    pub fuzzy_until: Option<OpTime>,
+    pub divergences: Divergences,
+    pub builds: Builds,
+    pub transactions: Assembler<HeldId>,
+}
+
+impl Pending {
+    /// Nothing pending.
+    pub fn none() -> Self {
+        Self {
+            fuzzy_until: None,
+            divergences: Divergences::default(),
+            builds: Builds::new(),
+            transactions: Assembler::new(),
+        }
+    }
+}
+
+/// Stores the pending state; none if there is nothing pending.
+pub(super) fn write(
+    blocks: &dyn BlockWrite,
+    shape: &Shape,
+    pending: &Pending,
+    held: &mut Held,
+) -> Result<Option<BlockId>, Error> {
+    let transactions = write_transactions(blocks, shape, &pending.transactions, held)?;
+    let builds = write_builds(blocks, shape, &pending.builds)?;
+    let nothing = transactions == tree::Root::default()
+        && builds == tree::Root::default()
+        && pending.fuzzy_until.is_none()
+        && pending.divergences == Divergences::default();
+    if nothing {
+        return Ok(None);
+    }
+    let mut out = RawDocumentBuf::new();
+    if let Some(until) = pending.fuzzy_until {
+        out.append(cstr!("fuzzy_until"), optime_to_bson(until));
+    }
+    let counts = &pending.divergences;
+    out.append(cstr!("update_on_missing"), count_to_bson(counts.update_on_missing));
+    out.append(cstr!("delete_on_missing"), count_to_bson(counts.delete_on_missing));
+    out.append(cstr!("insert_on_existing"), count_to_bson(counts.insert_on_existing));
+    out.append(cstr!("catalog_surprises"), count_to_bson(counts.catalog));
+    out.append(cstr!("transactions"), transactions.to_bson());
+    out.append(cstr!("builds"), builds.to_bson());
+    Ok(Some(blocks.put(Kind::Links, out.as_bytes())?))
+}
+
+/// Reads what [`write`] stored.
+pub(super) fn read(
+    blocks: &dyn BlockRead,
+    id: &BlockId,
+    held: &mut Held,
+) -> Result<Pending, Error> {
+    let block = blocks.get(id)?;
+    let malformed = Error::Malformed { what: "pending state", field: "document" };
+    let document = RawDocument::from_bytes(&block.bytes).map_err(|_| malformed)?;
+    let read = Reader { what: "pending state", document };
+    let fuzzy_until = match read.optional("fuzzy_until") {
+        None => None,
+        Some(_) => Some(read.optime("fuzzy_until")?),
+    };
+    Ok(Pending {
+        fuzzy_until,
+        divergences: Divergences {
+            update_on_missing: read.count("update_on_missing")?,
+            delete_on_missing: read.count("delete_on_missing")?,
+            insert_on_existing: read.count("insert_on_existing")?,
+            catalog: read.count("catalog_surprises")?,
+        },
+        builds: read_builds(blocks, &read.tree("builds")?)?,
+        transactions: read_transactions(blocks, &read.tree("transactions")?, held)?,
+    })
+}
+
+/// One document for each held entry, by its timestamp; the first of a chain carries what is known of
+/// the whole.
+fn write_transactions(
+    blocks: &dyn BlockWrite,
+    shape: &Shape,
+    transactions: &Assembler<HeldId>,
+    held: &mut Held,
+) -> Result<tree::Root, Error> {
+    let mut documents = BTreeMap::new();
+    for chain in transactions.open() {
+        let Some(first) = chain.parts.first().map(|part| part.optime.ts) else { continue };
+        for part in &chain.parts {
+            let mut out = RawDocumentBuf::new();
+            out.append(cstr!("_id"), Timestamp::from(part.optime.ts));
+            out.append(cstr!("t"), part.optime.term);
+            out.append(cstr!("chain"), Timestamp::from(first));
+            out.append(cstr!("operations"), count_to_bson(part.operations));
+            out.append(cstr!("entry"), foreign::links(&held.store(blocks, part.handle)?));
+            if part.optime.ts == first {
+                let lsid = Binary { subtype: BinarySubtype::Generic, bytes: chain.lsid.clone() };
+                out.append(cstr!("lsid"), lsid);
+                if let Some(number) = chain.txn_number {
+                    out.append(cstr!("txn_number"), number);
+                }
+                out.append(cstr!("prepared"), chain.prepared);
+            }
+            documents.insert(part.optime.ts, out);
+        }
+    }
+    build(blocks, shape, documents.into_values())
+}
+
+fn build(
+    blocks: &dyn BlockWrite,
+    shape: &Shape,
+    documents: impl Iterator<Item = RawDocumentBuf>,
+) -> Result<tree::Root, Error> {
+    let mut builder = Builder::new(blocks, shape);
+    for document in documents {
+        builder.push(&document)?;
+    }
+    Ok(builder.finish()?)
+}
+
+fn read_transactions(
+    blocks: &dyn BlockRead,
+    root: &tree::Root,
+    held: &mut Held,
+) -> Result<Assembler<HeldId>, Error> {
+    let mut chains: BTreeMap<Ts, Chain<HeldId>> = BTreeMap::new();
+    let mut cursor = Cursor::new(blocks, root);
+    while let Some(document) = cursor.next()? {
+        let read = Reader { what: "held oplog entry", document: &document };
+        let timestamp = |field| match read.optional(field) {
+            Some(RawBsonRef::Timestamp(ts)) => Ok(Ts::from(ts)),
+            _ => Err(read.malformed(field)),
+        };
+        let (ts, first) = (timestamp("_id")?, timestamp("chain")?);
+        let term = read.optional("t").and_then(|value| value.as_i64());
+        let pieces = read.optional("entry").and_then(foreign::linked);
+        let part = Part {
+            optime: OpTime { ts, term: term.ok_or_else(|| read.malformed("t"))? },
+            operations: read.count("operations")?,
+            handle: held.adopt(pieces.ok_or_else(|| read.malformed("entry"))?),
+        };
+        if ts == first {
+            let lsid = read.optional("lsid").and_then(|value| value.as_binary());
+            let chain = Chain {
+                lsid: lsid.ok_or_else(|| read.malformed("lsid"))?.bytes.to_vec(),
+                txn_number: read.optional("txn_number").and_then(|value| value.as_i64()),
+                prepared: read.flag("prepared")?,
+                parts: vec![part],
+            };
+            chains.insert(first, chain);
+        } else {
+            let chain = chains.get_mut(&first).ok_or_else(|| read.malformed("chain"))?;
+            chain.parts.push(part);
+        }
+    }
+    let mut chains: Vec<_> = chains.into_values().collect();
+    chains.sort_by_key(|chain| chain.parts.last().map(|part| part.optime));
+    Ok(Assembler::restore(chains)?)
+}
+
+fn write_builds(
+    blocks: &dyn BlockWrite,
+    shape: &Shape,
+    builds: &Builds,
+) -> Result<tree::Root, Error> {
+    let mut documents = BTreeMap::new();
+    for (id, started) in builds {
+        let run: Vec<u8> =
+            started.indexes.iter().flat_map(|spec| spec.as_bytes()).copied().collect();
+        let mut out = RawDocumentBuf::new();
+        out.append(cstr!("_id"), Binary::from(*id));
+        out.append(cstr!("collection"), Binary::from(started.collection));
+        out.append(cstr!("indexes"), foreign::encode(blocks, &run)?);
+        documents.insert(Key::of_document(&out)?, out);
+    }
+    build(blocks, shape, documents.into_values())
+}
+
+fn read_builds(blocks: &dyn BlockRead, root: &tree::Root) -> Result<Builds, Error> {
+    let mut builds = Builds::new();
+    let mut cursor = Cursor::new(blocks, root);
+    while let Some(document) = cursor.next()? {
+        let read = Reader { what: "index build", document: &document };
+        let uuid = |field| {
+            read.optional(field).and_then(Uuid::from_value).ok_or_else(|| read.malformed(field))
+        };
+        let run = read.optional("indexes").ok_or_else(|| read.malformed("indexes"))?;
+        let indexes = foreign::decode(blocks, run)?.and_then(|run| foreign::documents(&run));
+        let indexes = indexes.ok_or_else(|| read.malformed("indexes"))?;
+        builds.insert(uuid("_id")?, Build { collection: uuid("collection")?, indexes });
+    }
+    Ok(builds)
+}

@@ -1,0 +1,284 @@
+//! Sorted runs of changes on scratch.
+//!
+//! Owns files `changes-<random>` in the head's scratch directory. A run is written once, front to
+//! back, and removed when its owner goes; it is never synced and nothing on it is the only copy of
+//! anything, so a crash leaves at most a file that nobody reads. Every chunk has a checksum: scratch is
+//! a disk like any other.
+//!
+//! A run is a sequence of chunks `length u32 | CRC-32 u32 | records`, numbers little-endian. A record:
+//! `uuid 16 | incarnation u64 | key length u32 | key | tag u8 | body`, in order of (uuid, key).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bson::RawDocumentBuf;
+
+use super::Error;
+use super::catalog::Incarnation;
+use super::change::{Change, Form, Missing, Pending};
+use super::foreign;
+use crate::oplog::{Ts, Uuid};
+use crate::store::fs::{Disk, File, RealDisk};
+use crate::tree::Key;
+
+/// Bytes after which a chunk is closed: what a lookup reads, and what each open run holds in
+/// memory (more where one record is larger).
+const CHUNK_BYTES: usize = 64 << 10;
+/// Bytes of the first key of each chunk kept in memory, enough to find it in nearly all cases.
+const INDEX_KEY_BYTES: usize = 64;
+/// Length and checksum before each chunk.
+const CHUNK_HEADER_BYTES: usize = 8;
+
+/// A change and what it changes.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Record {
+    pub uuid: Uuid,
+    pub key: Key,
+    pub incarnation: Incarnation,
+    pub change: Change,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    uuid: Uuid,
+    key_start: Vec<u8>,
+    offset: u64,
+}
+
+/// A finished run.
+#[derive(Debug)]
+pub(super) struct Run {
+    file: Arc<dyn File>,
+    chunks: Vec<Chunk>,
+    bytes: u64,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // A file that stays is found and removed when the store is next opened.
+        if let Err(error) = RealDisk.remove(self.file.path()) {
+            tracing::warn!(%error, "a scratch file could not be removed");
+        }
+    }
+}
+
+impl Run {
+    /// Writes a run from records in order.
+    pub fn write(
+        directory: &Path,
+        records: &mut dyn Iterator<Item = Result<Record, Error>>,
+    ) -> Result<Self, Error> {
+        let path = directory.join(format!("changes-{:016x}", rand::random::<u64>()));
+        let file = RealDisk.create(&path)?;
+        let mut run = Self { file, chunks: Vec::new(), bytes: 0 };
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES * 2);
+        for record in records {
+            let record = record?;
+            if chunk.is_empty() {
+                let key = record.key.as_bytes();
+                let key_start = key[..key.len().min(INDEX_KEY_BYTES)].to_vec();
+                run.chunks.push(Chunk { uuid: record.uuid, key_start, offset: run.bytes });
+                chunk.extend_from_slice(&[0; CHUNK_HEADER_BYTES]);
+            }
+            encode(&record, &mut chunk);
+            if chunk.len() >= CHUNK_BYTES {
+                run.close(&mut chunk)?;
+            }
+        }
+        if !chunk.is_empty() {
+            run.close(&mut chunk)?;
+        }
+        Ok(run)
+    }
+
+    fn close(&mut self, chunk: &mut Vec<u8>) -> Result<(), Error> {
+        let (header, body) = chunk.split_at_mut(CHUNK_HEADER_BYTES);
+        let len = u32::try_from(body.len()).map_err(|_| self.damaged(self.bytes, "chunk size"))?;
+        header[..4].copy_from_slice(&len.to_le_bytes());
+        header[4..].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
+        self.file.write_at(self.bytes, chunk)?;
+        self.bytes += chunk.len() as u64;
+        chunk.clear();
+        Ok(())
+    }
+
+    /// Length of the file.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Reads from the front.
+    pub fn records(self: &Arc<Self>) -> Records {
+        Records { run: Arc::clone(self), chunk: 0, body: Vec::new(), at: 0 }
+    }
+
+    /// The record of one key.
+    pub fn get(self: &Arc<Self>, uuid: Uuid, key: &Key) -> Result<Option<Record>, Error> {
+        let start = &key.as_bytes()[..key.as_bytes().len().min(INDEX_KEY_BYTES)];
+        // Chunks whose first key starts like this one may begin before or after it.
+        let below =
+            self.chunks.partition_point(|chunk| (chunk.uuid, &chunk.key_start[..]) < (uuid, start));
+        let mut records = self.records();
+        records.chunk = below.saturating_sub(1);
+        while let Some(record) = records.read()? {
+            match (record.uuid, &record.key).cmp(&(uuid, key)) {
+                std::cmp::Ordering::Less => {}
+                std::cmp::Ordering::Equal => return Ok(Some(record)),
+                std::cmp::Ordering::Greater => break,
+            }
+        }
+        Ok(None)
+    }
+
+    fn damaged(&self, offset: u64, what: &'static str) -> Error {
+        Error::ScratchDamaged { path: self.file.path().to_owned(), offset, what }
+    }
+
+    fn read_chunk(&self, chunk: &Chunk, body: &mut Vec<u8>) -> Result<(), Error> {
+        let mut header = [0; CHUNK_HEADER_BYTES];
+        self.file.read_at(chunk.offset, &mut header)?;
+        let [l0, l1, l2, l3, c0, c1, c2, c3] = header;
+        let len = u32::from_le_bytes([l0, l1, l2, l3]);
+        let start = chunk.offset + CHUNK_HEADER_BYTES as u64;
+        if start + u64::from(len) > self.bytes {
+            return Err(self.damaged(chunk.offset, "chunk length"));
+        }
+        body.resize(len as usize, 0);
+        self.file.read_at(start, body)?;
+        if crc32fast::hash(body) != u32::from_le_bytes([c0, c1, c2, c3]) {
+            return Err(self.damaged(chunk.offset, "checksum"));
+        }
+        Ok(())
+    }
+}
+
+/// The records of a run, in order.
+#[derive(Debug)]
+pub(super) struct Records {
+    run: Arc<Run>,
+    chunk: usize,
+    body: Vec<u8>,
+    at: usize,
+}
+
+impl Records {
+    fn read(&mut self) -> Result<Option<Record>, Error> {
+        if self.at == self.body.len() {
+            let Some(chunk) = self.run.chunks.get(self.chunk) else { return Ok(None) };
+            self.run.read_chunk(chunk, &mut self.body)?;
+            self.chunk += 1;
+            self.at = 0;
+        }
+        let mut rest = &self.body[self.at..];
+        match decode(&mut rest) {
+            Some(record) => {
+                self.at = self.body.len() - rest.len();
+                Ok(Some(record))
+            }
+            None => Err(self.run.damaged(self.run.chunks[self.chunk - 1].offset, "record")),
+        }
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Record, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
+}
+
+const TAG_PUT: u8 = 1;
+const TAG_DELETE: u8 = 2;
+const TAG_UPDATES: u8 = 3;
+
+fn encode(record: &Record, out: &mut Vec<u8>) {
+    out.extend_from_slice(&record.uuid.0);
+    out.extend_from_slice(&record.incarnation.0.to_le_bytes());
+    let key = record.key.as_bytes();
+    out.extend_from_slice(&length(key.len()).to_le_bytes());
+    out.extend_from_slice(key);
+    match &record.change {
+        Change::Put(document) => {
+            out.push(TAG_PUT);
+            out.extend_from_slice(document.as_bytes());
+        }
+        Change::Delete => out.push(TAG_DELETE),
+        Change::Updates(pending) => {
+            out.push(TAG_UPDATES);
+            out.extend_from_slice(&length(pending.len()).to_le_bytes());
+            pending.iter().for_each(|update| encode_update(update, out));
+        }
+    }
+}
+
+/// Keys and documents are bounded far below 4 GiB by the server's limits.
+fn length(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+fn encode_update(update: &Pending, out: &mut Vec<u8>) {
+    out.push(match update.form {
+        Form::Replace => 0,
+        Form::V1 => 1,
+        Form::V2 => 2,
+    });
+    out.push(match update.missing {
+        Missing::Skip => 0,
+        Missing::Create => 1,
+        Missing::Surprise => 2,
+    });
+    out.extend_from_slice(&update.ts.secs.to_le_bytes());
+    out.extend_from_slice(&update.ts.inc.to_le_bytes());
+    out.extend_from_slice(update.id.as_bytes());
+    out.extend_from_slice(update.body.as_bytes());
+}
+
+fn decode(rest: &mut &[u8]) -> Option<Record> {
+    let uuid = Uuid(take(rest)?);
+    let incarnation = Incarnation(u64::from_le_bytes(take(rest)?));
+    let key_len = u32::from_le_bytes(take(rest)?) as usize;
+    let (key, tail) = rest.split_at_checked(key_len)?;
+    let key = Key::from_encoded(key.to_vec());
+    *rest = tail;
+    let change = match take::<1>(rest)? {
+        [TAG_PUT] => Change::Put(document(rest)?),
+        [TAG_DELETE] => Change::Delete,
+        [TAG_UPDATES] => {
+            let count = u32::from_le_bytes(take(rest)?);
+            Change::Updates((0..count).map(|_| decode_update(rest)).collect::<Option<_>>()?)
+        }
+        _ => return None,
+    };
+    Some(Record { uuid, key, incarnation, change })
+}
+
+fn decode_update(rest: &mut &[u8]) -> Option<Pending> {
+    let form = match take::<1>(rest)? {
+        [0] => Form::Replace,
+        [1] => Form::V1,
+        [2] => Form::V2,
+        _ => return None,
+    };
+    let missing = match take::<1>(rest)? {
+        [0] => Missing::Skip,
+        [1] => Missing::Create,
+        [2] => Missing::Surprise,
+        _ => return None,
+    };
+    let (secs, inc) = (u32::from_le_bytes(take(rest)?), u32::from_le_bytes(take(rest)?));
+    let id = document(rest)?;
+    Some(Pending { form, missing, ts: Ts { secs, inc }, id, body: document(rest)? })
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, tail) = rest.split_first_chunk::<N>()?;
+    *rest = tail;
+    Some(*taken)
+}
+
+fn document(rest: &mut &[u8]) -> Option<RawDocumentBuf> {
+    let (document, tail) = foreign::split(rest)?;
+    *rest = tail;
+    Some(document.to_owned())
+}
