@@ -172,6 +172,38 @@ pub enum Error {
         /// Entry after.
         found: OpTime,
     },
+    /// A document's `_id` is of a kind that no server stores.
+    #[error(
+        "{ns} on {member} holds a document whose _id has no place in the order of values; run validate on it"
+    )]
+    BadId {
+        /// The member.
+        member: String,
+        /// The collection.
+        ns: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<crate::tree::Error>,
+    },
+    /// An entry has a form this version does not know.
+    #[error("the oplog of {member} holds, after {after}, an entry that cannot be read")]
+    Entry {
+        /// The member.
+        member: String,
+        /// The entry before.
+        after: OpTime,
+        /// What is wrong with it.
+        #[source]
+        source: Box<crate::oplog::Error>,
+    },
+    /// The server closed a cursor that has no end.
+    #[error("{member} closed the cursor on {what} without an error")]
+    Closed {
+        /// The member.
+        member: String,
+        /// What was read.
+        what: &'static str,
+    },
     /// An answer of the server is not what the protocol says.
     #[error("{member} answers {command} without a usable {field:?}")]
     Reply {
@@ -182,15 +214,13 @@ pub enum Error {
         /// The field that is missing or has another type.
         field: &'static str,
     },
-    /// A namespace changed again and again while it was listed.
-    #[error(
-        "the catalog of {member} was rolled back or did not settle in {attempts} attempts to list it; try again when elections have ended"
-    )]
-    Unsettled {
+    /// The member rolled entries back, so what was read from it just before does not count.
+    #[error("{member} rolled back while {during}; try again when elections have ended")]
+    RolledBack {
         /// The member.
         member: String,
-        /// How often it was listed.
-        attempts: u32,
+        /// What was being read.
+        during: &'static str,
     },
     /// A command took longer than it may.
     #[error(
