@@ -14,15 +14,30 @@
 //! Nothing here writes to the source, and nothing here is durable: the floors above keep what they
 //! were given before they ask for more.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bson::{RawBson, RawDocumentBuf};
+use mongodb::raw_batch_cursor::RawBatch;
 
 use crate::oplog::{OpTime, Position, Ts, Uuid};
 
+mod connect;
 mod error;
+mod failure;
+mod list;
+mod member;
+mod scan;
+mod split;
+mod start;
+mod tail;
+mod topology;
 
 pub use error::{Error, Failures};
+pub use scan::Scan;
+pub use tail::Tail;
+
+use connect::Template;
+use topology::Topology;
 
 /// Which member to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -116,29 +131,82 @@ pub struct Range {
 /// A connection to a source. Cheap to clone.
 #[derive(Clone)]
 pub struct Source {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
+}
+
+/// What all clones of a source share.
+struct Inner {
+    topology: Topology,
+    marks: Mutex<Marks>,
+}
+
+/// Cluster times that hold for all readers of a source.
+#[derive(Default)]
+struct Marks {
+    /// Base of the scan: what every scan must have seen.
+    floor: Option<Ts>,
+    /// Highest operation time of a scan's batches.
+    seen: Option<Ts>,
+}
+
+impl Inner {
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().expect("no code panics with the marks locked")
+    }
+
+    fn floor(&self) -> Option<Ts> {
+        self.marks().floor
+    }
+
+    fn seen(&self) -> Ts {
+        let marks = self.marks();
+        marks.seen.max(marks.floor).unwrap_or(Ts::ZERO)
+    }
+
+    fn raise_floor(&self, to: Ts) {
+        let mut marks = self.marks();
+        marks.floor = marks.floor.max(Some(to));
+    }
+
+    /// Keeps the operation time of a batch.
+    fn note_seen(&self, batch: &RawBatch) {
+        if let Ok(time) = batch.as_raw_document().get_timestamp("operationTime") {
+            let mut marks = self.marks();
+            marks.seen = marks.seen.max(Some(time.into()));
+        }
+    }
 }
 
 impl Source {
     /// Connects, checks that it is a replica set (not a mongos, not a stand-alone) and picks a member.
+    /// The connection string may be any the driver takes: TLS, credentials, SRV. With
+    /// `directConnection=true` only the named member is ever used.
     ///
     /// # Errors
     /// [`Error::Uri`], [`Error::Unreachable`], [`Error::Mongos`], [`Error::NotAReplicaSet`],
-    /// [`Error::NoMember`], [`Error::Authentication`].
-    pub async fn connect(_uri: &str, _from: ReadFrom) -> Result<Self, Error> {
-        unimplemented!()
+    /// [`Error::NoMember`], [`Error::AnotherSet`], [`Error::Authentication`].
+    pub async fn connect(uri: &str, from: ReadFrom) -> Result<Self, Error> {
+        let topology = Topology::new(Template::parse(uri).await?, from);
+        topology.member(&[]).await?;
+        Ok(Self { inner: Arc::new(Inner { topology, marks: Mutex::default() }) })
     }
+
     /// Who it is.
     ///
     /// # Errors
     /// [`Error::FcvInTransition`], [`Error::Privilege`] and those of any command.
     pub async fn identity(&self) -> Result<Identity, Error> {
-        unimplemented!()
+        self.read_identity().await
     }
-    /// `host:port` of the member that is read from now.
-    pub fn member(&self) -> String {
-        unimplemented!()
+
+    /// `host:port` of the member that is read now. Asks all members if there is none.
+    ///
+    /// # Errors
+    /// Those of choosing a member.
+    pub async fn member(&self) -> Result<String, Error> {
+        Ok(self.inner.topology.member(&[]).await?.address.clone())
     }
+
     /// Chooses the start of a scan and waits until the scanned member has everything up to it,
     /// majority-committed. From then on every scan waits so on its member. Refused while the
     /// feature compatibility version changes.
@@ -146,92 +214,68 @@ impl Source {
     /// # Errors
     /// [`Error::FcvInTransition`] and those of any command.
     pub async fn start_point(&self) -> Result<StartPoint, Error> {
-        unimplemented!()
+        self.choose_start().await
     }
+
     /// Goes on with a scan that an earlier process started: every scan from now on waits for `base`
     /// of that start point, as if [`Source::start_point`] had returned it.
-    pub fn resume_scan_at(&self, _base: Ts) {
-        unimplemented!()
+    pub fn resume_scan_at(&self, base: Ts) {
+        self.inner.raise_floor(base);
     }
+
     /// The newest majority-committed position of the set.
     ///
     /// # Errors
     /// Those of any command.
     pub async fn newest_majority(&self) -> Result<Position, Error> {
-        unimplemented!()
+        self.read_newest_majority().await
     }
+
     /// The end of a scan: newest entry of the set, waited for until majority-committed. At or after
     /// everything that scans of this source delivered.
     ///
     /// # Errors
     /// Those of any command.
     pub async fn end_point(&self) -> Result<Position, Error> {
-        unimplemented!()
+        self.choose_end().await
     }
-    /// Every collection of every database that is to be kept (head::namespaces), views left out
-    /// (they are documents of system.views).
+
+    /// Every collection of every database that is to be kept ([`crate::head::namespaces`]), views left
+    /// out (they are documents of system.views), by name.
     ///
     /// # Errors
-    /// [`Error::Unsettled`] and those of any command.
+    /// [`Error::RolledBack`] and those of any command.
     pub async fn list(&self) -> Result<Vec<Listed>, Error> {
-        unimplemented!()
+        self.list_kept().await
     }
-    /// Cuts a collection into at most `pieces` ranges of about equal document counts, which together
-    /// are everything. One range where it is not worth it or cannot be done; [`Arrival::Natural`] is
-    /// always one.
+
+    /// Cuts a collection into at most `pieces` ranges of about equal document counts, ascending, which
+    /// together are everything. One range where it is not worth it or cannot be done;
+    /// [`Arrival::Natural`] is always one.
     ///
     /// # Errors
     /// Those of reaching a member; a cut that fails for another reason gives one range.
-    pub async fn split(&self, _listed: &Listed, _pieces: usize) -> Result<Vec<Range>, Error> {
-        unimplemented!()
+    pub async fn split(&self, listed: &Listed, pieces: usize) -> Result<Vec<Range>, Error> {
+        self.cut(listed, pieces).await
     }
+
     /// Reads a range in `_id` order (or, for capped collections, everything in natural order) in raw
     /// batches, majority read concern, by UUID; survives renames and killed cursors by going on from
     /// the last `_id`. To resume after a crash, give the last `_id` kept as `lower` and drop the first
-    /// document if its key is that one.
+    /// document if its key is that one. Reading begins at once; must be called on a tokio runtime.
     ///
     /// # Errors
-    /// Of reaching a member. All others come from [`Scan::next`].
-    pub async fn scan(&self, _listed: &Listed, _range: Range) -> Result<Scan, Error> {
-        unimplemented!()
+    /// None yet: all come from [`Scan::next`].
+    pub async fn scan(&self, listed: &Listed, range: Range) -> Result<Scan, Error> {
+        Ok(Scan::start(Arc::clone(&self.inner), listed, range))
     }
-    /// Tails majority-committed entries. The first entry returned is checked to be `from` itself
-    /// (same ts and term) and is not returned again. With `inclusive` it is returned.
+
+    /// Tails majority-committed entries. The first entry found is checked to be `from` itself (same ts
+    /// and term); it is returned only if `inclusive`. Must be called on a tokio runtime.
     ///
     /// # Errors
-    /// Of reaching a member. All others come from [`Tail::next`].
-    pub async fn tail(&self, _from: OpTime, _inclusive: bool) -> Result<Tail, Error> {
-        unimplemented!()
-    }
-}
-
-/// A running scan of a range. Dropping it ends the reading.
-pub struct Scan {}
-
-impl Scan {
-    /// The next batch of documents (concatenated BSON bytes, never split, never empty), none at the
-    /// end. Safe to cancel.
-    ///
-    /// # Errors
-    /// [`Error::Dropped`] when the collection is gone (its drop is in the oplog, what was delivered
-    /// may be thrown away), [`Error::Restart`] for an interrupted natural order, and those of any
-    /// command once retries are used up.
-    pub async fn next(&mut self) -> Result<Option<bytes::Bytes>, Error> {
-        unimplemented!()
-    }
-}
-
-/// A running tail. Dropping it ends the reading.
-pub struct Tail {}
-
-impl Tail {
-    /// The next batch of whole entries, in order (concatenated BSON); empty after a quiet wait of about
-    /// a second. Reconnects to any member, matching (ts, term) at the seam. Safe to cancel.
-    ///
-    /// # Errors
-    /// [`Error::FellOff`], [`Error::Diverged`], [`Error::Behind`], [`Error::AnotherSet`] and, once
-    /// retries are used up, those of any command.
-    pub async fn next(&mut self) -> Result<bytes::Bytes, Error> {
-        unimplemented!()
+    /// None yet: all come from [`Tail::next`].
+    pub async fn tail(&self, from: OpTime, inclusive: bool) -> Result<Tail, Error> {
+        Ok(Tail::start(Arc::clone(&self.inner), from, inclusive))
     }
 }
