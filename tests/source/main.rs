@@ -1,0 +1,8 @@
+//! The source floor against real replica sets.
+
+mod failover;
+mod list;
+mod member;
+mod scan;
+mod support;
+mod tail;
