@@ -1,14 +1,19 @@
 //! Tests of the floor: what every file of them uses.
 
+mod capped;
 mod edits;
+mod pieces;
+mod reading;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
-use bson::{Bson, RawDocumentBuf, doc};
+use bson::{Bson, RawDocument, RawDocumentBuf, doc};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::*;
-use crate::block::{BlockWrite, MemoryBlocks};
+use crate::block::{self, Block, BlockId, BlockRead, BlockWrite, Kind, MemoryBlocks};
 use crate::store::RepositorySalt;
 
 const SALT: RepositorySalt = RepositorySalt([7; 32]);
@@ -25,6 +30,30 @@ fn positional() -> Shape {
 fn document(id: impl Into<Bson>, size: usize, letter: char) -> RawDocumentBuf {
     let document = doc! { "_id": id.into(), "v": letter.to_string().repeat(size) };
     RawDocumentBuf::try_from(&document).expect("a document")
+}
+
+/// Blocks in memory that count how often they are read and how many are new.
+#[derive(Default)]
+struct Counting {
+    inner: MemoryBlocks,
+    reads: AtomicUsize,
+}
+
+impl BlockRead for Counting {
+    fn get(&self, id: &BlockId) -> Result<Block, block::Error> {
+        self.reads.fetch_add(1, Relaxed);
+        self.inner.get(id)
+    }
+
+    fn kind_of(&self, id: &BlockId) -> Result<Option<Kind>, block::Error> {
+        self.inner.kind_of(id)
+    }
+}
+
+impl BlockWrite for Counting {
+    fn put(&self, kind: Kind, raw: &[u8]) -> Result<BlockId, block::Error> {
+        self.inner.put(kind, raw)
+    }
 }
 
 /// What a keyed tree should hold.
@@ -61,7 +90,7 @@ fn apply(blocks: &MemoryBlocks, shape: &Shape, root: &Root, edits: Vec<(Key, Edi
 }
 
 /// A runner whose seed is printed, and taken from `TREE_SEED` if that is set.
-fn runner(cases: u32) -> TestRunner {
+pub(super) fn runner(cases: u32) -> TestRunner {
     let seed: u64 = match std::env::var("TREE_SEED") {
         Ok(seed) => seed.parse().expect("TREE_SEED is a number"),
         Err(_) => rand::random(),

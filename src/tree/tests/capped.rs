@@ -1,0 +1,114 @@
+//! Positional trees: the same sequence has the same root.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn sequence(start: i32, count: i32) -> Vec<RawDocumentBuf> {
+    // Repeated ids, and a document without one, are as good as any.
+    let one = |id: i32| match id % 50 {
+        7 => RawDocumentBuf::try_from(&doc! { "x": id }).unwrap(),
+        _ => document(id % 40, (id as usize * 31) % 500, 'c'),
+    };
+    (start..start + count).map(one).collect()
+}
+
+fn no_append() -> impl Iterator<Item = Result<RawDocumentBuf, Error>> {
+    std::iter::empty()
+}
+
+#[test]
+fn trims_and_appends_give_the_bulk_root() {
+    let step = (any::<prop::sample::Index>(), 0..400_i32);
+    runner(60)
+        .run(&(0..1500_i32, prop::collection::vec(step, 1..5)), |(count, steps)| {
+            let (blocks, shape) = (MemoryBlocks::new(), positional());
+            let mut documents = sequence(0, count);
+            let mut root = build(&blocks, &shape, &documents);
+            for (trim, added) in steps {
+                let trim = trim.index(documents.len() + 1);
+                documents.drain(..trim);
+                root = trim_front(&blocks, &shape, &root, trim as u64).unwrap();
+                prop_assert_eq!(root, build(&blocks, &shape, &documents));
+                check(&blocks, &shape, &root);
+
+                let more = sequence(5000, added);
+                documents.extend_from_slice(&more);
+                let mut more = more.into_iter().map(Ok);
+                let mut rest = |_: &RawDocument| Ok(Verdict::KeepRest);
+                root = edit_positional(&blocks, &shape, &root, &mut rest, &mut more).unwrap();
+                prop_assert_eq!(root, build(&blocks, &shape, &documents));
+            }
+            prop_assert_eq!(contents(&blocks, &root), documents);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn verdicts_are_carried_out() {
+    let verdicts = prop::collection::vec(0..6_u8, 0..600);
+    runner(40)
+        .run(&(600..900_i32, verdicts), |(count, verdicts)| {
+            let (blocks, shape) = (MemoryBlocks::new(), positional());
+            let documents = sequence(0, count);
+            let other = document("other", 90, 'o');
+            let mut expected = Vec::new();
+            for (index, document) in documents.iter().enumerate() {
+                match verdicts.get(index) {
+                    Some(0) => {}
+                    Some(1) => expected.push(other.clone()),
+                    _ => expected.push(document.clone()),
+                }
+            }
+            let root = build(&blocks, &shape, &documents);
+            let (mut seen, mut after_rest) = (0, false);
+            let mut judge = |present: &RawDocument| {
+                assert!(!after_rest);
+                assert_eq!(present, &*documents[seen]);
+                seen += 1;
+                Ok(match verdicts.get(seen - 1) {
+                    Some(0) => Verdict::Remove,
+                    Some(1) => Verdict::Replace(other.clone()),
+                    Some(_) => Verdict::Keep,
+                    None => {
+                        after_rest = true;
+                        Verdict::KeepRest
+                    }
+                })
+            };
+            let edited = edit_positional(&blocks, &shape, &root, &mut judge, &mut no_append());
+            prop_assert_eq!(edited.unwrap(), build(&blocks, &shape, &expected));
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn trimming_reads_the_path_to_the_cut() {
+    let (blocks, shape) = (Counting::default(), positional());
+    let documents: Vec<_> = (0..60_000).map(|id| document(id, 100, 'c')).collect();
+    let root = build(&blocks, &shape, &documents);
+    blocks.reads.store(0, Relaxed);
+    let trimmed = trim_front(&blocks, &shape, &root, 31_111).unwrap();
+    let reads = blocks.reads.load(Relaxed);
+    assert!(reads < 60, "{reads} blocks read");
+    assert_eq!(trimmed, build(&blocks, &shape, &documents[31_111..]));
+    assert_eq!(trim_front(&blocks, &shape, &root, 60_000).unwrap(), Root::default());
+    assert_eq!(trim_front(&blocks, &shape, &root, 0).unwrap(), root);
+}
+
+#[test]
+fn each_order_refuses_the_other() {
+    let blocks = MemoryBlocks::new();
+    let documents = sequence(100, 300);
+    let root = build(&blocks, &positional(), &documents);
+    let refused = edit(&blocks, &positional(), &root, &mut std::iter::empty());
+    assert!(matches!(refused, Err(Error::WrongOrder { needed: "keyed" })));
+    let refused = trim_front(&blocks, &keyed(), &root, 1);
+    assert!(matches!(refused, Err(Error::WrongOrder { needed: "positional" })));
+    let key = Key::of_value(bson::RawBsonRef::Int32(1)).unwrap();
+    let refused = get(&blocks, &root, &key);
+    assert!(matches!(refused, Err(Error::WrongOrder { needed: "keyed" })));
+    assert!(matches!(Builder::new(&blocks, &keyed()).push(&documents[7]), Err(Error::NoId)));
+}
