@@ -1,7 +1,9 @@
 //! Tests of the floor: what every file of them uses.
 
 mod capped;
+mod damage;
 mod edits;
+mod hostile;
 mod pieces;
 mod reading;
 
