@@ -58,6 +58,32 @@ pub enum Error {
     /// The process that removes servers when this one dies could not be talked to.
     #[error("the watcher that removes servers when this process dies is gone")]
     Watcher(#[source] std::io::Error),
+    /// A run of the program failed.
+    #[error("{name} {}; its last words: {log}", ended(status.as_ref()))]
+    Program {
+        /// The command.
+        name: String,
+        /// How it ended; none if it did not within the limit.
+        status: Option<std::process::ExitStatus>,
+        /// The end of its standard error.
+        log: String,
+    },
+    /// A running program does not get on.
+    #[error("the program did not {what}; its last words: {log}")]
+    NoProgress {
+        /// What was waited for.
+        what: &'static str,
+        /// Its standard error.
+        log: String,
+    },
+    /// The program printed something else than JSON.
+    #[error("not JSON: {output}")]
+    Json {
+        /// What it printed.
+        output: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
     /// A reply of the server lacks what it must hold.
     #[error("{command} answered without {field}")]
     Reply {
@@ -89,4 +115,8 @@ impl Error {
     ) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { action, path: path.into(), source }
     }
+}
+
+fn ended(status: Option<&std::process::ExitStatus>) -> String {
+    status.map_or_else(|| "did not end in time".to_owned(), |status| format!("ended: {status}"))
 }

@@ -63,7 +63,7 @@ impl Watcher {
         Ok(Self { child, input })
     }
 
-    fn tell(&mut self, op: char, pid: u32) -> Result<()> {
+    pub(super) fn tell(&mut self, op: char, pid: u32) -> Result<()> {
         let input = self.input.as_mut().expect("taken in drop only");
         writeln!(input, "{op} {pid}").map_err(Error::Watcher)
     }

@@ -22,6 +22,7 @@ use bson::{Document, doc};
 use mongodb::error::ErrorKind;
 use mongodb::{Client, Collection, Database};
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinHandle;
@@ -38,6 +39,9 @@ const PAUSE_TRIES: u32 = 10;
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// Base time of time series, 2026-01-01T00:00:00Z, ms.
 const SERIES_START_MS: i64 = 1_767_225_600_000;
+
+/// Documents of an insert while the first ones are loaded.
+const LOAD_BATCH: usize = 1_000;
 
 /// What a workload does.
 #[derive(Debug, Clone)]
@@ -286,17 +290,26 @@ async fn prepare(client: &Client, plan: &Plan) -> Result<()> {
             database.run_command(command).await.map_err(Error::driver("create a collection"))?;
         }
         for shape in shapes::WRITABLE.iter().skip(1) {
-            for n in 0..plan.preload {
-                let id = documents::id(&mut hand.rng, n);
-                let document = documents::document(&mut hand.rng, id);
-                let collection = database.collection::<Document>(shape);
-                let inserted = collection.insert_one(document).await;
-                if let Err(error) = inserted.map_err(Error::driver("load a document"))
-                    && !is_refusal(&error)
-                {
-                    return Err(error);
-                }
-            }
+            load(&database.collection(shape), &mut hand.rng, plan.preload).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn load(collection: &Collection<Document>, rng: &mut StdRng, count: u32) -> Result<()> {
+    let mut numbers: Vec<u32> = (0..count).collect();
+    numbers.shuffle(rng);
+    for chunk in numbers.chunks(LOAD_BATCH) {
+        let documents = chunk.iter().map(|n| {
+            let id = documents::id(rng, *n);
+            documents::document(rng, id)
+        });
+        // Some are refused: equal under a collation, or against a validator.
+        let inserted = collection.insert_many(documents).ordered(false).await;
+        if let Err(error) = inserted.map(drop).map_err(Error::driver("load documents"))
+            && !is_refusal(&error)
+        {
+            return Err(error);
         }
     }
     Ok(())

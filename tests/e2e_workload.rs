@@ -1,0 +1,85 @@
+//! A random workload runs before, during and after the initial sync; the writers are paused now and
+//! then and the source's state is recorded. Restores to each of these optimes, and of the latest, must
+//! give servers with the same documents (`dbHash`), index specs and collection options.
+//!
+//! `HEADSTOCK_LONG=1` runs more seeds, for longer; `HEADSTOCK_SEED=n` runs that one.
+
+use std::time::Duration;
+
+use headstock::lab::{Backup, Detail, Options, Plan, Program, ReplicaSet, SourceState, Workload};
+use tokio::time::sleep;
+
+/// States recorded before the last.
+const PAUSES: usize = 4;
+
+fn seeds(short: u64, long: std::ops::Range<u64>) -> Vec<u64> {
+    let variable = |name: &str| std::env::var(name).ok();
+    match (variable("HEADSTOCK_SEED"), variable("HEADSTOCK_LONG")) {
+        (Some(seed), _) => vec![seed.parse().expect("HEADSTOCK_SEED is a number")],
+        (None, Some(_)) => long.collect(),
+        (None, None) => vec![short],
+    }
+}
+
+fn equal(seed: u64, at: &str, expected: &SourceState, found: &SourceState) {
+    let report = expected.differences(found);
+    assert!(report.is_empty(), "seed {seed}, restored to {at}:\n{}", report.join("\n"));
+}
+
+async fn follow_and_restore(seed: u64, members: usize) {
+    println!("seed {seed}, {members} members");
+    let long = std::env::var_os("HEADSTOCK_LONG").is_some();
+    let between = Duration::from_secs(if long { 15 } else { 3 });
+    let set = ReplicaSet::start(Options::members(members)).await.expect("start a set");
+    let plan = Plan { preload: if long { 20_000 } else { 4_000 }, ..Plan::small(seed) };
+    let mut workload = Workload::start(set.client(), &plan).await.expect("start the workload");
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let program = Program::new(env!("CARGO_BIN_EXE_headstock")).expect("program");
+    let backup = Backup::new(program, folder.path().join("store"));
+
+    let mut daemon =
+        backup.start_daemon(&set.uri(), &["--snapshot-every", "5s"]).expect("start the daemon");
+    backup.wait_for_snapshots(1, &mut daemon).await.expect("initial sync");
+    let mut recorded = Vec::new();
+    for pause in 0..PAUSES {
+        sleep(between).await;
+        recorded.push(workload.pause(&set, Detail::Documents).await.expect("pause"));
+        workload.resume();
+        if members > 1 && pause == 1 {
+            set.step_down().await.expect("another primary");
+        }
+    }
+    sleep(between).await;
+    let (last, state) = workload.pause(&set, Detail::Documents).await.expect("pause");
+    let summary = workload.stop().await;
+    println!("seed {seed}: {summary}");
+    assert!(summary.done() > 500, "the workload did next to nothing: {summary}");
+    backup.wait_for_received(last.ts, &mut daemon).await.expect("the whole oplog");
+    daemon.terminate().await.expect("a clean end");
+    recorded.push((last, state));
+
+    for (at, expected) in &recorded {
+        let at = at.ts.to_string();
+        let (_server, found) = backup.restored(&at, &[], Detail::Documents).await.expect("restore");
+        equal(seed, &at, expected, &found);
+    }
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    let (_server, found) =
+        backup.restored("latest", &[], Detail::Documents).await.expect("restore");
+    equal(seed, "latest", &recorded[PAUSES].1, &found);
+    backup.run(&["fsck"], &[]).await.expect("nothing damaged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_member() {
+    for seed in seeds(1, 1..7) {
+        follow_and_restore(seed, 1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_members_and_an_election() {
+    for seed in seeds(101, 101..107) {
+        follow_and_restore(seed, 3).await;
+    }
+}

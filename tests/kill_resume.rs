@@ -1,0 +1,150 @@
+//! The program is killed (SIGKILL) at random moments of the initial sync, of following the oplog and of
+//! taking a snapshot. It always goes on from where it was: no snapshot that was listed is lost, and in
+//! the end the backup equals the source.
+//!
+//! Five kills; fifty with `HEADSTOCK_LONG=1`.
+
+use std::time::Duration;
+
+use bson::{Document, RawDocumentBuf, doc};
+use futures::TryStreamExt as _;
+use headstock::lab::{Backup, Detail, Plan, Program, ReplicaSet, Running, Workload};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::time::sleep;
+
+fn kills() -> usize {
+    if std::env::var_os("HEADSTOCK_LONG").is_some() { 50 } else { 5 }
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("HEADSTOCK_SEED").map_or_else(
+        |_| rand::random_range(0..1_000_000),
+        |seed| seed.parse().expect("HEADSTOCK_SEED is a number"),
+    );
+    println!("seed {seed}");
+    seed
+}
+
+/// Waits until documents have been scanned but not all; false if the scan is over.
+async fn in_mid_scan(backup: &Backup, running: &mut Running) -> bool {
+    while running.is_running().expect("ask") {
+        if let Ok(status) = backup.status().await
+            && let Some(job) = status.jobs.first()
+        {
+            match &job.scan {
+                Some(scan) if scan.documents > 0 => return true,
+                None if job.phase != "scanning" => return false,
+                _ => {}
+            }
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_random_moments() {
+    let seed = seed();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let set = ReplicaSet::of(1).await.expect("start a set");
+    let plan = Plan { preload: 10_000, ..Plan::small(seed) };
+    let mut workload = Workload::start(set.client(), &plan).await.expect("start the workload");
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let program = Program::new(env!("CARGO_BIN_EXE_headstock")).expect("program");
+    let backup = Backup::new(program, folder.path().join("store"));
+    let uri = set.uri();
+    let arguments = ["--job", "killed", "--snapshot-every", "1s"];
+
+    let mut listed: Vec<String> = Vec::new();
+    let mut killed_in_scan = 0;
+    for kill in 0..kills() {
+        let mut daemon = backup.start_daemon(&uri, &arguments).expect("start the daemon");
+        if kill < kills().div_ceil(3) && in_mid_scan(&backup, &mut daemon).await {
+            killed_in_scan += 1;
+        } else {
+            backup.wait_for_snapshots(listed.len() + 1, &mut daemon).await.expect("a snapshot");
+            if rng.random_bool(0.5) {
+                let take = backup.program().spawn(&[
+                    "snapshot".as_ref(),
+                    "take".as_ref(),
+                    "--store".as_ref(),
+                    backup.store().as_os_str(),
+                ]);
+                sleep(Duration::from_millis(rng.random_range(0..300))).await;
+                drop(take.expect("ask for a snapshot"));
+            }
+        }
+        sleep(Duration::from_millis(rng.random_range(0..1_200))).await;
+        assert!(daemon.kill().await.expect("kill"), "seed {seed}: the daemon ended by itself");
+        // Before the first commit there is no store to list.
+        let now: Vec<String> = match backup.snapshots().await {
+            Ok(now) => now.into_iter().map(|snapshot| snapshot.id).collect(),
+            Err(error) if listed.is_empty() => {
+                println!("nothing to list yet: {error}");
+                Vec::new()
+            }
+            Err(error) => panic!("seed {seed}, kill {kill}: {error}"),
+        };
+        assert!(
+            listed.iter().all(|id| now.contains(id)),
+            "seed {seed}, kill {kill}: {listed:?} became {now:?}"
+        );
+        listed = now;
+    }
+    assert!(killed_in_scan > 0, "no kill came in the middle of the scan");
+
+    let (_, expected) = workload.pause(&set, Detail::Documents).await.expect("pause");
+    let summary = workload.stop().await;
+    println!("seed {seed}: {killed_in_scan} kills in the scan; {summary}");
+    backup.sync(&uri, &["--job", "killed"]).await.expect("go on to the end");
+    backup.sync(&uri, &["--job", "fresh"]).await.expect("a fresh sync");
+    let killed = backup.newest("killed").await.expect("snapshot");
+    let fresh = backup.newest("fresh").await.expect("snapshot");
+    let (_server, found) =
+        backup.restored("latest", &["--job", "killed"], Detail::Documents).await.expect("restore");
+    let report = expected.differences(&found);
+    assert!(report.is_empty(), "seed {seed}:\n{}", report.join("\n"));
+    assert_eq!(killed.content_root, fresh.content_root, "seed {seed}");
+    backup.run(&["fsck"], &[]).await.expect("nothing damaged");
+}
+
+/// The first `_id`s of a collection in a member's natural order.
+async fn natural_order(set: &ReplicaSet, member: usize) -> Vec<String> {
+    let client = set.member(member).await.expect("connect");
+    let plain = client.database("shop").collection::<RawDocumentBuf>("plain");
+    let natural = plain.find(doc! {}).sort(doc! { "$natural": 1 }).limit(2_000);
+    let documents: Vec<RawDocumentBuf> =
+        natural.await.expect("find").try_collect().await.expect("read");
+    documents.iter().map(|document| format!("{:?}", document.get("_id"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_goes_on_at_another_member() {
+    let seed = seed();
+    let set = ReplicaSet::of(3).await.expect("start a set");
+    let plan = Plan { preload: 10_000, writers: 0, ..Plan::small(seed) };
+    let mut workload = Workload::start(set.client(), &plan).await.expect("load");
+    let (_, expected) = workload.pause(&set, Detail::Documents).await.expect("pause");
+    let primary = set.primary().await.expect("primary");
+    let (first, second) = ((primary + 1) % 3, (primary + 2) % 3);
+    let orders = (natural_order(&set, first).await, natural_order(&set, second).await);
+    assert_ne!(orders.0, orders.1, "both members have the same natural order");
+
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let program = Program::new(env!("CARGO_BIN_EXE_headstock")).expect("program");
+    let backup = Backup::new(program, folder.path().join("store"));
+    let host = set.host(first);
+    let mut running = backup.start_sync(&set.uri(), &["--read-from", &host]).expect("start");
+    assert!(in_mid_scan(&backup, &mut running).await, "the scan was over before it was seen");
+    assert!(running.kill().await.expect("kill"), "the sync was over before it was killed");
+
+    let host = set.host(second);
+    backup.sync(&set.uri(), &["--read-from", &host]).await.expect("go on");
+    let (_server, found) =
+        backup.restored("latest", &[], Detail::Documents).await.expect("restore");
+    let report = expected.differences(&found);
+    assert!(report.is_empty(), "seed {seed}:\n{}", report.join("\n"));
+    let plain = set.client().database("shop").collection::<Document>("plain");
+    assert!(plain.estimated_document_count().await.expect("count") > 5_000);
+}
