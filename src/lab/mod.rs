@@ -6,6 +6,7 @@
 //! a user does. Nothing of a backup depends on this module; it stands beside the floors, not in them.
 
 mod backup;
+mod crew;
 mod error;
 mod mongod;
 mod oracle;
