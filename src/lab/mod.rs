@@ -13,6 +13,7 @@ mod oracle;
 mod process;
 mod program;
 mod replica_set;
+mod shop;
 mod workload;
 
 pub use backup::{Backup, JobLine, Point, ScanLine, SnapshotLine, StatusLine, StoreLine};
@@ -21,6 +22,7 @@ pub use mongod::{Mongod, Release};
 pub use oracle::{Detail, SourceState};
 pub use program::{Program, Running};
 pub use replica_set::{Options, ReplicaSet, Standalone};
+pub use shop::{Shop, Size};
 pub use workload::{Plan, Summary, Workload};
 
 /// Result of a lab operation.
