@@ -1,6 +1,133 @@
-//! The command line.
+//! The command line: one file per subcommand, each thin.
+//!
+//! Arguments, output and exit codes are an interface that scripts rely on; `--help` documents them,
+//! so the text here is the operator's manual. What a command does lives in the floors below.
 
-/// Runs the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+mod args;
+mod compact;
+mod daemon;
+mod demo;
+mod error;
+mod exit;
+mod fsck;
+mod logging;
+mod output;
+mod progress;
+mod redact;
+mod restore;
+mod snapshot;
+mod snapshots;
+mod status;
+mod sync;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use error::Error;
+pub use exit::Exit;
+
+const AFTER_HELP: &str = "\
+EXIT CODES
+  0  done
+  1  failed: the message says what, where, why and what to do next
+  2  wrong usage
+  3  fsck found damage
+  4  refused: the plan found a reason not to start, and nothing was touched
+
+THE SOURCE
+  Every command that talks to MongoDB takes its connection string from --source, from the
+  environment variable HEADSTOCK_SOURCE, or from a file named by --source-file. A string with a
+  password belongs into one of the last two: arguments are visible in the list of processes.
+
+EXAMPLES
+  headstock demo
+  headstock sync --source mongodb://db0,db1,db2/?replicaSet=rs0 --store /backup/rs0
+  headstock daemon --source-file /etc/headstock/rs0.uri --store /backup/rs0 --snapshot-every 6h
+  headstock snapshots --store /backup/rs0
+  headstock restore --store /backup/rs0 --at 2026-03-01T12:30:00Z --to mongodb://spare:27017";
+
+/// Continuous backup of MongoDB replica sets.
+#[derive(Debug, Parser)]
+#[command(name = "headstock", version, about, after_long_help = AFTER_HELP)]
+#[command(arg_required_else_help = true, subcommand_required = true, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    log: args::LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Sync(sync::Args),
+    Daemon(daemon::Args),
+    Snapshots(snapshots::Args),
+    Snapshot(snapshot::Args),
+    Restore(restore::Args),
+    Status(status::Args),
+    Fsck(fsck::Args),
+    Compact(compact::Args),
+}
+
+/// Runs the program: parses the arguments of the process, runs the command, reports its outcome.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let long_running = matches!(cli.command, Command::Daemon(_));
+    logging::start(cli.log.log.as_deref(), long_running);
+    match run(cli.command) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("{}", error.report());
+            error.exit().into()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<Exit, Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::Runtime { source })?;
+    runtime.block_on(async {
+        match command {
+            Command::Demo(args) => demo::run(args).await,
+            Command::Sync(args) => sync::run(args).await,
+            Command::Daemon(args) => daemon::run(args).await,
+            Command::Snapshots(args) => snapshots::run(args).await,
+            Command::Snapshot(args) => snapshot::run(args).await,
+            Command::Restore(args) => restore::run(args).await,
+            Command::Status(args) => status::run(args).await,
+            Command::Fsck(args) => fsck::run(args).await,
+            Command::Compact(args) => compact::run(args).await,
+        }
+    })
+}
+
+/// Prints a usage error or the help asked for. An argument that the parser quotes back may be a
+/// connection string in the wrong place, so its credentials are masked.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        eprint!("{}", redact::credentials(&error.render().to_string()));
+        Exit::Usage.into()
+    } else {
+        match error.print() {
+            Ok(()) => Exit::Done.into(),
+            Err(_) => Exit::Failed.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_parser_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -1,0 +1,123 @@
+//! Arguments that several subcommands share.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Error;
+use crate::source::ReadFrom;
+
+/// Bytes of a connection string file; a longer file is not one.
+const SOURCE_FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// What to log.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// What to log on standard error: error, warn, info, debug, trace, or per module
+    /// (headstock::job=debug,warn)
+    #[arg(long, global = true, value_name = "FILTER", env = "HEADSTOCK_LOG")]
+    pub log: Option<String>,
+}
+
+/// The store to work on.
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    /// Directory of the store
+    #[arg(long, value_name = "DIR", env = "HEADSTOCK_STORE")]
+    pub store: PathBuf,
+}
+
+/// The store and one of its jobs.
+#[derive(Debug, Args)]
+pub struct JobArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Name of the job; may be left out where the store has one
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+}
+
+/// The replica set to back up.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// Connection string of the replica set (with a password: use the environment or --source-file)
+    #[arg(long, value_name = "URI", env = "HEADSTOCK_SOURCE", hide_env_values = true)]
+    #[arg(required_unless_present = "source_file")]
+    source: Option<String>,
+    /// File that holds the connection string; wins over --source
+    #[arg(long, value_name = "FILE")]
+    source_file: Option<PathBuf>,
+    /// Member to read: secondary (preferred), primary, or HOST:PORT
+    #[arg(long, value_name = "MEMBER", default_value = "secondary", value_parser = read_from)]
+    pub read_from: ReadFrom,
+}
+
+impl SourceArgs {
+    /// The connection string, from wherever it was given.
+    pub fn uri(&self) -> Result<String, Error> {
+        let path = match (&self.source_file, &self.source) {
+            (None, Some(uri)) => return Ok(uri.clone()),
+            (file, _) => file.clone().unwrap_or_default(),
+        };
+        let read = std::fs::metadata(&path).and_then(|facts| {
+            if facts.len() > SOURCE_FILE_BYTES_MAX {
+                return Err(std::io::Error::other("too long for a connection string"));
+            }
+            std::fs::read_to_string(&path)
+        });
+        let text = read.map_err(|source| Error::SourceFile { path, source })?;
+        Ok(text.trim().to_owned())
+    }
+}
+
+fn read_from(text: &str) -> Result<ReadFrom, &'static str> {
+    match text {
+        "secondary" => Ok(ReadFrom::SecondaryPreferred),
+        "primary" => Ok(ReadFrom::Primary),
+        member if member.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => {
+            Ok(ReadFrom::Member(member.to_owned()))
+        }
+        _ => Err("expected secondary, primary or HOST:PORT"),
+    }
+}
+
+/// Parses a duration: a whole number and a unit, `10s`, `15m`, `6h` or `1d`.
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
+    const EXPECTED: &str = "expected a number and a unit: 10s, 15m, 6h or 1d";
+    let (number, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
+    let unit_secs: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        _ => return Err(EXPECTED),
+    };
+    let number = number.parse::<u32>().map_err(|_| EXPECTED)?;
+    if number == 0 {
+        return Err("must be more than zero");
+    }
+    Ok(Duration::from_secs(u64::from(number) * unit_secs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("15m"), Ok(Duration::from_secs(900)));
+        assert_eq!(duration("6h"), Ok(Duration::from_secs(21_600)));
+        assert_eq!(duration("1d"), Ok(Duration::from_secs(86_400)));
+        for wrong in ["", "s", "10", "1.5h", "-1s", "0s", "10 s", "1w", "10\u{e9}"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn members() {
+        assert_eq!(read_from("db1:27017"), Ok(ReadFrom::Member("db1:27017".into())));
+        assert!(read_from("nearest").is_err());
+    }
+}

@@ -1,0 +1,62 @@
+//! `headstock compact`: remove what nothing reaches.
+
+use super::args::StoreArgs;
+use super::{Error, Exit, output};
+use crate::daemon::{self, Answer, Request};
+
+const AFTER_HELP: &str = "\
+Blocks that no snapshot, head or kept oplog slice reaches any more are removed. Safe to interrupt,
+safe beside restores; a running daemon is asked to do it.
+
+--json prints one object:
+  dry_run              whether it was only planned
+  live_blocks          blocks that stay, and live_bytes
+  dead_blocks          blocks that go, and dead_bytes
+  segments_removed     segment files that go
+  segments_rewritten   segment files whose living blocks are copied to a new one
+  stored_bytes_before  bytes of segment files before, and stored_bytes_after
+
+EXAMPLES
+  headstock compact --store /backup/rs0 --dry-run
+  headstock compact --store /backup/rs0";
+
+/// Remove blocks that nothing needs any more
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub struct Args {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Only tell what would be removed
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: Args) -> Result<Exit, Error> {
+    let request = Request::Compact { dry_run: args.dry_run };
+    let report = match daemon::ask_or_do(&args.store.store, request).await? {
+        Answer::Compacted(report) => report,
+        other => return Err(daemon::Error::unexpected(&other).into()),
+    };
+    if args.json {
+        output::json(&report)?;
+    } else {
+        output::line(&format!(
+            "{} {} dead blocks ({}); {} live ({}); {} segments {}, {} rewritten; store {} -> {}",
+            if report.dry_run { "would remove" } else { "removed" },
+            report.dead_blocks,
+            output::bytes(report.dead_bytes),
+            report.live_blocks,
+            output::bytes(report.live_bytes),
+            report.segments_removed,
+            if report.dry_run { "would go" } else { "gone" },
+            report.segments_rewritten,
+            output::bytes(report.stored_bytes_before),
+            output::bytes(report.stored_bytes_after),
+        ))?;
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,65 @@
+//! `headstock daemon`: follow a source until told to stop.
+
+use std::time::Duration;
+
+use super::args::{self, SourceArgs, StoreArgs};
+use super::progress::Watch;
+use super::{Error, Exit};
+use crate::daemon::{self, Daemon, Signals};
+
+const AFTER_HELP: &str = "\
+SIGTERM and SIGINT end the daemon cleanly: what it holds is written, and it exits with 0. Killed in
+any other way it loses nothing either; it only has more to do at its next start.
+While it runs, `headstock snapshot`, `status` and `compact` on its store are answered by it, through
+the socket control.sock in the store's directory.
+
+EXAMPLES
+  headstock daemon --source mongodb://db0,db1,db2/?replicaSet=rs0 --store /backup/rs0
+  headstock daemon --source-file /etc/headstock/rs0.uri --store /backup/rs0 \\
+      --snapshot-every 6h --restore-window 3d";
+
+/// Follow a replica set continuously, taking snapshots at an interval, until SIGTERM
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Name of the job; the replica set's name unless given
+    #[arg(long, value_name = "NAME")]
+    job: Option<String>,
+    /// Time between snapshots (10s, 15m, 6h, 1d)
+    #[arg(long, value_name = "TIME", default_value = "6h", value_parser = args::duration)]
+    snapshot_every: Duration,
+    /// How far back any second can be restored (10s, 15m, 6h, 1d); older oplog is dropped
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = args::duration)]
+    restore_window: Duration,
+    /// Remove unreachable blocks when they are more than this share of the store, in percent; 0
+    /// leaves that to `headstock compact`
+    #[arg(long, value_name = "PERCENT", default_value_t = daemon::COMPACT_AT_PERCENT)]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
+    compact_at: u8,
+    /// Copy everything anew although the job has a state: after the source's oplog ran past it
+    #[arg(long)]
+    rescan: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: Args) -> Result<Exit, Error> {
+    let signals = Signals::listen()?;
+    let options = daemon::Options {
+        store: args.store.store,
+        job: args.job,
+        snapshot_every: args.snapshot_every,
+        restore_window: args.restore_window,
+        compact_at_percent: args.compact_at,
+        rescan: args.rescan,
+    };
+    let daemon = Daemon::start(&args.source.uri()?, args.source.read_from, options).await?;
+    let watch = Watch::start(daemon.figures());
+    let outcome = daemon.run(signals).await;
+    watch.stop();
+    outcome?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,80 @@
+//! What a command can fail with, and how that is told.
+
+use std::path::PathBuf;
+
+use super::{Exit, redact};
+use crate::{daemon, job, restore, source, store};
+
+/// The failure of a command.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The asynchronous runtime did not start.
+    #[error("cannot start the worker threads")]
+    Runtime {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The connection string's file cannot be read.
+    #[error("cannot read the connection string from {}", path.display())]
+    SourceFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Arguments that contradict each other or the store.
+    #[error("{what}")]
+    Usage {
+        /// What is wrong with them.
+        what: String,
+    },
+    /// Standard output is gone.
+    #[error("cannot write to standard output")]
+    Output {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The source.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// A job.
+    #[error(transparent)]
+    Job(#[from] job::Error),
+    /// A restore.
+    #[error(transparent)]
+    Restore(#[from] restore::Error),
+    /// The daemon, running here or asked through its socket.
+    #[error(transparent)]
+    Daemon(#[from] daemon::Error),
+}
+
+impl Error {
+    /// The exit code that tells a script what happened.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Usage { .. } => Exit::Usage,
+            _ => Exit::Failed,
+        }
+    }
+
+    /// The whole story for the operator: the error, then each cause that says something new.
+    pub fn report(&self) -> String {
+        let mut text = format!("headstock: {self}");
+        let mut told = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let line = error.to_string();
+            if !told.contains(&line) {
+                text.push_str("\n  because: ");
+                text.push_str(&line);
+                told = line;
+            }
+            cause = error.source();
+        }
+        redact::credentials(&text)
+    }
+}

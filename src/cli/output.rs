@@ -1,0 +1,90 @@
+//! How figures and documents are printed.
+
+use std::io::Write;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::Error;
+
+/// Prints a line on standard output; a closed pipe is an error, not a panic.
+pub fn line(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").map_err(|source| Error::Output { source })
+}
+
+/// Prints a value as JSON, indented, on standard output.
+pub fn json<T: Serialize>(value: &T) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|source| Error::Output { source: source.into() })?;
+    line(&text)
+}
+
+/// Bytes in binary units, three digits.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{count} B"),
+        _ if value >= 100.0 => format!("{value:.0} {}", UNITS[unit]),
+        _ if value >= 10.0 => format!("{value:.1} {}", UNITS[unit]),
+        _ => format!("{value:.2} {}", UNITS[unit]),
+    }
+}
+
+/// A wall clock as RFC 3339 in UTC with milliseconds, or the number itself where no calendar has it.
+pub fn wall_time(millis: i64) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("{millis} ms since 1970"))
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Prints rows under headings, columns aligned; the columns from `right_from` on to the right.
+pub fn table(headings: &[&str], rows: &[Vec<String>], right_from: usize) -> Result<(), Error> {
+    let mut widths: Vec<usize> = headings.iter().map(|heading| heading.len()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.len());
+        }
+    }
+    let print = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut text = String::new();
+        for (column, (cell, width)) in cells.zip(&widths).enumerate() {
+            match column < right_from {
+                true => text.push_str(&format!("{cell:<width$}  ")),
+                false => text.push_str(&format!("{cell:>width$}  ")),
+            }
+        }
+        line(text.trim_end())
+    };
+    print(&mut headings.iter().copied())?;
+    rows.iter().try_for_each(|row| print(&mut row.iter().map(String::as_str)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.50 KiB");
+        assert_eq!(bytes(120 << 20), "120 MiB");
+        assert_eq!(wall_time(1_767_225_600_000), "2026-01-01T00:00:00Z");
+        assert_eq!(wall_time(1_767_225_600_250), "2026-01-01T00:00:00.25Z");
+        assert_eq!(hex(&[0, 0xab]), "00ab");
+    }
+}

@@ -1,0 +1,148 @@
+//! `headstock restore`: plan, tell the plan, then do it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::args::JobArgs;
+use super::progress::RestoreWatch;
+use super::{Error, Exit, output};
+use crate::daemon::Signals;
+use crate::job;
+use crate::restore::{self, At, Cancel, Existing, Filter, Plan, Report, Request, Target};
+
+const AFTER_HELP: &str = "\
+POINTS IN TIME (--at)
+  latest                the newest point that is restorable
+  1767225600-12-5f3a    a snapshot, by its id
+  2026-03-01T12:30:00Z  everything stamped in that second or before it; a fraction of a second or a
+                        missing zone is refused
+  1767225600,12         that oplog entry and everything before it
+
+TARGETS (--to)
+  mongodb://...   a running replica set or stand-alone server
+  dump:DIR        a directory as mongodump writes it
+  archive:FILE    a file as mongodump --archive writes it
+  dbpath:DIR      a data directory that a mongod opens at once
+
+Everything is planned and checked before the target is touched; --dry-run stops there. Without
+--drop a namespace that exists at the target is an error. A restore that was interrupted leaves a
+marker at the target; run it again.
+
+EXIT CODES
+  0  restored and compared equal
+  1  failed
+  2  wrong usage
+  4  refused: the plan found a reason not to start, and nothing was touched
+
+EXAMPLES
+  headstock restore --store /backup/rs0 --to mongodb://spare:27017 --dry-run
+  headstock restore --store /backup/rs0 --at 2026-03-01T12:30:00Z --ns shop.orders --drop \\
+      --to mongodb://db0,db1,db2/?replicaSet=rs0
+  headstock restore --store /backup/rs0 --at 1767225600,12 --to dbpath:/var/lib/mongo-restored";
+
+/// Restore a replica set, or some of its namespaces, as it was at a chosen moment
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub struct Args {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Point in time: latest, a snapshot, an RFC 3339 time, or SECS,INC
+    #[arg(long, value_name = "POINT", default_value = "latest")]
+    at: At,
+    /// Only this database or collection; may be given several times
+    #[arg(long, value_name = "DB[.COLL]")]
+    ns: Vec<Filter>,
+    /// Replace namespaces that exist at the target
+    #[arg(long, conflicts_with = "exact")]
+    drop: bool,
+    /// As --drop, and remove namespaces that the backup lacks
+    #[arg(long)]
+    exact: bool,
+    /// Plan and check only
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not read and hash every needed block before starting
+    #[arg(long)]
+    trust: bool,
+    /// The mongod that builds a data directory; else $MONGOD, else the one on PATH
+    #[arg(long, value_name = "FILE")]
+    mongod: Option<PathBuf>,
+    /// Where to (a connection string with a password: use the environment)
+    #[arg(long, value_name = "TARGET", env = "HEADSTOCK_TARGET", hide_env_values = true)]
+    to: Target,
+    /// Print the plan (--dry-run) or the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: Args) -> Result<Exit, Error> {
+    let mut signals = Signals::listen()?;
+    let backup = tokio::task::block_in_place(|| {
+        job::open_backup(&args.job.store.store, args.job.job.as_deref())
+    })?;
+    let request = Request {
+        at: args.at,
+        namespaces: args.ns,
+        existing: match (args.drop, args.exact) {
+            (_, true) => Existing::Exact,
+            (true, _) => Existing::Drop,
+            _ => Existing::Refuse,
+        },
+        trust: args.trust,
+        target: args.to,
+        mongod: args.mongod,
+    };
+    let cancel = Cancel::new();
+    let watch = Arc::new(RestoreWatch::new());
+    let work = async {
+        let restore = restore::prepare(backup, request, watch.clone(), cancel.clone())
+            .await
+            .map_err(|source| Error::Plan { source })?;
+        if args.dry_run {
+            watch.stop();
+            return tell_plan(restore.plan(), args.json);
+        }
+        if !args.json {
+            watch.suspend(|| tell_plan(restore.plan(), false))?;
+        }
+        let report = restore.execute().await?;
+        watch.stop();
+        tell_report(&report, args.json)
+    };
+    tokio::pin!(work);
+    tokio::select! {
+        outcome = &mut work => outcome?,
+        () = signals.stop() => {
+            cancel.cancel();
+            work.await?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn tell_plan(plan: &Plan, json: bool) -> Result<(), Error> {
+    if json { output::json(plan) } else { output::line(plan.to_string().trim_end()) }
+}
+
+fn tell_report(report: &Report, json: bool) -> Result<(), Error> {
+    if json {
+        return output::json(report);
+    }
+    let seconds = report.elapsed_ms as f64 / 1000.0;
+    let rate = (report.bytes as f64 / seconds.max(0.001)) as u64;
+    output::line(&format!(
+        "restored {} documents, {}, {} indexes in {seconds:.1} s ({}/s)",
+        report.documents,
+        output::bytes(report.bytes),
+        report.indexes,
+        output::bytes(rate),
+    ))?;
+    for compared in &report.compared {
+        output::line(&format!(
+            "  {}: {} collections equal, {} documents",
+            compared.database, compared.collections, compared.documents
+        ))?;
+    }
+    report.notes.iter().try_for_each(|note| output::line(&format!("  note: {note}")))
+}

@@ -1,0 +1,95 @@
+//! `headstock status`: what the store holds and what its daemon does.
+
+use super::args::StoreArgs;
+use super::{Error, Exit, output};
+use crate::daemon;
+use crate::job::{JobStatus, StoreStatus};
+
+const AFTER_HELP: &str = "\
+--json prints one object:
+  store    {dir, commit, blocks, stored_bytes, segments}
+  daemon   whether a daemon runs on the store; its live figures are then in `jobs`
+  jobs     array of {name, set_name, replica_set_id, server_version, fcv, phase, scan, head,
+           received, lag_seconds, restorable, snapshots, slices, restore_window_seconds, stopped}
+    phase       scanning, catching-up or tailing
+    scan        {documents, bytes, documents_estimate, bytes_estimate, collections,
+                collections_done} while scanning, else null
+    head        {t, i, term, wall_time} of the last entry that the head has durably, or null
+    received    the same of the last durable oplog entry
+    restorable  array of {from, to}: between them every second can be restored
+    stopped     why entries are stored but not applied, or null
+
+EXAMPLES
+  headstock status --store /backup/rs0
+  headstock status --store /backup/rs0 --json | jq '.jobs[].lag_seconds'";
+
+/// Show the jobs of a store: how far they are, and what can be restored
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub struct Args {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: Args) -> Result<Exit, Error> {
+    let status = daemon::status(&args.store.store).await?;
+    if args.json {
+        output::json(&status)?;
+    } else {
+        print(&status)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn print(status: &StoreStatus) -> Result<(), Error> {
+    let store = &status.store;
+    output::line(&format!(
+        "store {}: {} in {} blocks, {} segments; {}",
+        store.dir,
+        output::bytes(store.stored_bytes),
+        store.blocks,
+        store.segments,
+        if status.daemon { "a daemon is running" } else { "no daemon is running" },
+    ))?;
+    status.jobs.iter().try_for_each(print_job)
+}
+
+fn print_job(job: &JobStatus) -> Result<(), Error> {
+    output::line(&format!(
+        "job {}: {} of replica set {} ({}, MongoDB {})",
+        job.name, job.phase, job.set_name, job.replica_set_id, job.server_version
+    ))?;
+    if let Some(scan) = &job.scan {
+        output::line(&format!(
+            "  scanned    {} documents, {} of about {}; {} of {} collections done",
+            scan.documents,
+            output::bytes(scan.bytes),
+            output::bytes(scan.bytes_estimate),
+            scan.collections_done,
+            scan.collections,
+        ))?;
+    }
+    for (name, point) in [("head", &job.head), ("received", &job.received)] {
+        if let Some(point) = point {
+            output::line(&format!("  {name:<10} {} ({},{})", point.wall_time, point.t, point.i))?;
+        }
+    }
+    for span in &job.restorable {
+        output::line(&format!(
+            "  restorable {} ({},{}) to {} ({},{})",
+            span.from.wall_time, span.from.t, span.from.i, span.to.wall_time, span.to.t, span.to.i
+        ))?;
+    }
+    output::line(&format!(
+        "  kept       {} snapshots, {} oplog slices, window {} s",
+        job.snapshots, job.slices, job.restore_window_seconds
+    ))?;
+    match &job.stopped {
+        Some(reason) => output::line(&format!("  STOPPED    {reason}")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,69 @@
+//! `headstock sync`: bring the head to the source's newest majority optime, snapshot, exit.
+
+use super::args::{self, SourceArgs, StoreArgs};
+use super::progress::Watch;
+use super::{Error, Exit, output};
+use crate::daemon::{self, Signals};
+use crate::job::{Follow, FollowOptions, Job};
+use crate::source::Source;
+
+const AFTER_HELP: &str = "\
+The first sync of a job copies every collection while it follows the oplog; each later one applies
+what happened since. Interrupted at any moment, the next sync goes on where the last stopped.
+
+EXAMPLES
+  headstock sync --source mongodb://db0,db1,db2/?replicaSet=rs0 --store /backup/rs0
+  HEADSTOCK_SOURCE=mongodb://backup:PASSWORD@db0/ headstock sync --store /backup/rs0 --job orders";
+
+/// Back up a replica set once: bring the store to its newest majority-committed state, take a
+/// snapshot, exit
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Name of the job; the replica set's name unless given
+    #[arg(long, value_name = "NAME")]
+    job: Option<String>,
+    /// Oplog to keep for restores to any second (10s, 15m, 6h, 1d); as before unless given, 1d at
+    /// first
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    restore_window: Option<std::time::Duration>,
+    /// Copy everything anew although the job has a state: after the source's oplog ran past it
+    #[arg(long)]
+    rescan: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: Args) -> Result<Exit, Error> {
+    let mut signals = Signals::listen()?;
+    let source = Source::connect(&args.source.uri()?, args.source.read_from.clone()).await?;
+    let job = Job::open_or_create(&args.store.store, args.job.as_deref(), &source).await?;
+    let options =
+        FollowOptions { restore_window: args.restore_window, rescan: args.rescan };
+    let follow = Follow::start(job.clone(), source, options).await?;
+    let watch = Watch::start(follow.figures());
+    let outcome = tokio::select! {
+        outcome = follow.snapshot() => outcome.map(Some),
+        () = signals.stop() => Ok(None),
+    };
+    watch.stop();
+    let stopped = follow.stop().await;
+    let Some(snapshot) = outcome? else {
+        stopped?;
+        return Err(daemon::Error::Interrupted.into());
+    };
+    stopped?;
+    output::line(&format!(
+        "snapshot {} of job {} at {}: {} documents, {} ({} added to the store)",
+        snapshot.id,
+        job.name(),
+        snapshot.wall_time,
+        snapshot.documents,
+        output::bytes(snapshot.logical_bytes),
+        output::bytes(snapshot.added_bytes),
+    ))?;
+    Ok(Exit::Done)
+}
