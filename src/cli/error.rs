@@ -44,9 +44,15 @@ pub enum Error {
     /// A job.
     #[error(transparent)]
     Job(#[from] job::Error),
-    /// A restore.
+    /// A restore that had begun.
     #[error(transparent)]
     Restore(#[from] restore::Error),
+    /// A restore that was not begun.
+    #[error("nothing was restored: {source}")]
+    Plan {
+        /// Why not.
+        source: restore::Error,
+    },
     /// The daemon, running here or asked through its socket.
     #[error(transparent)]
     Daemon(#[from] daemon::Error),
@@ -57,6 +63,8 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Usage { .. } => Exit::Usage,
+            Self::Plan { .. } => Exit::Refused,
+            Self::Daemon(error) if error.is_refusal() => Exit::Refused,
             _ => Exit::Failed,
         }
     }

@@ -36,9 +36,10 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
-    let meter = Meter::new("checking");
-    let report =
-        tokio::task::block_in_place(|| check::run(&args.store.store, &mut |seen| meter.set(seen)))?;
+    let meter = Meter::new();
+    let report = tokio::task::block_in_place(|| {
+        check::run(&args.store.store, &mut |checked| meter.show(checked))
+    })?;
     meter.stop();
     if args.json {
         output::json(&report)?;

@@ -3,8 +3,6 @@
 use std::io::Write;
 
 use serde::Serialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::Error;
 
@@ -36,19 +34,6 @@ pub fn bytes(count: u64) -> String {
         _ if value >= 10.0 => format!("{value:.1} {}", UNITS[unit]),
         _ => format!("{value:.2} {}", UNITS[unit]),
     }
-}
-
-/// A wall clock as RFC 3339 in UTC with milliseconds, or the number itself where no calendar has it.
-pub fn wall_time(millis: i64) -> String {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000)
-        .ok()
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| format!("{millis} ms since 1970"))
-}
-
-/// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Prints rows under headings, columns aligned; the columns from `right_from` on to the right.
@@ -83,8 +68,5 @@ mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1536), "1.50 KiB");
         assert_eq!(bytes(120 << 20), "120 MiB");
-        assert_eq!(wall_time(1_767_225_600_000), "2026-01-01T00:00:00Z");
-        assert_eq!(wall_time(1_767_225_600_250), "2026-01-01T00:00:00.25Z");
-        assert_eq!(hex(&[0, 0xab]), "00ab");
     }
 }

@@ -13,7 +13,7 @@ use crate::restore::{self, At, Cancel, Existing, Filter, Plan, Report, Request, 
 const AFTER_HELP: &str = "\
 POINTS IN TIME (--at)
   latest                the newest point that is restorable
-  1767225600-12-5f3a    a snapshot, by its id
+  1767225600.0000000012-5f3a    a snapshot, by its id
   2026-03-01T12:30:00Z  everything stamped in that second or before it; a fraction of a second or a
                         missing zone is refused
   1767225600,12         that oplog entry and everything before it
@@ -122,7 +122,8 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
 }
 
 fn tell_plan(plan: &Plan, json: bool) -> Result<(), Error> {
-    if json { output::json(plan) } else { output::line(plan.to_string().trim_end()) }
+    let _ = json;
+    output::json(plan)
 }
 
 fn tell_report(report: &Report, json: bool) -> Result<(), Error> {

@@ -12,9 +12,9 @@ Deleting frees nothing by itself; `headstock compact` then removes what nothing 
 
 EXAMPLES
   headstock snapshot take --store /backup/rs0
-  headstock snapshot keep --store /backup/rs0 1767225600-12-5f3a
-  headstock snapshot keep --store /backup/rs0 1767225600-12-5f3a --release
-  headstock snapshot delete --store /backup/rs0 1767225600-12-5f3a";
+  headstock snapshot keep --store /backup/rs0 1767225600.0000000012-5f3a
+  headstock snapshot keep --store /backup/rs0 1767225600.0000000012-5f3a --release
+  headstock snapshot delete --store /backup/rs0 1767225600.0000000012-5f3a";
 
 /// Take, delete or protect a snapshot
 #[derive(Debug, clap::Args)]

@@ -42,7 +42,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
     let source = Source::connect(&args.source.uri()?, args.source.read_from.clone()).await?;
     let job = Job::open_or_create(&args.store.store, args.job.as_deref(), &source).await?;
     let options =
-        FollowOptions { restore_window: args.restore_window, rescan: args.rescan };
+        FollowOptions { restore_window: args.restore_window, rescan: args.rescan, patient: false };
     let follow = Follow::start(job.clone(), source, options).await?;
     let watch = Watch::start(follow.figures());
     let outcome = tokio::select! {

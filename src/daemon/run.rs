@@ -1,0 +1,150 @@
+//! The life of a daemon: start, schedule, end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+
+use super::socket::{self, Listening};
+use super::{Error, Signals, control, serve};
+use crate::job::{Figures, Follow, FollowOptions, Job, snapshot};
+use crate::source::{ReadFrom, Source};
+
+/// Share of dead bytes, in percent, at which a daemon compacts its store unless told otherwise:
+/// rewriting costs as much as it frees there.
+pub const COMPACT_AT_PERCENT: u8 = 50;
+/// Time between looks for what can go: slices out of the window, dead blocks.
+const TIDY_EVERY: Duration = Duration::from_secs(10 * 60);
+/// A restore window shorter than this many looks shortens the time between them.
+const TIDY_PER_WINDOW: u32 = 4;
+/// Shortest time between looks.
+const TIDY_AT_LEAST: Duration = Duration::from_secs(1);
+
+/// How a daemon works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The store's directory.
+    pub store: PathBuf,
+    /// The job's name; the replica set's unless given.
+    pub job: Option<String>,
+    /// Time between snapshots.
+    pub snapshot_every: Duration,
+    /// How far back any second can be restored.
+    pub restore_window: Duration,
+    /// Share of dead bytes at which the store is compacted, in percent; zero never.
+    pub compact_at_percent: u8,
+    /// Scan anew although the job has a head.
+    pub rescan: bool,
+}
+
+/// A daemon whose jobs run.
+pub struct Daemon {
+    follow: Arc<Follow>,
+    listening: Listening,
+    options: Options,
+}
+
+impl Daemon {
+    /// Connects, opens the store, starts to follow and to answer.
+    ///
+    /// # Errors
+    /// Those of the source and the store, among them that another process writes the store.
+    pub async fn start(uri: &str, from: ReadFrom, options: Options) -> Result<Self, Error> {
+        let source = Source::connect(uri, from).await?;
+        let job = Job::open_or_create(&options.store, options.job.as_deref(), &source).await?;
+        let listening = socket::bind(&options.store)?;
+        let follow_options = FollowOptions {
+            restore_window: Some(options.restore_window),
+            rescan: options.rescan,
+            patient: true,
+        };
+        tracing::info!(job = job.name(), store = %options.store.display(), "daemon started");
+        let follow = Arc::new(Follow::start(job, source, follow_options).await?);
+        Ok(Self { follow, listening, options })
+    }
+
+    /// The live figures.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.follow.figures()
+    }
+
+    /// Follows until a signal comes or a worker fails for good, then flushes and ends.
+    ///
+    /// # Errors
+    /// The failure of a worker, or of the last flush.
+    pub async fn run(self, mut signals: Signals) -> Result<(), Error> {
+        let outcome = tokio::select! {
+            () = signals.stop() => Ok(()),
+            error = self.follow.failed() => Err(Error::Job(error)),
+            () = serve::run(&self.listening, self.follow.clone()) => Ok(()),
+            () = self.take_snapshots() => Ok(()),
+            () = self.tidy() => Ok(()),
+        };
+        tracing::info!(job = self.follow.job().name(), "stopping");
+        let stopped = self.follow.stop().await.map_err(Error::Job);
+        outcome.and(stopped)
+    }
+
+    /// Takes a snapshot as soon as there is a head, then at the interval.
+    async fn take_snapshots(&self) {
+        let mut clock = interval(self.options.snapshot_every);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            clock.tick().await;
+            match self.follow.snapshot().await {
+                Ok(taken) => tracing::info!(
+                    snapshot = taken.id,
+                    documents = taken.documents,
+                    added_bytes = taken.added_bytes,
+                    "snapshot taken"
+                ),
+                Err(error) => {
+                    let error = Error::Job(error).in_one_line();
+                    tracing::error!("no snapshot was taken, the next is due as usual: {error}");
+                }
+            }
+        }
+    }
+
+    /// Drops slices out of the restore window, and compacts where it is worth it.
+    async fn tidy(&self) {
+        let often = self.options.restore_window / TIDY_PER_WINDOW;
+        let every = often.clamp(TIDY_AT_LEAST, TIDY_EVERY);
+        let mut clock = interval_at(Instant::now() + every, every);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            clock.tick().await;
+            let (job, share) = (self.follow.job().clone(), self.options.compact_at_percent);
+            let tidied = tokio::task::spawn_blocking(move || tidy_once(&job, share)).await;
+            match tidied {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!("tidying failed: {}", error.in_one_line()),
+                Err(error) => tracing::error!("tidying failed: {error}"),
+            }
+        }
+    }
+}
+
+fn tidy_once(job: &Job, compact_at_percent: u8) -> Result<(), Error> {
+    let expired = snapshot::expire_slices(job)?;
+    if expired > 0 {
+        tracing::info!(job = job.name(), expired, "oplog slices left the restore window");
+    }
+    if compact_at_percent == 0 || expired == 0 {
+        return Ok(());
+    }
+    let plan = control::compact(job.store(), true)?;
+    let share = u128::from(plan.dead_bytes) * 100;
+    if share < u128::from(plan.stored_bytes_before) * u128::from(compact_at_percent) {
+        return Ok(());
+    }
+    let done = control::compact(job.store(), false)?;
+    tracing::info!(
+        before = done.stored_bytes_before,
+        after = done.stored_bytes_after,
+        "store compacted"
+    );
+    Ok(())
+}

@@ -1,0 +1,335 @@
+//! The applier: slices read back from the store, applied to the head, flushed.
+//!
+//! It is one thread that owns the open head. Normal running, catching up and recovery after a crash
+//! are the same: take the first slice after the head's position, apply, go on. A head that failed is
+//! dropped; the committed one and the slices are all there is to it.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::slices::Slice;
+use super::{Activity, Error, Figures, Job, SnapshotInfo, State, scan, snapshot};
+use crate::head::{self, Head};
+use crate::oplog::slice::entries;
+use crate::oplog::{OpTime, Position, Ts, position};
+
+/// Bytes of changes that the head holds in memory before it writes a run to scratch.
+const CHANGE_BUDGET_BYTES: usize = 64 << 20;
+/// Bytes of oplog applied since the last flush that make another due: bounds what a restart has to
+/// apply again, also where the same documents change all the time and little is pending.
+const REPLAY_BYTES_MAX: u64 = 1 << 30;
+/// How long the applier sleeps when nothing wakes it.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// A snapshot asked for.
+struct Wanted {
+    /// It must have everything up to here.
+    at_least: OpTime,
+    reply: oneshot::Sender<Result<SnapshotInfo, Error>>,
+}
+
+/// What the applier is asked to do.
+#[derive(Default)]
+struct Letters {
+    snapshots: Vec<Wanted>,
+    /// There are new slices.
+    slices: bool,
+    /// Flush and end.
+    stop: bool,
+}
+
+impl Letters {
+    fn is_empty(&self) -> bool {
+        self.snapshots.is_empty() && !self.slices && !self.stop
+    }
+}
+
+#[derive(Default)]
+struct Mailbox {
+    letters: Mutex<Letters>,
+    woken: Condvar,
+}
+
+/// A running applier.
+pub struct Applier {
+    mailbox: Arc<Mailbox>,
+    thread: tokio::sync::Mutex<Option<JoinHandle<Result<(), Error>>>>,
+}
+
+impl Applier {
+    /// Starts applying from the job's committed state: its head, or its finished scan.
+    pub fn start(
+        job: Job,
+        figures: Figures,
+        mut received: watch::Receiver<Option<Position>>,
+    ) -> Self {
+        let mailbox = Arc::new(Mailbox::default());
+        let waker = mailbox.clone();
+        tokio::spawn(async move {
+            while received.changed().await.is_ok() {
+                waker.leave(|letters| letters.slices = true);
+            }
+        });
+        let inbox = mailbox.clone();
+        let thread = tokio::task::spawn_blocking(move || Worker::new(job, figures, inbox).run());
+        Self { mailbox, thread: tokio::sync::Mutex::new(Some(thread)) }
+    }
+
+    /// Takes a snapshot once everything up to `at_least` is applied.
+    pub async fn snapshot(&self, job: &Job, at_least: OpTime) -> Result<SnapshotInfo, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.leave(|letters| letters.snapshots.push(Wanted { at_least, reply }));
+        let lost = |_| Error::Interrupted { job: job.name().to_owned() };
+        answer.await.map_err(lost)?
+    }
+
+    /// Flushes, commits and ends. A second call finds nothing to do.
+    pub async fn stop(&self, job: &Job) -> Result<(), Error> {
+        self.mailbox.leave(|letters| letters.stop = true);
+        let lost = |_| Error::WorkerLost { job: job.name().to_owned(), worker: "applier" };
+        match self.thread.lock().await.take() {
+            Some(thread) => thread.await.map_err(lost)?,
+            None => Ok(()),
+        }
+    }
+}
+
+/// A forgotten applier ends too.
+impl Drop for Applier {
+    fn drop(&mut self) {
+        self.mailbox.leave(|letters| letters.stop = true);
+    }
+}
+
+impl Mailbox {
+    fn leave(&self, change: impl FnOnce(&mut Letters)) {
+        change(&mut self.letters.lock().unwrap_or_else(PoisonError::into_inner));
+        self.woken.notify_all();
+    }
+
+    /// Takes what came, waiting a moment for it if asked to.
+    fn collect(&self, wait: bool) -> Letters {
+        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
+        if wait && letters.is_empty() {
+            let woken = self.woken.wait_timeout(letters, IDLE);
+            letters = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        std::mem::take(&mut *letters)
+    }
+}
+
+/// The applier's thread.
+struct Worker {
+    job: Job,
+    figures: Figures,
+    mailbox: Arc<Mailbox>,
+    /// Snapshots asked for and not reached yet.
+    waiting: Vec<Wanted>,
+    stopping: bool,
+}
+
+/// The open head and how much is not flushed.
+struct Open {
+    head: Head,
+    /// First timestamp that the next slice may begin with.
+    next: Ts,
+    /// The end of the last slice; none before the first of a scan.
+    last: Option<OpTime>,
+    unflushed_bytes: u64,
+}
+
+impl Worker {
+    fn new(job: Job, figures: Figures, mailbox: Arc<Mailbox>) -> Self {
+        Self { job, figures, mailbox, waiting: Vec::new(), stopping: false }
+    }
+
+    /// Applies until told to stop. An entry that cannot be applied does not end it: what waits is
+    /// told why, the reason becomes part of the job's state, and slices go on being stored.
+    fn run(mut self) -> Result<(), Error> {
+        match self.apply_until_stopped() {
+            Ok(()) => Ok(()),
+            Err(error) => self.stand_still(error),
+        }
+    }
+
+    fn apply_until_stopped(&mut self) -> Result<(), Error> {
+        let mut open = self.open()?;
+        if self.job.state().stopped.is_some() {
+            self.set_stopped(None)?;
+        }
+        loop {
+            let idle = !self.apply_next(&mut open)?;
+            self.hear(idle);
+            self.serve(&mut open)?;
+            if self.stopping {
+                self.figures.activity(Activity::Stopping);
+                return self.flush(&mut open).map(drop);
+            }
+        }
+    }
+
+    /// Opens the committed head, or makes one of the finished scan.
+    fn open(&self) -> Result<Open, Error> {
+        let state = self.job.state();
+        let missing = || Error::NotConsistent { job: self.job.name().to_owned() };
+        match (&state.head, &state.scan) {
+            (Some(root), None) => {
+                let head = Head::load(self.blocks(), self.config(&state), root)?;
+                let last = root.position.optime;
+                let next = Ts { inc: last.ts.inc.saturating_add(1), ..last.ts };
+                Ok(Open { head, next, last: Some(last), unflushed_bytes: 0 })
+            }
+            (_, Some(scan)) => {
+                let end = scan.end.ok_or_else(missing)?;
+                let scanned = scan::scanned(self.job.store(), &scan.progress)?;
+                let config = self.config(&state);
+                let head = Head::from_scan(self.blocks(), config, scan.base, end.optime, scanned)?;
+                let next = scan.begin_fetch.ts;
+                Ok(Open { head, next, last: None, unflushed_bytes: 0 })
+            }
+            (None, None) => Err(missing()),
+        }
+    }
+
+    fn blocks(&self) -> Arc<dyn crate::block::BlockRead> {
+        Arc::new(self.job.store().clone())
+    }
+
+    fn config(&self, state: &State) -> head::Config {
+        head::Config {
+            salt: self.job.store().salt(),
+            scratch_dir: self.job.store().scratch_dir(),
+            change_budget_bytes: CHANGE_BUDGET_BYTES,
+            trims_capped_unlogged: is_before_5(&state.identity.server_version),
+        }
+    }
+
+    /// Applies the next slice if there is one.
+    fn apply_next(&self, open: &mut Open) -> Result<bool, Error> {
+        let store = self.job.store();
+        let Some(slice) = self.job.state().slices.first_from(store, open.next)? else {
+            self.figures.activity(Activity::Following);
+            return Ok(false);
+        };
+        let gap = |after| Error::Gap { job: self.job.name().to_owned(), after };
+        if let Some(last) = open.last
+            && slice.header.follows(last).is_err()
+        {
+            return Err(gap(last));
+        }
+        self.figures.activity(Activity::Applying);
+        self.apply(open, &slice)?;
+        if open.head.flush_due() || open.unflushed_bytes >= REPLAY_BYTES_MAX {
+            self.flush(open)?;
+        }
+        Ok(true)
+    }
+
+    fn apply(&self, open: &mut Open, slice: &Slice) -> Result<(), Error> {
+        let bytes = slice.read(self.job.store())?;
+        let base = open.head.position().optime;
+        for entry in entries(&bytes) {
+            let entry = entry?;
+            if position(entry)?.optime > base {
+                open.head.apply(entry)?;
+            } else {
+                open.head.preload(entry)?;
+            }
+        }
+        let last = slice.header.last;
+        open.next = Ts { inc: last.optime.ts.inc.saturating_add(1), ..last.optime.ts };
+        open.last = Some(last.optime);
+        open.unflushed_bytes += bytes.len() as u64;
+        self.figures.applied(slice.header.entries, last);
+        Ok(())
+    }
+
+    /// Flushes and commits the head, unless the committed one is as new. While entries at or before
+    /// the base of a scan are still to come, the head is not complete and nothing is written.
+    fn flush(&self, open: &mut Open) -> Result<(), Error> {
+        let position = open.head.position();
+        let complete = open.last.is_some_and(|last| last >= position.optime);
+        let committed = self.job.state().head.is_some_and(|head| head.position == position);
+        if !complete || committed {
+            return Ok(());
+        }
+        self.figures.activity(Activity::Flushing);
+        let store = self.job.store();
+        let session = store.session();
+        let before = store.stats().added_bytes;
+        let root = open.head.flush(store)?;
+        let added = store.stats().added_bytes.saturating_sub(before);
+        open.unflushed_bytes = 0;
+        self.job.update(&session, |state| {
+            state.added_bytes += added;
+            state.scan = None;
+            state.head = Some(root);
+            Ok(())
+        })
+    }
+
+    fn hear(&mut self, wait: bool) {
+        let letters = self.mailbox.collect(wait && !self.stopping);
+        self.waiting.extend(letters.snapshots);
+        self.stopping |= letters.stop;
+    }
+
+    /// Takes the snapshots whose optime is reached.
+    fn serve(&mut self, open: &mut Open) -> Result<(), Error> {
+        let Some(last) = open.last else { return Ok(()) };
+        if !self.waiting.iter().any(|wanted| wanted.at_least <= last) {
+            return Ok(());
+        }
+        self.flush(open)?;
+        for wanted in self.waiting.extract_if(.., |wanted| wanted.at_least <= last) {
+            // Who asked may be gone; the snapshot stands.
+            let _ = wanted.reply.send(snapshot::take(&self.job));
+        }
+        Ok(())
+    }
+
+    /// Tells everybody who waits, now and later, why nothing is applied, until told to stop.
+    fn stand_still(mut self, error: Error) -> Result<(), Error> {
+        let after = self.job.state().head.map_or(OpTime::NULL, |head| head.position.optime);
+        let error = Arc::new(error);
+        tracing::error!(job = self.job.name(), %after, "applying stopped: {error}");
+        let recorded = self.set_stopped(Some(error.to_string()));
+        loop {
+            for wanted in self.waiting.drain(..) {
+                // Who asked may be gone.
+                let _ = wanted.reply.send(Err(Error::Stopped { after, source: error.clone() }));
+            }
+            if self.stopping {
+                return recorded.and(Err(Error::Stopped { after, source: error }));
+            }
+            self.hear(true);
+        }
+    }
+
+    fn set_stopped(&self, reason: Option<String>) -> Result<(), Error> {
+        self.job.update(&self.job.store().session(), |state| {
+            state.stopped = reason;
+            Ok(())
+        })
+    }
+}
+
+/// Whether a server is older than 5.0; a version that cannot be read counts as new.
+fn is_before_5(version: &str) -> bool {
+    version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|m| m < 5)
+}
+
+/// Takes a snapshot of a job that nobody follows: everything its slices hold is applied first.
+///
+/// # Errors
+/// [`Error::NotConsistent`], [`Error::Stopped`], and those of the store.
+pub fn snapshot_of_what_is_stored(job: Job) -> Result<SnapshotInfo, Error> {
+    let worker = Worker::new(job, Figures::default(), Arc::default());
+    let mut open = worker.open()?;
+    while worker.apply_next(&mut open)? {}
+    worker.flush(&mut open)?;
+    snapshot::take(&worker.job)
+}

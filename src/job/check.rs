@@ -1,0 +1,350 @@
+//! Checking a store: what the store floor checks, and above it every tree, slice and manifest.
+//!
+//! The store's own check finds damaged files and blocks. What it cannot know is what they mean: here
+//! each job's state is walked, every tree verified, every slice read and chained, and each finding is
+//! told with the snapshots that need what is damaged.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{Error, State, scan, snapshot};
+use crate::block::{self, BlockId, BlockRead, Kind};
+use crate::head::{self, HeadRoot};
+use crate::oplog::OpTime;
+use crate::store::{self, Store};
+use crate::tree::{self, Content, Order, Root, Shape};
+
+/// What a check found. `--json` prints it: field names never change.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Whether nothing was found.
+    pub clean: bool,
+    /// What was checked.
+    pub checked: Checked,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+/// How much was checked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Checked {
+    /// Blocks.
+    pub blocks: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+    /// Snapshots.
+    pub snapshots: u64,
+    /// Trees, each once however many snapshots share it.
+    pub trees: u64,
+    /// Oplog slices.
+    pub slices: u64,
+}
+
+/// One thing that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Stable name of the kind of damage.
+    pub code: String,
+    /// What is wrong.
+    pub what: String,
+    /// The file and offset, the block, or the part of a job.
+    #[serde(rename = "where")]
+    pub place: String,
+    /// Snapshots that need what is damaged.
+    pub snapshots: Vec<String>,
+    /// Jobs whose head, scan or slices need it.
+    pub jobs: Vec<String>,
+}
+
+/// Checks a store beside whoever writes it. `progress` hears now and then how far the check is.
+///
+/// # Errors
+/// [`Error::NoStore`], and what keeps the check itself from running. Damage is no error.
+pub fn run(dir: &Path, progress: &mut dyn FnMut(&Checked)) -> Result<Report, Error> {
+    if !Store::exists(dir) {
+        return Err(Error::NoStore { dir: dir.to_owned() });
+    }
+    let store = Store::open_reader(dir, store::Options::default())?;
+    let mut check = Check {
+        store: &store,
+        progress,
+        checked: Checked::default(),
+        found: Vec::new(),
+        verified: HashMap::new(),
+        owners: Vec::new(),
+    };
+    for (name, id) in store.roots().1 {
+        check.job(&name, &id);
+    }
+    Ok(check.report())
+}
+
+/// Who needs a block: a snapshot, or a job itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Owner {
+    job: String,
+    snapshot: Option<String>,
+    /// What it reaches the block from.
+    roots: Vec<BlockId>,
+}
+
+/// A finding before it is known whom it touches.
+struct Found {
+    code: &'static str,
+    what: String,
+    place: String,
+    /// The damaged block, where it is one.
+    block: Option<BlockId>,
+    /// Who was being checked.
+    owner: Option<usize>,
+}
+
+struct Check<'a> {
+    store: &'a Store,
+    progress: &'a mut dyn FnMut(&Checked),
+    checked: Checked,
+    found: Vec<Found>,
+    /// Trees verified, and whether they were whole.
+    verified: HashMap<(BlockId, bool, bool), bool>,
+    owners: Vec<Owner>,
+}
+
+impl Check<'_> {
+    fn job(&mut self, name: &str, id: &BlockId) {
+        let job = self.owner(name, None, Vec::new());
+        let state = match State::read(self.store, id) {
+            Ok(state) => state,
+            Err(error) => return self.finding(job, "job-state", format!("job {name}"), &error),
+        };
+        self.owners[job].roots = job_roots(&state);
+        self.tree(job, "snapshots", &state.snapshots, Order::Keyed, Content::Links);
+        match snapshot::manifests(self.store, &state) {
+            Ok(manifests) => {
+                for manifest in manifests {
+                    let roots = head_roots(&manifest.head);
+                    let owner = self.owner(name, Some(manifest.id), roots);
+                    self.checked.snapshots += 1;
+                    self.head(owner, &manifest.head);
+                }
+            }
+            Err(error) => self.finding(job, "manifest", format!("job {name}"), &error),
+        }
+        if let Some(head) = &state.head {
+            self.head(job, head);
+        }
+        if let Some(scan) = &state.scan {
+            self.scan(job, &scan.progress);
+        }
+        self.slices(job, name, &state);
+    }
+
+    fn owner(&mut self, job: &str, snapshot: Option<String>, roots: Vec<BlockId>) -> usize {
+        self.owners.push(Owner { job: job.to_owned(), snapshot, roots });
+        self.owners.len() - 1
+    }
+
+    /// The catalog, each collection, and the pending state.
+    fn head(&mut self, owner: usize, head: &HeadRoot) {
+        if !self.tree(owner, "catalog", &head.catalog, Order::Keyed, Content::Links) {
+            return;
+        }
+        match head::catalog(self.store, head) {
+            Ok(collections) => {
+                for collection in collections {
+                    let (root, order) = (collection.root, collection.order);
+                    self.tree(owner, &collection.ns, &root, order, Content::Documents);
+                }
+            }
+            Err(error) => self.finding(owner, "catalog", "catalog".to_owned(), &error),
+        }
+        if let Some(pending) = &head.pending {
+            self.graph(owner, pending);
+        }
+    }
+
+    fn scan(&mut self, owner: usize, progress: &Root) {
+        if !self.tree(owner, "scan progress", progress, Order::Keyed, Content::Links) {
+            return;
+        }
+        match scan::trees(self.store, progress) {
+            Ok(trees) => {
+                for (order, root) in trees {
+                    self.tree(owner, "scanned piece", &root, order, Content::Documents);
+                }
+            }
+            Err(error) => self.finding(owner, "scan", "scan progress".to_owned(), &error),
+        }
+    }
+
+    /// Every slice, read and chained.
+    fn slices(&mut self, owner: usize, name: &str, state: &State) {
+        let chain = &state.slices;
+        if !self.tree(owner, "slices", chain.tree(), Order::Keyed, Content::Links) {
+            return;
+        }
+        let mut last: Option<OpTime> = None;
+        let store = self.store;
+        let walked = chain.for_each(store, &mut |slice| {
+            let place = format!("job {name}, slice {}", slice.header.first.optime.ts);
+            if let Some(last) = last
+                && !slice.header.prev.is_null()
+                && let Err(error) = slice.header.follows(last)
+            {
+                self.finding(owner, "slice-gap", place.clone(), &error);
+            }
+            last = Some(slice.header.last.optime);
+            self.checked.slices += 1;
+            if let Err(error) = slice.read(store) {
+                self.finding(owner, "slice", place, &error);
+            }
+            (self.progress)(&self.checked);
+            Ok(())
+        });
+        if let Err(error) = walked {
+            self.finding(owner, "slices", format!("job {name}"), &error);
+        }
+        if state.received.map(|at| at.optime) != last && last.is_some() {
+            let error = Error::Malformed { what: "job state", field: "received" };
+            self.finding(owner, "slice-end", format!("job {name}"), &error);
+        }
+    }
+
+    /// Verifies a tree, each once. True if it is whole.
+    fn tree(
+        &mut self,
+        owner: usize,
+        what: &str,
+        root: &Root,
+        order: Order,
+        content: Content,
+    ) -> bool {
+        let Some(top) = root.top else { return true };
+        let key = (top, order == Order::Keyed, content == Content::Links);
+        if let Some(whole) = self.verified.get(&key) {
+            return *whole;
+        }
+        let shape = Shape::new(self.store.salt(), order, content);
+        let (checked, progress) = (&mut self.checked, &mut *self.progress);
+        checked.trees += 1;
+        let outcome = tree::verify(self.store, &shape, root, &mut |_| {
+            checked.blocks += 1;
+            progress(checked);
+        });
+        self.verified.insert(key, outcome.is_ok());
+        match outcome {
+            Ok(()) => true,
+            Err(error) => {
+                let place = format!("job {}, {what}", self.owners[owner].job);
+                self.finding(owner, "tree", place, &error);
+                false
+            }
+        }
+    }
+
+    /// Reads a block and all it names.
+    fn graph(&mut self, owner: usize, top: &BlockId) {
+        let mut seen = HashSet::from([*top]);
+        let mut open = vec![*top];
+        while let Some(id) = open.pop() {
+            let named =
+                self.store.get(&id).and_then(|block| block::references(block.kind, &block.bytes));
+            match named {
+                Ok(named) => open.extend(named.into_iter().filter(|id| seen.insert(*id))),
+                Err(error) => self.finding(owner, "block", format!("block {id}"), &error),
+            }
+        }
+    }
+
+    fn finding(
+        &mut self,
+        owner: usize,
+        code: &'static str,
+        place: String,
+        error: &(dyn std::error::Error + 'static),
+    ) {
+        let what = error.to_string();
+        let block = damaged_block(error);
+        self.found.push(Found { code, what, place, block, owner: Some(owner) });
+    }
+
+    /// Tells for each finding whom it touches, and joins findings of one block.
+    fn report(self) -> Report {
+        let damaged: HashSet<BlockId> = self.found.iter().filter_map(|found| found.block).collect();
+        let touched = touched(self.store, &self.owners, &damaged);
+        let mut findings: Vec<Finding> = Vec::new();
+        let mut told: HashSet<BlockId> = HashSet::new();
+        for found in self.found {
+            if found.block.is_some_and(|block| !told.insert(block)) {
+                continue;
+            }
+            let mut owners: BTreeSet<usize> = found.owner.into_iter().collect();
+            owners.extend(found.block.and_then(|block| touched.get(&block)).into_iter().flatten());
+            let owners = || owners.iter().map(|owner| &self.owners[*owner]);
+            let jobs: BTreeSet<&String> =
+                owners().filter(|owner| owner.snapshot.is_none()).map(|owner| &owner.job).collect();
+            findings.push(Finding {
+                code: found.code.to_owned(),
+                what: found.what,
+                place: found.place,
+                snapshots: owners().filter_map(|owner| owner.snapshot.clone()).collect(),
+                jobs: jobs.into_iter().cloned().collect(),
+            });
+        }
+        Report { clean: findings.is_empty(), checked: self.checked, findings }
+    }
+}
+
+/// The blocks that a job has beside its snapshots.
+fn job_roots(state: &State) -> Vec<BlockId> {
+    let mut roots: Vec<BlockId> = state.head.as_ref().map(head_roots).unwrap_or_default();
+    roots.extend(state.slices.tree().top);
+    roots.extend(state.scan.as_ref().and_then(|scan| scan.progress.top));
+    roots
+}
+
+fn head_roots(head: &HeadRoot) -> Vec<BlockId> {
+    head.catalog.top.into_iter().chain(head.pending).collect()
+}
+
+/// The block an error is about, if it says so.
+fn damaged_block(error: &(dyn std::error::Error + 'static)) -> Option<BlockId> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        match error.downcast_ref::<block::Error>() {
+            Some(block::Error::Missing { id } | block::Error::Damaged { id, .. }) => {
+                return Some(*id);
+            }
+            _ => cause = error.source(),
+        }
+    }
+    None
+}
+
+/// Which owners reach which damaged blocks. Walks whole graphs, so only where there is damage.
+fn touched(
+    store: &Store,
+    owners: &[Owner],
+    damaged: &HashSet<BlockId>,
+) -> BTreeMap<BlockId, Vec<usize>> {
+    let mut found: BTreeMap<BlockId, Vec<usize>> = BTreeMap::new();
+    if damaged.is_empty() {
+        return found;
+    }
+    for (index, owner) in owners.iter().enumerate() {
+        let mut seen: HashSet<BlockId> = owner.roots.iter().copied().collect();
+        let mut open: Vec<BlockId> = owner.roots.clone();
+        while let Some(id) = open.pop() {
+            if damaged.contains(&id) {
+                found.entry(id).or_default().push(index);
+            }
+            // A damaged block names nothing any more; what was under it is found by its own check.
+            let inner = store.kind_of(&id).ok().flatten().is_some_and(Kind::has_references);
+            let named = inner.then(|| store.get(&id)).and_then(Result::ok);
+            let named = named.and_then(|block| block::references(block.kind, &block.bytes).ok());
+            open.extend(named.into_iter().flatten().filter(|id| seen.insert(*id)));
+        }
+    }
+    found
+}

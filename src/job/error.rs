@@ -1,0 +1,159 @@
+//! What can go wrong with a job.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::oplog::OpTime;
+use crate::{block, head, oplog, source, store, tree};
+
+/// An error of the job floor.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A block could not be read or written.
+    #[error(transparent)]
+    Block(#[from] block::Error),
+    /// A tree could not be read or written.
+    #[error(transparent)]
+    Tree(#[from] tree::Error),
+    /// The oplog could not be understood.
+    #[error(transparent)]
+    Oplog(#[from] oplog::Error),
+    /// The head could not be opened, advanced or flushed.
+    #[error(transparent)]
+    Head(#[from] head::Error),
+    /// The source could not be read.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// There is no store where one was expected.
+    #[error("{} holds no store; check --store, or make one with `headstock sync`", dir.display())]
+    NoStore {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The store has no job of that name.
+    #[error("the store has no job {job:?}; it has: {}", list(have))]
+    NoSuchJob {
+        /// The name asked for.
+        job: String,
+        /// The names there are.
+        have: Vec<String>,
+    },
+    /// No job was named and there is not exactly one.
+    #[error("name a job with --job; the store has: {}", list(have))]
+    WhichJob {
+        /// The names there are.
+        have: Vec<String>,
+    },
+    /// A name that cannot be a job's.
+    #[error("{name:?} cannot name a job: give 1 to {max} printable characters")]
+    BadName {
+        /// The name asked for.
+        name: String,
+        /// The longest name, in bytes.
+        max: usize,
+    },
+    /// The job backs up another replica set than the one given.
+    #[error(
+        "job {job} backs up replica set {expected}, but the source is {found}; check --source, or \
+         name another job with --job"
+    )]
+    AnotherSet {
+        /// The job.
+        job: String,
+        /// Name and id of its replica set.
+        expected: String,
+        /// Name and id of the source.
+        found: String,
+    },
+    /// A stored document of a job is not of its form.
+    #[error("a stored {what} has no valid `{field}`; run `headstock fsck`")]
+    Malformed {
+        /// Which document.
+        what: &'static str,
+        /// Which field.
+        field: &'static str,
+    },
+    /// The job has no snapshot of that name.
+    #[error("job {job} has no snapshot {id:?}; `headstock snapshots` lists them")]
+    NoSuchSnapshot {
+        /// The job.
+        job: String,
+        /// The name asked for.
+        id: String,
+    },
+    /// The snapshot is protected.
+    #[error("snapshot {id} is kept; `headstock snapshot keep --release` takes the protection away")]
+    Kept {
+        /// The snapshot.
+        id: String,
+    },
+    /// There is no consistent state to take a snapshot of.
+    #[error("job {job} has no consistent state yet: its initial sync has not finished; let it run")]
+    NotConsistent {
+        /// The job.
+        job: String,
+    },
+    /// The oplog slices do not chain.
+    #[error("job {job} lacks the oplog after {after}; run `headstock fsck`, then sync --rescan")]
+    Gap {
+        /// The job.
+        job: String,
+        /// Where the chain ends.
+        after: OpTime,
+    },
+    /// Applying stopped at an entry; slices are still stored.
+    #[error("applying stopped after {after}; oplog is still being stored, so nothing is lost")]
+    Stopped {
+        /// The last entry applied.
+        after: OpTime,
+        /// Why.
+        source: Arc<Error>,
+    },
+    /// A part of the job that runs in the background failed.
+    #[error(transparent)]
+    Background(Arc<Error>),
+    /// A worker ended without a result: it panicked, or the program is going down.
+    #[error("the {worker} of job {job} ended without a result; start again")]
+    WorkerLost {
+        /// The job.
+        job: String,
+        /// Which worker.
+        worker: &'static str,
+    },
+    /// The job was told to stop before what was asked had been done.
+    #[error("job {job} was stopped first; run the command again to go on")]
+    Interrupted {
+        /// The job.
+        job: String,
+    },
+}
+
+impl Error {
+    /// Whether the same may work a little later without anybody's help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        use source::Error as S;
+        match self {
+            Self::Source(error) => matches!(
+                error,
+                S::Unreachable { .. }
+                    | S::NoMember { .. }
+                    | S::TimedOut { .. }
+                    | S::Driver { .. }
+                    | S::Behind { .. }
+                    | S::Unsettled { .. }
+                    | S::ReaderLost { .. }
+            ),
+            Self::Background(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}

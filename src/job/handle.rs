@@ -1,0 +1,144 @@
+//! A job open for writing: its state in memory, and the one way to change it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Error, State};
+use crate::source::{Identity, Source};
+use crate::store::{self, Session, Store};
+
+/// Bytes of the longest job name. It becomes a key of every commit and part of messages.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// A job of a store open for writing. Cheap to clone; every clone is the same job.
+#[derive(Clone)]
+pub struct Job {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    name: String,
+    /// The committed state. Held while a change is committed, so that changes follow one another.
+    state: Mutex<State>,
+}
+
+impl Job {
+    /// Opens the job of a source, making the store and the job where they do not exist yet.
+    ///
+    /// # Errors
+    /// [`Error::AnotherSet`] if the job backs up another replica set; [`Error::Store`], among them
+    /// that another process writes the store; those of asking the source.
+    pub async fn open_or_create(
+        dir: &Path,
+        name: Option<&str>,
+        source: &Source,
+    ) -> Result<Self, Error> {
+        let identity = source.identity().await?;
+        let name = name.unwrap_or(&identity.set_name).to_owned();
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(char::is_control) {
+            return Err(Error::BadName { name, max: NAME_BYTES_MAX });
+        }
+        let dir = dir.to_owned();
+        super::blocking("opener", &name.clone(), move || {
+            let store = match Store::exists(&dir) {
+                true => Store::open(&dir, store::Options::default())?,
+                false => Store::create(&dir, store::Options::default())?,
+            };
+            Self::in_store(store, name, identity)
+        })
+        .await
+    }
+
+    fn in_store(store: Store, name: String, identity: Identity) -> Result<Self, Error> {
+        let (_, roots) = store.roots();
+        let state = match roots.get(&name) {
+            Some(id) => State::read(&store, id)?,
+            None => State::new(name.clone(), identity.clone(), now_ms()),
+        };
+        let same = state.identity.replica_set_id == identity.replica_set_id;
+        if !same || state.identity.set_name != identity.set_name {
+            return Err(Error::AnotherSet {
+                job: name,
+                expected: describe(&state.identity),
+                found: describe(&identity),
+            });
+        }
+        let job = Self { inner: Arc::new(Inner { store, name, state: Mutex::new(state) }) };
+        if job.state().identity != identity || !roots.contains_key(job.name()) {
+            job.update(&job.store().session(), |state| {
+                state.identity = identity;
+                Ok(())
+            })?;
+        }
+        Ok(job)
+    }
+
+    /// Opens an existing job of a store that is open for writing.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchJob`], [`Error::WhichJob`], and those of reading the state.
+    pub fn open(store: Store, name: Option<&str>) -> Result<Self, Error> {
+        let (name, id) = super::pick(&store, name)?;
+        let state = State::read(&store, &id)?;
+        Ok(Self { inner: Arc::new(Inner { store, name, state: Mutex::new(state) }) })
+    }
+
+    /// The job's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The store it lives in.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The committed state.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.lock().clone()
+    }
+
+    /// Changes the state and commits it: what `change` does is durable when this returns, or has
+    /// not happened. The session must be older than any block put for the change. Blocks; not for
+    /// asynchronous code.
+    ///
+    /// # Errors
+    /// Those of `change` and of the commit.
+    pub fn update<T>(
+        &self,
+        _session: &Session,
+        change: impl FnOnce(&mut State) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut committed = self.lock();
+        let mut state = committed.clone();
+        let result = change(&mut state)?;
+        let id = state.write(&self.inner.store)?;
+        self.inner.store.commit(|roots| {
+            roots.insert(self.inner.name.clone(), id);
+        })?;
+        *committed = state;
+        Ok(result)
+    }
+
+    /// The state is replaced only after its commit, so one left by a panic is still the committed.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn describe(identity: &Identity) -> String {
+    format!("{} ({})", identity.set_name, super::hex(&identity.replica_set_id))
+}
+
+/// Milliseconds since the Unix epoch by this machine's clock. Only for what is shown to people and
+/// for the age of snapshots; order never depends on it.
+#[must_use]
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
