@@ -145,7 +145,6 @@ impl Error {
                     | S::TimedOut { .. }
                     | S::Driver { .. }
                     | S::Behind { .. }
-                    | S::Unsettled { .. }
                     | S::ReaderLost { .. }
             ),
             Self::Background(error) => error.is_transient(),
