@@ -3,7 +3,11 @@
 use bson::raw::{RawBsonRef, cstr};
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::{Error, Update, diff_v1, diff_v2};
+use super::raw::{Elements, Writer};
+use super::{Error, Update, UpdateError, diff_v1, diff_v2};
+
+/// The name that comes first in every stored document.
+const ID: &[u8] = b"_id";
 
 /// Order of the names that a `$v:1` update appends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,11 +51,36 @@ pub fn apply(
         None => return Ok(None),
     };
     let bytes = match update {
-        Update::Replace(document) => return Ok(Some((*document).to_owned())),
+        Update::Replace(document) => document.as_bytes().to_vec(),
         Update::V1(o) => diff_v1::apply(old.as_bytes(), o.as_bytes(), rules.name_order)?,
         Update::V2(diff) => diff_v2::apply(old.as_bytes(), diff.as_bytes())?,
     };
-    Ok(Some(RawDocumentBuf::from_bytes(bytes)?))
+    Ok(Some(RawDocumentBuf::from_bytes(id_first(bytes)?)?))
+}
+
+/// Moves `_id` to the front, as servers do with whatever an update leaves: the entry of a pipeline
+/// that puts a field before `_id` has them in the pipeline's order.
+fn id_first(bytes: Vec<u8>) -> Result<Vec<u8>, UpdateError> {
+    let mut id = None;
+    for (position, element) in Elements::new(&bytes)?.enumerate() {
+        let element = element?;
+        if element.name == ID {
+            id = Some((position, element.value));
+            break;
+        }
+    }
+    let Some((position, id)) = id.filter(|(position, _)| *position > 0) else {
+        return Ok(bytes);
+    };
+    let mut out = Writer::with_capacity(bytes.len());
+    let open = out.open();
+    out.append(ID, id)?;
+    for (_, element) in Elements::new(&bytes)?.enumerate().filter(|(other, _)| *other != position) {
+        let element = element?;
+        out.append(element.name, element.value)?;
+    }
+    out.close(open)?;
+    Ok(out.into_bytes())
 }
 
 #[cfg(test)]
