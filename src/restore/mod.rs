@@ -1,11 +1,17 @@
 //! Restore: a head at a point in time, written to a target. (Contract; the essay comes with the code.)
 
 mod error;
+mod items;
+mod live;
+mod materialise;
+mod overlay;
 mod plan;
 mod point;
 mod progress;
+mod read;
 mod request;
 mod resolve;
+mod verify;
 
 pub use error::Error;
 pub use plan::{

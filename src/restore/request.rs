@@ -54,6 +54,14 @@ pub struct ParseFilterError {
     text: String,
 }
 
+impl Filter {
+    /// Whether a namespace `db.name` is of the database, or is the collection.
+    pub(super) fn covers(&self, ns: &str) -> bool {
+        let (database, name) = ns.split_once('.').unwrap_or((ns, ""));
+        database == self.database && self.collection.as_deref().is_none_or(|of| of == name)
+    }
+}
+
 impl FromStr for Filter {
     type Err = ParseFilterError;
 

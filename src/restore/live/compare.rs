@@ -1,0 +1,149 @@
+//! Compares what a live target holds with what the backup held.
+//!
+//! Counts of every collection, and the md5 of `dbHash` where it is the md5 of our trees: `dbHash` reads
+//! in `_id` index order, which a default collation other than simple orders differently. Views are
+//! compared document by document. What could not be compared is said.
+
+use std::collections::HashMap;
+
+use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
+use mongodb::error::ErrorKind;
+
+use super::{Live, UNAUTHORIZED};
+use crate::restore::items::{Item, Shape, VIEWS, text, without};
+use crate::restore::plan::Compared;
+use crate::restore::read::Summary;
+use crate::restore::{Amount, Error};
+
+/// Collections that one `dbHash` command may name; above, the whole database is asked for.
+const MAX_NAMED_COLLECTIONS: usize = 1000;
+
+/// What a comparison found, differences excepted: those are errors.
+#[derive(Debug, Default)]
+pub(in crate::restore) struct Outcome {
+    /// Per database.
+    pub compared: Vec<Compared>,
+    /// What was not compared, and why.
+    pub notes: Vec<String>,
+}
+
+impl Live {
+    /// Compares the items of one database.
+    pub async fn compare(
+        &self,
+        db: &str,
+        items: &[(&Item, Summary)],
+        outcome: &mut Outcome,
+    ) -> Result<(), Error> {
+        let stored: Vec<_> = items.iter().filter(|(item, _)| item.data.is_some()).collect();
+        let hashes = self.hashes(db, &stored, outcome).await?;
+        let mut compared = Compared { database: db.to_owned(), collections: 0, documents: 0 };
+        for (item, summary) in stored {
+            self.compare_count(item, summary).await?;
+            if let Some(hashes) = &hashes {
+                if simple(item) {
+                    let found = hashes.get(item.data_name()).map_or("none", |hash| hash);
+                    different(item, "md5", found, &summary.md5_hex())?;
+                    compared.collections += 1;
+                    compared.documents += summary.documents;
+                } else {
+                    outcome
+                        .notes
+                        .push(format!("{}: only counted, dbHash orders by its collation", item.ns));
+                }
+            }
+            let (documents, bytes) = (summary.documents, summary.bytes);
+            self.progress.advance(Amount { documents, bytes });
+        }
+        for (view, _) in items.iter().filter(|(item, _)| item.shape == Shape::View) {
+            self.compare_view(view, outcome).await?;
+        }
+        outcome.compared.push(compared);
+        Ok(())
+    }
+
+    async fn hashes(
+        &self,
+        db: &str,
+        stored: &[&(&Item, Summary)],
+        outcome: &mut Outcome,
+    ) -> Result<Option<HashMap<String, String>>, Error> {
+        if stored.is_empty() {
+            return Ok(None);
+        }
+        let mut command = doc! { "dbHash": 1 };
+        if stored.len() <= MAX_NAMED_COLLECTIONS {
+            let names: Vec<&str> = stored.iter().map(|(item, _)| item.data_name()).collect();
+            command.insert("collections", names);
+        }
+        let command = RawDocumentBuf::try_from(&command).expect("a document of names is valid");
+        let reply = match self.run(db, "dbHash", command, db).await {
+            Err(Error::Refused { code: UNAUTHORIZED, .. }) => {
+                let why = "the user may not run dbHash there";
+                outcome.notes.push(format!("{db}: only counted, {why}"));
+                return Ok(None);
+            }
+            reply => reply?,
+        };
+        let hashes = reply.get_document("collections");
+        let hashes = hashes.map_err(|_| self.lacks("dbHash", "collections"))?;
+        let pair =
+            |(name, hash): (&String, &bson::Bson)| Some((name.clone(), hash.as_str()?.to_owned()));
+        Ok(Some(hashes.iter().filter_map(pair).collect()))
+    }
+
+    async fn compare_count(&self, item: &Item, summary: &Summary) -> Result<(), Error> {
+        let command = rawdoc! { "count": item.data_name() };
+        let reply = self.run(item.db(), "count", command, &item.ns).await?;
+        let found = reply.get_i32("n").map(i64::from).or_else(|_| reply.get_i64("n"));
+        let found = found.map_err(|_| self.lacks("count", "n"))?;
+        different(item, "count", &found.to_string(), &summary.documents.to_string())?;
+        different(item, "count", &found.to_string(), &item.documents().to_string())
+    }
+
+    async fn compare_view(&self, view: &Item, outcome: &mut Outcome) -> Result<(), Error> {
+        let views = self.client.database(view.db()).collection::<RawDocumentBuf>(VIEWS);
+        let found = match views.find_one(doc! { "_id": &view.ns }).await {
+            Err(why) => match &*why.kind {
+                ErrorKind::Command(refusal) if refusal.code == UNAUTHORIZED => {
+                    let why = "the user may not read system.views there";
+                    outcome.notes.push(format!("{}: not compared, {why}", view.ns));
+                    return Ok(());
+                }
+                _ => return Err(self.failed("find", &view.ns, why)),
+            },
+            Ok(found) => found,
+        };
+        let found = found.map(|found| without(&view.ns, &found, &["_id"])).transpose()?;
+        let shown = |document: &RawDocument| format!("{document:?}");
+        let found = found.map_or_else(|| "none".to_owned(), |found| shown(&found));
+        different(view, "definition", &found, &shown(&view.options))
+    }
+
+    /// Whether a user or role is there after a merge.
+    pub(super) async fn has(&self, collection: &str, id: &str) -> Result<bool, Error> {
+        let merged = self.client.database("admin").collection::<Document>(collection);
+        let found = merged.find_one(doc! { "_id": id }).projection(doc! { "_id": 1 }).await;
+        found.map(|found| found.is_some()).map_err(|why| self.failed("find", collection, why))
+    }
+}
+
+/// Whether the default collation compares strings by their bytes.
+fn simple(item: &Item) -> bool {
+    let collation = item.options.get("collation").ok().flatten();
+    collation
+        .and_then(|collation| collation.as_document())
+        .is_none_or(|collation| text(collation, "locale") == Some("simple"))
+}
+
+fn different(item: &Item, what: &'static str, found: &str, expected: &str) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Different {
+        ns: item.ns.clone(),
+        what,
+        found: found.to_owned(),
+        expected: expected.to_owned(),
+    })
+}

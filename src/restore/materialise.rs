@@ -1,0 +1,216 @@
+//! The state at a point in time, made inside our own engine.
+//!
+//! The base snapshot's head is opened over an [`Overlay`], the slices up to the point are applied,
+//! entries beyond it only decide transactions that were prepared before it, and the sweep writes the
+//! trees that changed into a scratch store. The repository is only read; the scratch store goes with
+//! the [`View`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::overlay::Overlay;
+use super::resolve::{History, Route};
+use super::{Amount, At, Cancel, Error, Phase, Progress, Slice};
+use crate::block::{BlockRead, stream};
+use crate::blockstore::Repository;
+use crate::head::{self, Collection, Head, Manifest};
+use crate::oplog::{self, OpTime, Ts, slice};
+use crate::store::{self, Store};
+
+/// Bytes of changes held in memory while slices are applied; more goes to scratch files. A quarter
+/// of what a whole restore may use.
+const CHANGE_BUDGET_BYTES: usize = 64 << 20;
+/// Segment size of the scratch store: it is allocated at once, and most restores change little.
+const SCRATCH_SEGMENT_BYTES: u64 = 32 << 20;
+/// Entries between two looks at the request to stop.
+const ENTRIES_PER_CHECK: usize = 1 << 10;
+/// How often `latest` may be lowered. An undecided transaction needs it once: those prepared before
+/// the first undecided one are all decided.
+const MAX_ROUTES: usize = 2;
+
+/// The catalog and blocks of a job at a point in time.
+pub(super) struct View {
+    /// The snapshot it was made from.
+    pub base: Manifest,
+    /// Optime of the last entry in it.
+    pub optime: OpTime,
+    /// Everything stamped at or before this is in it.
+    pub upto: Ts,
+    /// How many slices were applied.
+    pub slices: u64,
+    /// Every collection.
+    pub collections: Vec<Collection>,
+    /// Where their documents are.
+    pub blocks: Arc<dyn BlockRead>,
+    /// Holds the scratch store's files until the view is dropped.
+    _scratch: Option<TempDir>,
+}
+
+/// Makes the view of a point. Blocking.
+pub(super) fn materialise(
+    repository: &dyn Repository,
+    history: &History,
+    at: &At,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<View, Error> {
+    let mut route = history.route(at)?;
+    for _ in 0..MAX_ROUTES {
+        let prepared = match follow(repository, &route, progress, cancel)? {
+            Outcome::View(view) => return Ok(view),
+            Outcome::Undecided(prepared) => prepared,
+        };
+        if route.named {
+            return Err(undecided(history, at, prepared));
+        }
+        route = history.route_below(prepared).map_err(|_| undecided(history, at, prepared))?;
+    }
+    Err(undecided(history, at, route.upto))
+}
+
+fn undecided(history: &History, at: &At, prepared: Ts) -> Error {
+    let nearest = history.nearest(prepared);
+    Error::Undecided { job: history.job().to_owned(), asked: at.to_string(), prepared, nearest }
+}
+
+enum Outcome {
+    View(View),
+    /// Prepare timestamp of the first transaction that is undecided.
+    Undecided(Ts),
+}
+
+fn follow(
+    repository: &dyn Repository,
+    route: &Route,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Outcome, Error> {
+    let base = &route.base;
+    if base.head.position.optime.ts == route.upto && base.head.pending.is_none() {
+        let blocks = repository.blocks();
+        let collections = head::catalog(&*blocks, &base.head)?;
+        return Ok(Outcome::View(View {
+            base: base.clone(),
+            optime: base.head.position.optime,
+            upto: route.upto,
+            slices: 0,
+            collections,
+            blocks,
+            _scratch: None,
+        }));
+    }
+    let parent = repository.scratch_dir();
+    std::fs::create_dir_all(&parent).map_err(Error::io("create", &parent))?;
+    let dir = tempfile::Builder::new().prefix("restore-").tempdir_in(&parent);
+    let dir = dir.map_err(Error::io("create a directory in", &parent))?;
+    let overlay = Arc::new(overlay(repository, dir.path())?);
+    let mut head = Head::load(overlay.clone(), config(repository, base, dir.path())?, &base.head)?;
+    let mut advance = Advance { overlay: &overlay, upto: route.upto, progress, cancel, slices: 0 };
+    advance.run(&mut head, &route.slices)?;
+    let slices = advance.slices;
+    if let Some(prepared) = head.undecided().into_iter().find(|prepared| *prepared <= route.upto) {
+        return Ok(Outcome::Undecided(prepared));
+    }
+    progress.begin(Phase::Sweep, Amount::default());
+    let root = head.flush(&*overlay)?;
+    Ok(Outcome::View(View {
+        base: base.clone(),
+        optime: root.position.optime,
+        upto: route.upto,
+        slices,
+        collections: head.collections().into_iter().cloned().collect(),
+        blocks: overlay,
+        _scratch: Some(dir),
+    }))
+}
+
+fn overlay(repository: &dyn Repository, dir: &Path) -> Result<Overlay, Error> {
+    let options =
+        store::Options { segment_bytes: SCRATCH_SEGMENT_BYTES, durable: false, mmap: false };
+    let scratch = Store::create_with_salt(&dir.join("blocks"), options, repository.salt())?;
+    Ok(Overlay::new(repository.blocks(), scratch))
+}
+
+fn config(repository: &dyn Repository, base: &Manifest, dir: &Path) -> Result<head::Config, Error> {
+    let scratch_dir = dir.join("changes");
+    std::fs::create_dir(&scratch_dir).map_err(Error::io("create", &scratch_dir))?;
+    let major = base.server_version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    Ok(head::Config {
+        salt: repository.salt(),
+        scratch_dir,
+        change_budget_bytes: CHANGE_BUDGET_BYTES,
+        trims_capped_unlogged: major.is_some_and(|major| major < 5),
+    })
+}
+
+/// Applies slices to a head up to a point, and decides beyond it.
+struct Advance<'a> {
+    overlay: &'a Overlay,
+    upto: Ts,
+    progress: &'a dyn Progress,
+    cancel: &'a Cancel,
+    /// Slices applied so far.
+    slices: u64,
+}
+
+impl Advance<'_> {
+    fn run(&mut self, head: &mut Head, slices: &[Slice]) -> Result<(), Error> {
+        let within = slices.iter().filter(|slice| slice.header.first.optime.ts <= self.upto);
+        let total = within.fold(Amount::default(), |total, slice| Amount {
+            documents: total.documents + slice.header.entries,
+            bytes: total.bytes + slice.header.raw_bytes,
+        });
+        self.progress.begin(Phase::ApplySlices, total);
+        for slice in slices {
+            if slice.header.first.optime.ts > self.upto && self.decided(head) {
+                return Ok(());
+            }
+            if self.slice(head, slice)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies one slice; true when nothing after it matters.
+    fn slice(&mut self, head: &mut Head, slice: &Slice) -> Result<bool, Error> {
+        let header = &slice.header;
+        let name = || format!("the oplog slice from {}", header.first.optime);
+        let bytes = stream::read(&*self.overlay, &slice.pieces)
+            .map_err(|why| Error::unreadable(&name())(why))?;
+        slice::check(header, &bytes).map_err(|why| Error::unreadable(&name())(why))?;
+        if header.first.optime.ts <= self.upto {
+            self.slices += 1;
+        }
+        let start = head.position().optime.ts;
+        for (index, entry) in slice::entries(&bytes).enumerate() {
+            if index % ENTRIES_PER_CHECK == 0 && self.cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let entry = entry?;
+            let ts = oplog::position(entry)?.optime.ts;
+            if ts <= start {
+                continue;
+            }
+            if ts > self.upto {
+                if self.decided(head) || head.decide(entry, self.upto)? {
+                    return Ok(true);
+                }
+                continue;
+            }
+            head.apply(entry)?;
+            if head.flush_due() {
+                head.flush(self.overlay)?;
+            }
+            let bytes = entry.as_bytes().len() as u64;
+            self.progress.advance(Amount { documents: 1, bytes });
+        }
+        Ok(false)
+    }
+
+    fn decided(&self, head: &Head) -> bool {
+        head.undecided().first().is_none_or(|prepared| *prepared > self.upto)
+    }
+}
