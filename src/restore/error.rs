@@ -115,7 +115,7 @@ pub enum Error {
         what: &'static str,
         /// What the parser found.
         #[source]
-        source: Option<bson::error::Error>,
+        source: Option<Box<bson::error::Error>>,
     },
     /// The filters select nothing.
     #[error(
@@ -300,10 +300,16 @@ pub enum Error {
     Store(#[from] store::Error),
     /// The head could not be opened or advanced.
     #[error(transparent)]
-    Head(#[from] head::Error),
+    Head(Box<head::Error>),
     /// An oplog entry could not be read.
     #[error(transparent)]
     Oplog(#[from] oplog::Error),
+}
+
+impl From<head::Error> for Error {
+    fn from(why: head::Error) -> Self {
+        Self::Head(Box::new(why))
+    }
 }
 
 impl Error {

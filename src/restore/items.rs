@@ -134,7 +134,7 @@ pub(super) fn without(
 }
 
 fn malformed(ns: &str, what: &'static str, source: bson::error::Error) -> Error {
-    Error::Malformed { ns: ns.to_owned(), what, source: Some(source) }
+    Error::Malformed { ns: ns.to_owned(), what, source: Some(Box::new(source)) }
 }
 
 /// What the filters select of a catalog.

@@ -1,11 +1,19 @@
 //! Restore: a head at a point in time, written to a target. (Contract; the essay comes with the code.)
 
+mod archive;
+mod crc64;
+mod dbpath;
+mod dump;
 mod error;
+mod extjson;
+mod files;
+mod metadata;
 mod items;
 mod live;
 mod materialise;
 mod overlay;
 mod plan;
+mod prepare;
 mod point;
 mod progress;
 mod read;
@@ -22,11 +30,17 @@ pub use progress::{Amount, Cancel, Phase, Progress, Silent};
 pub use request::{Existing, Filter, ParseFilterError, ParseTargetError, Request, Target};
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::block::BlockId;
 use crate::blockstore::Repository;
 use crate::head::Manifest;
 use crate::oplog::slice::SliceHeader;
+use items::Selection;
+use live::{Marker, Work};
+use materialise::View;
+use prepare::Opened;
+pub use prepare::prepare;
 
 /// What is restored from: one job of a repository.
 #[derive(Clone)]
@@ -53,20 +67,12 @@ pub struct Slice {
 /// A restore that is planned and has touched nothing yet but scratch files, which go with it.
 pub struct Restore {
     plan: Plan,
-}
-
-/// Plans a restore: finds the base snapshot and slices, checks every block, materialises the head in
-/// a scratch store, looks at the target and for conflicts. The target is not touched.
-///
-/// # Errors
-/// Everything that would make the restore fail and can be known now.
-pub async fn prepare(
-    _backup: Backup,
-    _request: Request,
-    _progress: Arc<dyn Progress>,
-    _cancel: Cancel,
-) -> Result<Restore, Error> {
-    unimplemented!()
+    view: View,
+    selection: Selection,
+    target: Opened,
+    marker: Marker,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
 }
 
 impl Restore {
@@ -79,8 +85,34 @@ impl Restore {
     /// Does it, and compares the target with the backup.
     ///
     /// # Errors
-    /// Any failure on the way; a live target then keeps the marker that it is not complete.
+    /// Any failure on the way. A live target then keeps the marker that it is not complete; a path
+    /// to be made does not exist.
     pub async fn execute(self) -> Result<Report, Error> {
-        unimplemented!()
+        let started = Instant::now();
+        let done = match &self.target {
+            Opened::Live(live) => live.restore(&self.work()).await?,
+            Opened::DbPath { dir, mongod } => dbpath::restore(&self, dir, mongod).await?,
+            Opened::Dump(dir) => files::run(&self, dir, dump::restore).await?,
+            Opened::Archive(file) => files::run(&self, file, archive::restore).await?,
+        };
+        let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(Report {
+            documents: done.documents,
+            bytes: done.bytes,
+            indexes: done.indexes,
+            elapsed_ms,
+            compared: done.outcome.compared,
+            notes: done.outcome.notes,
+            plan: self.plan,
+        })
+    }
+
+    fn work(&self) -> Work<'_> {
+        Work {
+            selection: &self.selection,
+            blocks: self.view.blocks.clone(),
+            marker: self.marker.clone(),
+            drops: &self.plan.drops,
+        }
     }
 }

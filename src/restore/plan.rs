@@ -1,5 +1,7 @@
 //! The plan of a restore: all that will happen, known before anything is touched.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use super::Existing;
@@ -119,8 +121,63 @@ pub struct Report {
 pub struct Compared {
     /// The database.
     pub database: String,
-    /// Collections whose md5 (as `dbHash` computes it) and count were equal.
+    /// Collections found equal: by the md5 of `dbHash` and by count at a server, by length and
+    /// checksum in files.
     pub collections: u64,
     /// Documents in them.
     pub documents: u64,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (point, target) = (&self.point, &self.target);
+        writeln!(f, "restore {} of job {} from {}", self.restore_id, self.job, self.repository)?;
+        writeln!(
+            f,
+            "  point     {},{} ({}): snapshot {} and {} oplog slices",
+            point.t, point.i, point.time, point.snapshot, point.slices
+        )?;
+        write!(f, "  target    {}, {}", target.name, target.kind)?;
+        for (what, value) in [("server", &target.version), ("fcv", &target.fcv)] {
+            if let Some(value) = value {
+                write!(f, ", {what} {value}")?;
+            }
+        }
+        if let Some(free) = target.free_bytes {
+            write!(f, ", {free} bytes free")?;
+        }
+        writeln!(f)?;
+        let checked = if self.blocks.hashed_bytes > 0 { "read and hashed" } else { "present" };
+        writeln!(f, "  blocks    {} {checked}", self.blocks.blocks)?;
+        writeln!(
+            f,
+            "  content   {} namespaces, {} documents, {} bytes, {} users, {} roles",
+            self.namespaces.len(),
+            self.documents,
+            self.bytes,
+            self.users,
+            self.roles
+        )?;
+        for namespace in &self.namespaces {
+            writeln!(f, "    {namespace}")?;
+        }
+        for ns in &self.drops {
+            writeln!(f, "  drop      {ns}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "  warning   {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for PlannedNamespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ns, kind, documents, bytes, indexes, replaces } = self;
+        write!(f, "{ns} ({kind}): {documents} documents, {bytes} bytes")?;
+        if !indexes.is_empty() {
+            write!(f, ", indexes {}", indexes.join(" "))?;
+        }
+        if *replaces { f.write_str(", replaces what is there") } else { Ok(()) }
+    }
 }

@@ -74,7 +74,7 @@ fn split_document<'a>(ns: &str, bytes: &'a [u8]) -> Result<(&'a RawDocument, &'a
     let length = bytes.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize);
     let length = length.filter(|length| *length <= bytes.len()).ok_or_else(|| malformed(None))?;
     let (document, tail) = bytes.split_at(length);
-    Ok((RawDocument::from_bytes(document).map_err(|why| malformed(Some(why)))?, tail))
+    Ok((RawDocument::from_bytes(document).map_err(|why| malformed(Some(Box::new(why))))?, tail))
 }
 
 /// One command that writes documents.
@@ -146,7 +146,7 @@ impl<'a> Batches<'a> {
         let command = RawDocumentBuf::from_bytes(command).map_err(|why| Error::Malformed {
             ns: self.collection.to_owned(),
             what: "a batch of documents",
-            source: Some(why),
+            source: Some(Box::new(why)),
         })?;
         let (documents, bytes) = (self.documents as u64, self.bytes as u64);
         (self.documents, self.bytes) = (0, 0);
@@ -175,7 +175,7 @@ impl<'a> Batches<'a> {
         let malformed = |why| Error::Malformed {
             ns: self.collection.to_owned(),
             what: "an _id",
-            source: Some(why),
+            source: Some(Box::new(why)),
         };
         let id = document.get("_id").map_err(malformed)?.unwrap_or(RawBsonRef::Null);
         let mut equal = RawDocumentBuf::new();

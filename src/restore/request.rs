@@ -38,6 +38,16 @@ pub enum Existing {
     Exact,
 }
 
+impl fmt::Display for Existing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refuse => "refuse",
+            Self::Drop => "drop",
+            Self::Exact => "exact",
+        })
+    }
+}
+
 /// A database, or one collection of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {

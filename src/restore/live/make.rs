@@ -106,7 +106,7 @@ fn extend(ns: &str, command: &mut RawDocumentBuf, options: &RawDocument) -> Resu
         let (name, value): (&CStr, _) = element.map_err(|why| Error::Malformed {
             ns: ns.to_owned(),
             what: "an option",
-            source: Some(why),
+            source: Some(Box::new(why)),
         })?;
         command.append(name, value);
     }

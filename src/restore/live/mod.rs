@@ -146,6 +146,11 @@ impl Live {
         Ok(names)
     }
 
+    /// Asks the server to end; the connection breaks with it, so the answer says nothing.
+    pub async fn shut_down(self) {
+        let _ = self.run("admin", "shutdown", rawdoc! { "shutdown": 1 }, "").await;
+    }
+
     /// Runs a command. `ns` is for messages.
     async fn run(
         &self,
