@@ -59,7 +59,7 @@ pub(super) fn materialise(
     let mut route = history.route(at)?;
     for _ in 0..MAX_ROUTES {
         let prepared = match follow(repository, &route, progress, cancel)? {
-            Outcome::View(view) => return Ok(view),
+            Outcome::View(view) => return Ok(*view),
             Outcome::Undecided(prepared) => prepared,
         };
         if route.named {
@@ -76,7 +76,7 @@ fn undecided(history: &History, at: &At, prepared: Ts) -> Error {
 }
 
 enum Outcome {
-    View(View),
+    View(Box<View>),
     /// Prepare timestamp of the first transaction that is undecided.
     Undecided(Ts),
 }
@@ -91,7 +91,7 @@ fn follow(
     if base.head.position.optime.ts == route.upto && base.head.pending.is_none() {
         let blocks = repository.blocks();
         let collections = head::catalog(&*blocks, &base.head)?;
-        return Ok(Outcome::View(View {
+        return Ok(Outcome::View(Box::new(View {
             base: base.clone(),
             optime: base.head.position.optime,
             upto: route.upto,
@@ -99,7 +99,7 @@ fn follow(
             collections,
             blocks,
             _scratch: None,
-        }));
+        })));
     }
     let parent = repository.scratch_dir();
     std::fs::create_dir_all(&parent).map_err(Error::io("create", &parent))?;
@@ -115,7 +115,7 @@ fn follow(
     }
     progress.begin(Phase::Sweep, Amount::default());
     let root = head.flush(&*overlay)?;
-    Ok(Outcome::View(View {
+    Ok(Outcome::View(Box::new(View {
         base: base.clone(),
         optime: root.position.optime,
         upto: route.upto,
@@ -123,7 +123,7 @@ fn follow(
         collections: head.collections().into_iter().cloned().collect(),
         blocks: overlay,
         _scratch: Some(dir),
-    }))
+    })))
 }
 
 fn overlay(repository: &dyn Repository, dir: &Path) -> Result<Overlay, Error> {
@@ -178,7 +178,7 @@ impl Advance<'_> {
     fn slice(&mut self, head: &mut Head, slice: &Slice) -> Result<bool, Error> {
         let header = &slice.header;
         let name = || format!("the oplog slice from {}", header.first.optime);
-        let bytes = stream::read(&*self.overlay, &slice.pieces)
+        let bytes = stream::read(self.overlay, &slice.pieces)
             .map_err(|why| Error::unreadable(&name())(why))?;
         slice::check(header, &bytes).map_err(|why| Error::unreadable(&name())(why))?;
         if header.first.optime.ts <= self.upto {

@@ -32,7 +32,7 @@ pub(super) struct History {
 
 impl History {
     pub fn new(job: String, mut snapshots: Vec<Manifest>, mut slices: Vec<Slice>) -> Self {
-        snapshots.sort_by(|a, b| order_of(a).cmp(&order_of(b)));
+        snapshots.sort_by_key(order_of);
         slices.sort_by_key(|slice| slice.header.first.optime);
         Self { job, snapshots, slices }
     }
@@ -54,7 +54,7 @@ impl History {
                 self.checked(base, base.head.position.optime.ts, true)
             }
             At::Latest => {
-                let base = usable().last().expect("one was found above");
+                let base = usable().next_back().expect("one was found above");
                 let end = self.end_of(base);
                 self.checked(base, end.ts, false)
             }
