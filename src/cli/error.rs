@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Exit, redact};
-use crate::{daemon, job, restore, source, store};
+use crate::{daemon, job, lab, restore, source, store};
 
 /// The failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,9 @@ pub enum Error {
     /// The daemon, running here or asked through its socket.
     #[error(transparent)]
     Daemon(#[from] daemon::Error),
+    /// The demo's servers or its own children.
+    #[error("the demo could not go on")]
+    Lab(#[from] lab::Error),
 }
 
 impl Error {

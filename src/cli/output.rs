@@ -36,6 +36,13 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// How many times `part` fits into `whole`, one digit after the point.
+pub fn ratio(whole: u64, part: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+    let times = whole as f64 / part.max(1) as f64;
+    format!("{times:.1} times")
+}
+
 /// Prints rows under headings, columns aligned; the columns from `right_from` on to the right.
 pub fn table(headings: &[&str], rows: &[Vec<String>], right_from: usize) -> Result<(), Error> {
     let mut widths: Vec<usize> = headings.iter().map(|heading| heading.len()).collect();

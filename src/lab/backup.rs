@@ -211,6 +211,19 @@ impl Backup {
         Ok(())
     }
 
+    /// Waits until the initial sync is over and the oplog is followed while `running` works.
+    ///
+    /// # Errors
+    /// `running` ends before, or it takes too long.
+    pub async fn wait_until_following(&self, running: &mut Running) -> Result<()> {
+        let deadline = Instant::now() + PROGRESS_LIMIT;
+        let following = |status: &StatusLine| status.jobs.iter().any(|job| job.phase == "tailing");
+        while !self.status().await.is_ok_and(|status| following(&status)) {
+            self.check("finish the initial sync", running, deadline).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until the oplog up to `ts` is durable while `running` works.
     ///
     /// # Errors

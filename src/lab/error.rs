@@ -103,8 +103,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// For `map_err` of a driver call.
-    pub(crate) fn driver(action: &'static str) -> impl FnOnce(mongodb::error::Error) -> Self {
+    /// For `map_err` of a driver call: `action` completes "cannot ... on the throw-away server".
+    pub fn driver(action: &'static str) -> impl FnOnce(mongodb::error::Error) -> Self {
         move |source| Self::Driver { action, source }
     }
 

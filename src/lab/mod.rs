@@ -25,5 +25,32 @@ pub use replica_set::{Options, ReplicaSet, Standalone};
 pub use shop::{Shop, Size};
 pub use workload::{Plan, Summary, Workload};
 
+use std::path::Path;
+
+use bson::doc;
+use mongodb::Client;
+use tempfile::TempDir;
+
+/// Makes a folder under `parent` that goes when it is dropped.
+///
+/// # Errors
+/// `parent` cannot be made or written to.
+pub fn temporary_folder(parent: &Path) -> Result<TempDir> {
+    std::fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    let folder = tempfile::Builder::new().prefix("headstock-lab-").tempdir_in(parent);
+    folder.map_err(Error::io("create a folder in", parent))
+}
+
+/// The version of a server.
+///
+/// # Errors
+/// The driver's.
+pub async fn server_version(client: &Client) -> Result<String> {
+    let info = client.database("admin").run_command(doc! { "buildInfo": 1 }).await;
+    let info = info.map_err(Error::driver("ask for its version"))?;
+    let version = info.get_str("version").map(str::to_owned);
+    version.map_err(|_| Error::Reply { command: "buildInfo", field: "version" })
+}
+
 /// Result of a lab operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

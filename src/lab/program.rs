@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::process::Watcher;
-use super::{Error, Result};
+use super::{Error, Result, temporary_folder};
 
 /// No command of the lab works longer than this; one that does hangs.
 const RUN_LIMIT: Duration = Duration::from_secs(600);
@@ -46,10 +46,7 @@ impl Program {
     /// # Errors
     /// No temporary folder, or no shell for the watcher.
     pub fn new(binary: impl Into<PathBuf>) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("headstock-lab-")
-            .tempdir()
-            .map_err(Error::io("create a folder in", std::env::temp_dir()))?;
+        let folder = temporary_folder(&std::env::temp_dir())?;
         let watcher = Mutex::new(Watcher::start(folder.path())?);
         Ok(Self { binary: binary.into(), watcher, folder, count: Mutex::new(0) })
     }

@@ -13,7 +13,7 @@ use mongodb::options::ClientOptions;
 use tempfile::TempDir;
 
 use super::process::{Recipe, Server, Watcher};
-use super::{Error, Mongod, Release, Result};
+use super::{Error, Mongod, Release, Result, temporary_folder};
 use crate::oplog::OpTime;
 
 /// Limit of every wait for a state of a set: elections and initial syncs on a busy machine.
@@ -76,12 +76,7 @@ impl Options {
     }
 
     fn folder(&self) -> Result<TempDir> {
-        let parent = self.parent.clone().unwrap_or_else(std::env::temp_dir);
-        fs::create_dir_all(&parent).map_err(Error::io("create", &parent))?;
-        tempfile::Builder::new()
-            .prefix("headstock-lab-")
-            .tempdir_in(&parent)
-            .map_err(Error::io("create a folder in", parent))
+        temporary_folder(&self.parent.clone().unwrap_or_else(std::env::temp_dir))
     }
 
     fn base_arguments(&self) -> Vec<String> {

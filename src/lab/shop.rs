@@ -104,6 +104,22 @@ impl Shop {
         create_indexes(&shop).await
     }
 
+    /// What an operator does on an ordinary day: builds an index, renames a collection.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn reorganise(client: &Client) -> Result<()> {
+        let index = doc! { "key": { "status": 1, "placed": -1 }, "name": "by_status" };
+        let build = doc! { "createIndexes": "orders", "indexes": [index] };
+        let shop = client.database(Self::DATABASE);
+        shop.run_command(build).await.map_err(Error::driver("build an index"))?;
+        let (from, to) = ("shop.carts", "shop.abandoned_carts");
+        let rename = doc! { "renameCollection": from, "to": to, "dropTarget": true };
+        let admin = client.database("admin");
+        admin.run_command(rename).await.map_err(Error::driver("rename a collection"))?;
+        Ok(())
+    }
+
     /// Starts the writers.
     pub fn open(client: &Client, size: Size, seed: u64) -> Self {
         let mut crew = Crew::new();
