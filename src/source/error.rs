@@ -38,6 +38,8 @@ pub enum Error {
         wanted: String,
         /// Every member and why it does not do.
         members: Failures,
+        /// How many of them did not answer.
+        silent: usize,
     },
     /// The source is a mongos.
     #[error(

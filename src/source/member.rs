@@ -46,12 +46,20 @@ pub(super) struct Hello {
 }
 
 /// Limits and sizes of a cursor.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Paging {
     /// Documents per batch; the server also stops at 16 MB.
     pub batch_documents: Option<u32>,
     /// How long an awaiting cursor waits for something new.
     pub await_for: Option<Duration>,
+    /// How long an answer may take.
+    pub limit: Duration,
+}
+
+impl Default for Paging {
+    fn default() -> Self {
+        Self { batch_documents: None, await_for: None, limit: BATCH_LIMIT }
+    }
 }
 
 /// An open cursor.
@@ -63,13 +71,14 @@ pub(super) struct Batches {
     cursor: RawBatchCursor,
     member: String,
     command: String,
+    limit: Duration,
 }
 
 impl Batches {
     /// The next batch; none when the server has closed the cursor. Safe to cancel.
     pub async fn next(&mut self) -> Result<Option<RawBatch>, Error> {
-        let batch = tokio::time::timeout(BATCH_LIMIT, self.cursor.next()).await;
-        let batch = batch.map_err(|_| timed_out(&self.member, &self.command, BATCH_LIMIT))?;
+        let batch = tokio::time::timeout(self.limit, self.cursor.next()).await;
+        let batch = batch.map_err(|_| timed_out(&self.member, &self.command, self.limit))?;
         batch.transpose().map_err(|error| of_driver(&self.member, &self.command, error))
     }
 }
@@ -123,10 +132,11 @@ impl Member {
         if let Some(time) = paging.await_for {
             action = action.max_time(time);
         }
-        let cursor = tokio::time::timeout(BATCH_LIMIT, action.batch()).await;
-        let cursor = cursor.map_err(|_| timed_out(&self.address, what, BATCH_LIMIT))?;
+        let limit = paging.limit;
+        let cursor = tokio::time::timeout(limit, action.batch()).await;
+        let cursor = cursor.map_err(|_| timed_out(&self.address, what, limit))?;
         let cursor = cursor.map_err(|error| of_driver(&self.address, what, error))?;
-        Ok(Batches { cursor, member: self.address.clone(), command: what.to_owned() })
+        Ok(Batches { cursor, member: self.address.clone(), command: what.to_owned(), limit })
     }
 
     /// All documents of a cursor whose result is known to be small (a catalog).

@@ -201,7 +201,7 @@ impl Reader {
         sender: &mpsc::Sender<Result<Bytes, Error>>,
     ) -> Result<Stop, Error> {
         let what = format!("find {}", self.ns);
-        let paging = Paging { batch_documents: Some(self.batch_documents), await_for: None };
+        let paging = Paging { batch_documents: Some(self.batch_documents), ..Paging::default() };
         let opened = member.open(&self.db, &what, command, paging).await;
         let mut batches = opened.map_err(|error| self.of_scan(error))?;
         while let Some(batch) = batches.next().await.map_err(|error| self.of_scan(error))? {

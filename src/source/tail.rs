@@ -27,6 +27,10 @@ use crate::oplog::{self, OpTime};
 /// How long the server waits for a new entry before it sends an empty batch.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// How long an answer may take. The server answers every [`QUIET`]; finding the start in a large oplog
+/// takes it no longer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(45);
+
 /// How long a member may take to reach the entry we stopped at before another is tried.
 const SEAM_WAIT: Duration = Duration::from_secs(15);
 
@@ -88,8 +92,12 @@ impl Reader {
         let error = loop {
             let member = match self.inner.topology.member(&self.avoid).await {
                 Ok(member) => member,
-                // Every member that can be read begins too late.
-                Err(Error::NoMember { .. }) if fell_off.is_some() => {
+                Err(error @ Error::NoMember { .. }) if fell_off.is_some() => {
+                    // A member that is down may reach further back than those that answer.
+                    let wait = matches!(error, Error::NoMember { silent: 1.., .. });
+                    if wait && self.after_failure(error, None).await.is_ok() {
+                        continue;
+                    }
                     break fell_off.take().expect("checked");
                 }
                 Err(error) => match self.after_failure(error, None).await {
@@ -131,7 +139,11 @@ impl Reader {
         sender: &mpsc::Sender<Result<Bytes, Error>>,
     ) -> Result<Unwanted, Error> {
         let what = "find local.oplog.rs";
-        let paging = Paging { batch_documents: Some(BATCH_ENTRIES), await_for: Some(QUIET) };
+        let paging = Paging {
+            batch_documents: Some(BATCH_ENTRIES),
+            await_for: Some(QUIET),
+            limit: ANSWER_LIMIT,
+        };
         let mut batches = member.open("local", what, self.find(), paging).await?;
         let mut batch = self.seam(member, &mut batches).await?;
         let mut at_seam = true;

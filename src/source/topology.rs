@@ -151,6 +151,7 @@ impl Topology {
 
     async fn choose(&self, state: &mut State, avoid: &[String]) -> Result<Arc<Member>, Error> {
         let (answers, mut failures) = self.ask_all(state).await?;
+        let mut silent = failures.0.len();
         let newest = answers.iter().map(|answer| answer.hello.last_write_secs).max().unwrap_or(0);
         state.primary = None;
         state.suspects.retain(|_, since| since.elapsed() < SUSPECT_FOR);
@@ -177,12 +178,15 @@ impl Topology {
                     return Ok(member);
                 }
                 Err(error) if error.cure() == Cure::None => return Err(error),
-                Err(error) => failures.0.push((address, error.to_string())),
+                Err(error) => {
+                    silent += 1;
+                    failures.0.push((address, root_cause(&error)));
+                }
             }
         }
         let set = answers.iter().find_map(|answer| answer.hello.set_name.clone());
         let wanted = self.from.to_string();
-        Err(Error::NoMember { set: set.unwrap_or_default(), wanted, members: failures })
+        Err(Error::NoMember { set: set.unwrap_or_default(), wanted, members: failures, silent })
     }
 
     async fn take_primary(&self, state: &mut State, answers: &[Answer]) -> Result<(), Error> {
@@ -362,4 +366,70 @@ fn drop_aliases(answers: &mut Vec<Answer>) {
 fn root_cause(error: &Error) -> String {
     let source = std::error::Error::source(error);
     source.map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn topology(from: ReadFrom) -> Topology {
+        let template = Template::parse("mongodb://a,b,c/?replicaSet=r").await.expect("valid");
+        Topology::new(template, from)
+    }
+
+    fn answer(address: &str, change: impl Fn(&mut Hello)) -> Answer {
+        let mut hello = Hello { secondary: true, last_write_secs: 1_000, ..Hello::default() };
+        change(&mut hello);
+        Answer { address: address.to_owned(), hello }
+    }
+
+    #[tokio::test]
+    async fn a_hidden_or_else_the_least_lagging_secondary_is_preferred() {
+        let topology = topology(ReadFrom::SecondaryPreferred).await;
+        let rank = |answer: &Answer, suspect| topology.rank(answer, 1_000, suspect);
+        let secondary = answer("a", |_| ());
+        let order = [
+            rank(&answer("h", |hello| hello.hidden = true), false),
+            rank(&secondary, false),
+            rank(&answer("b", |hello| hello.last_write_secs -= 5), false),
+            rank(&answer("p", |hello| (hello.primary, hello.secondary) = (true, false)), false),
+            rank(&answer("c", |hello| hello.last_write_secs -= 600), false),
+            rank(&secondary, true),
+        ];
+        let order: Vec<_> = order.into_iter().map(|rank| rank.expect("may be read")).collect();
+        assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
+        assert!(rank(&answer("d", |hello| hello.delayed = true), false).is_err());
+        assert!(rank(&answer("r", |hello| hello.secondary = false), false).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_named_member_may_be_delayed_and_goes_by_either_name() {
+        let topology = topology(ReadFrom::Member("m:1".to_owned())).await;
+        let alias = answer("seed:1", |hello| {
+            hello.delayed = true;
+            hello.me = Some("m:1".to_owned());
+        });
+        assert!(topology.rank(&alias, 1_000, false).is_ok());
+        assert!(topology.rank(&answer("other:1", |_| ()), 1_000, false).is_err());
+    }
+
+    #[test]
+    fn a_member_answers_under_one_name() {
+        let me = |name: &'static str| move |hello: &mut Hello| hello.me = Some(name.to_owned());
+        let mut answers =
+            vec![answer("seed", me("m1")), answer("m1", me("m1")), answer("nat", me("m2"))];
+        drop_aliases(&mut answers);
+        let left: Vec<&str> = answers.iter().map(|answer| answer.address.as_str()).collect();
+        assert_eq!(left, ["m1", "nat"]);
+    }
+
+    #[test]
+    fn mongos_and_stand_alone_are_refused() {
+        let mongos = Hello { is_mongos: true, ..Hello::default() };
+        assert!(matches!(refuse_if_no_set("m", &mongos), Err(Error::Mongos { .. })));
+        let alone = Hello::default();
+        assert!(matches!(refuse_if_no_set("m", &alone), Err(Error::NotAReplicaSet { .. })));
+        let member = Hello { set_name: Some("r".to_owned()), ..Hello::default() };
+        assert!(refuse_if_no_set("m", &member).is_ok());
+    }
 }

@@ -1,7 +1,7 @@
 //! Who a source is, and what is refused.
 
 use bson::doc;
-use headstock::lab::{Options, ReplicaSet, Standalone};
+use headstock::lab::{Mongod, Options, Release, ReplicaSet, Standalone};
 use headstock::source::{Error, ReadFrom, Source};
 
 use crate::support::{collection, set_and_source, source};
@@ -129,4 +129,51 @@ async fn credentials_and_privileges_are_told_apart() {
         let mut tail = source.tail(start.begin_fetch, true).await.expect(user);
         tail.next().await.expect(user);
     }
+}
+
+#[tokio::test]
+async fn a_changing_feature_compatibility_version_is_refused() {
+    let arguments = ["--setParameter", "enableTestCommands=1"].map(str::to_owned).to_vec();
+    let set = ReplicaSet::start(Options { arguments, ..Options::members(1) }).await.expect("start");
+    let source = source(&set).await;
+    let admin = set.client().database("admin");
+    let fail = doc! { "configureFailPoint": "failDowngrading", "mode": "alwaysOn" };
+    admin.run_command(fail).await.expect("a fail point");
+    let lower = doc! { "setFeatureCompatibilityVersion": "5.0" };
+    admin.run_command(lower).await.expect_err("stops half-way");
+    for error in [source.start_point().await.err(), source.identity().await.err()] {
+        assert!(matches!(error, Some(Error::FcvInTransition { .. })), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_supported_server_is_read_alike() {
+    let mongod = Some(Mongod::fetch(Release::V4_4_2).expect("a server"));
+    let set = ReplicaSet::start(Options { mongod, ..Options::members(1) }).await.expect("start");
+    let source = source(&set).await;
+    let identity = source.identity().await.expect("identity");
+    assert_eq!((identity.server_version.as_str(), identity.fcv.as_str()), ("4.4.2", "4.4"));
+    let mut documents = crate::support::numbered(0, 3_000, 10);
+    documents.insert(0, doc! { "_id": bson::Bson::MinKey });
+    documents.push(doc! { "_id": "text" });
+    documents.push(doc! { "_id": bson::Bson::MaxKey });
+    collection(&set, "c").insert_many(&documents).await.expect("insert");
+    let start = source.start_point().await.expect("start");
+    let one = crate::support::listed(&source, "v.c").await;
+    let ranges = source.split(&one, 4).await.expect("split");
+    assert_eq!(ranges.len(), 4);
+    let mut found = 0;
+    for range in ranges {
+        let mut scan = source.scan(&one, range).await.expect("scan");
+        let part = crate::support::drain(&mut scan).await.expect("read");
+        for (document, expected) in part.iter().zip(&documents[found..]) {
+            let document = bson::Document::try_from(document.as_ref()).expect("valid");
+            assert_eq!(document, *expected);
+        }
+        found += part.len();
+    }
+    assert_eq!(found, documents.len());
+    let mut tail = source.tail(start.begin_fetch, true).await.expect("tail");
+    tail.next().await.expect("entries");
+    assert!(source.end_point().await.expect("end").optime >= start.base.optime);
 }
