@@ -1,14 +1,17 @@
 //! The `STORE` file: who this store is. Written once, last of all files when a store is created, by
-//! rename, so that a directory with a `STORE` file holds a whole store.
+//! rename, so that a directory with a `STORE` file holds a whole store. It holds two copies, since
+//! without the salt nothing could be added to the store's trees.
 
 use std::path::{Path, PathBuf};
 
-use super::fs::{Access, Disk};
+use super::fs::{Access, Disk, File};
 use super::layout::{FORMAT_VERSION, StoreUuid, field, u16_at, u32_at, u64_at};
 use super::{Error, RepositorySalt};
 
 const MAGIC: &[u8; 12] = b"HEADSTK\x1a\n\xa9\r\n";
 const BYTES: usize = 128;
+/// Where the copies start: in sectors of their own.
+const COPIES: [u64; 2] = [0, 4096];
 const NAME: &str = "STORE";
 
 /// The name and salt of a store.
@@ -38,7 +41,7 @@ impl Identity {
     pub(super) fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
         let temporary = dir.join("STORE.new");
         let file = disk.create(&temporary)?;
-        file.write_at(0, &self.encode())?;
+        COPIES.iter().try_for_each(|at| file.write_at(*at, &self.encode()))?;
         file.sync()?;
         disk.rename(&temporary, &path(dir))?;
         Ok(disk.sync_dir(dir)?)
@@ -53,22 +56,48 @@ impl Identity {
                 Error::from(error)
             }
         })?;
-        let damaged = |offset, what| Error::Damaged { path: path.clone(), offset, what };
-        if file.size()? < BYTES as u64 {
-            return Err(damaged(0, "the file is too short"));
+        let mut copies = Self::copies(&*file)?.into_iter();
+        let found = copies.clone().find_map(Result::ok);
+        match (found, copies.find_map(Result::err)) {
+            (Some(identity), _) => Ok(identity),
+            (None, Some(Fault::Version(version))) => Err(Error::UnknownVersion { path, version }),
+            (None, Some(Fault::Damaged(what))) => Err(Error::Damaged { path, offset: 0, what }),
+            (None, None) => Err(Error::NotAStore { dir: dir.to_owned() }),
         }
-        let mut bytes = [0; BYTES];
-        file.read_at(0, &mut bytes)?;
-        if bytes[..12] != *MAGIC {
-            return Err(damaged(0, "the file has no magic"));
-        }
-        if crc32fast::hash(&bytes[..124]) != u32_at(&bytes, 124) {
-            return Err(damaged(124, "the checksum differs"));
-        }
-        let version = u16_at(&bytes, 14);
-        if version > FORMAT_VERSION || u64_at(&bytes, 16) != 0 {
-            return Err(Error::UnknownVersion { path, version });
-        }
-        Ok(Self { uuid: field(&bytes, 32), salt: RepositorySalt(field(&bytes, 48)) })
     }
+
+    /// Each copy, or what is wrong with it.
+    pub(super) fn copies(file: &dyn File) -> Result<[Result<Self, Fault>; 2], Error> {
+        let size = file.size()?;
+        let mut copies = [Err(Fault::Damaged("the copy is missing")); 2];
+        for (copy, at) in copies.iter_mut().zip(COPIES) {
+            if size >= at + BYTES as u64 {
+                let mut bytes = [0; BYTES];
+                file.read_at(at, &mut bytes)?;
+                *copy = Self::decode(&bytes);
+            }
+        }
+        Ok(copies)
+    }
+
+    fn decode(bytes: &[u8; BYTES]) -> Result<Self, Fault> {
+        if bytes[..12] != *MAGIC {
+            return Err(Fault::Damaged("the copy has no magic"));
+        }
+        if crc32fast::hash(&bytes[..124]) != u32_at(bytes, 124) {
+            return Err(Fault::Damaged("the copy's checksum differs"));
+        }
+        let version = u16_at(bytes, 14);
+        if version > FORMAT_VERSION || u64_at(bytes, 16) != 0 {
+            return Err(Fault::Version(version));
+        }
+        Ok(Self { uuid: field(bytes, 32), salt: RepositorySalt(field(bytes, 48)) })
+    }
+}
+
+/// What is wrong with a copy.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fault {
+    Damaged(&'static str),
+    Version(u16),
 }

@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use super::Error;
 use super::fs::Disk;
 use super::layout::{Entry, SegmentId, StoreUuid};
 use super::run::{self, Run};
 use super::segment::Segments;
+use super::{Error, Options};
 use crate::block::BlockId;
 
 /// A run is merged with the smaller ones unless it has more than this many times their entries.
@@ -80,25 +80,40 @@ pub(super) fn directory(store_dir: &Path) -> PathBuf {
 }
 
 impl Index {
-    /// Opens what runs there are and the footers of the `live` segments that no run covers. Reads only.
+    /// Opens what runs there are, and the footers of the `live` segments that no run covers. If
+    /// `merging`, those are merged as they come, so that few files are open at once; else nothing is
+    /// written.
     pub(super) fn open(
         disk: Arc<dyn Disk>,
         store_dir: &Path,
         store: StoreUuid,
-        (mmap, durable): (bool, bool),
+        options: &Options,
         segments: &Segments,
         live: BTreeSet<SegmentId>,
+        merging: bool,
     ) -> Result<Self, Error> {
+        let Options { mmap, durable, .. } = *options;
         let dir = directory(store_dir);
-        let (mut runs, next) = open_runs(&*disk, &dir, &store, mmap, &live)?;
+        let (runs, next) = open_runs(&*disk, &dir, &store, mmap, &live)?;
         let covered: BTreeSet<SegmentId> =
             runs.iter().flat_map(|run| run.segments.iter().copied()).collect();
-        for id in live.difference(&covered) {
-            let (_, table) = segments.sealed(*id)?.footer(mmap)?;
-            runs.push(Arc::new(Run::of_footer(*id, table)));
-        }
+        let uncovered: Vec<SegmentId> = live.difference(&covered).copied().collect();
         let probes = RwLock::new(Arc::new(Probes { runs, live }));
-        Ok(Self { disk, dir, store, mmap, durable, probes, merging: Mutex::new(next) })
+        let index = Self { disk, dir, store, mmap, durable, probes, merging: Mutex::new(next) };
+        for some in uncovered.chunks(MERGE_WIDTH) {
+            for id in some {
+                match index.add(segments, *id) {
+                    Err(error @ (Error::SegmentGone { .. } | Error::Damaged { .. })) => {
+                        tracing::error!(%error, "the blocks of a segment cannot be had");
+                    }
+                    other => other?,
+                }
+            }
+            if merging {
+                index.merge()?;
+            }
+        }
+        Ok(index)
     }
 
     /// The tables as they are now; later changes do not reach them.
@@ -113,7 +128,7 @@ impl Index {
 
     /// Adds a sealed segment by its footer.
     pub(super) fn add(&self, segments: &Segments, id: SegmentId) -> Result<(), Error> {
-        let (_, table) = segments.sealed(id)?.footer(self.mmap)?;
+        let (_, table) = segments.sealed(id)?.entries()?;
         let run = Arc::new(Run::of_footer(id, table));
         self.change(|probes| {
             probes.live.insert(id);

@@ -115,6 +115,14 @@ impl LogFiles {
         Ok(slots)
     }
 
+    /// Whether a slot was never written.
+    pub(super) fn is_unused(&self, slot: usize) -> Result<bool, FsError> {
+        let head = self.disk.open(&self.head_path(), Access::Read)?;
+        let mut bytes = vec![0; SLOT_BYTES as usize];
+        head.read_at(slot as u64 * SLOT_BYTES, &mut bytes)?;
+        Ok(bytes.iter().all(|byte| *byte == 0))
+    }
+
     /// Reads the log file in use.
     pub(super) fn read(&self) -> Result<LogRead, Error> {
         let slots = self.slots()?;

@@ -16,8 +16,10 @@
 //! everyone once a commit names it. Liveness comes from commits alone: there are no tombstones.
 
 mod append;
+pub mod compact;
 mod error;
 pub mod fs;
+pub mod fsck;
 mod identity;
 mod index;
 mod layout;
@@ -32,6 +34,7 @@ mod scan;
 mod segment;
 mod session;
 mod table;
+mod walk;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -272,6 +275,16 @@ impl Shared {
             Role::Writer(writer) => writer.newest(),
             Role::Reader(reader) => Arc::clone(&reader.commit),
         }
+    }
+
+    /// The newest commit, with all that it names in sealed segments (of a writer), or in those of the
+    /// commit (of a reader).
+    fn settled_commit(&self) -> Result<Arc<Commit>, Error> {
+        let commit = self.commit();
+        if let Role::Writer(writer) = &self.role {
+            writer.seal_active(&self.segments, &self.index)?;
+        }
+        Ok(commit)
     }
 
     /// Where a block is.

@@ -7,17 +7,15 @@ use bson::raw::cstr;
 use bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
 
 use super::append::Target;
+use super::compact;
 use super::fs::{Disk, FsError};
 use super::identity::Identity;
 use super::index::{self, Index};
-use super::layout::SegmentId;
 use super::log::LogFiles;
 use super::record::Commit;
-use super::scan::{Scanner, Step, entry_of};
-use super::segment::{self, Segment, Segments};
+use super::segment::{self, Segments};
 use super::session::Sessions;
-use super::table::Table;
-use super::writer::{Start, Writer};
+use super::writer::{Start, Waiting, Writer};
 use super::{
     Error, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options, Reader, RepositorySalt, Role, Shared,
     readers::{self, Living},
@@ -77,23 +75,29 @@ pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
     let recovered = recover::segments(&target, dir, &commit)?;
     let segments = Segments::new(Arc::clone(&disk), dir, store, mmap);
     let living = readers::living(&*disk, dir)?;
-    if living.is_empty() {
-        recovered.dropped.iter().try_for_each(|id| disk.remove(&segments.path(*id)))?;
-    }
+    let waiting = recovered.dropped.iter().map(|(segment, bytes)| Waiting {
+        segment: *segment,
+        bytes: *bytes,
+        dropped_by: commit.seq,
+    });
+    let waiting = waiting.collect();
     disk.create_dir(&index::directory(dir))?;
     let live = recovered.sealed.keys().copied().collect();
-    let index = Index::open(Arc::clone(&disk), dir, store, (mmap, durable), &segments, live)?;
+    let index = Index::open(Arc::clone(&disk), dir, store, &options, &segments, live, true)?;
     index.remove_leftovers()?;
     index.merge()?;
     clear_scratch(&*disk, dir, &living)?;
     let scratch = scratch(dir).join(WRITER_SCRATCH);
     disk.create_dir(&scratch)?;
     let slot = Some(read.slot);
-    let start = Start { lock, slot, commit, sealed: recovered.sealed, next: recovered.next };
+    let recover::Recovered { sealed, next, .. } = recovered;
+    let start = Start { lock, slot, commit, sealed, next, waiting };
     let writer = Writer::new(target, segment::directory(dir), log_files, start);
     let role = Role::Writer(Box::new(writer));
     let (dir, sessions) = (dir.to_owned(), Sessions::default());
-    Ok(Shared { dir, scratch, disk, identity, options, segments, index, sessions, role })
+    let shared = Shared { dir, scratch, disk, identity, options, segments, index, sessions, role };
+    compact::remove_unused(&shared, shared.writer()?)?;
+    Ok(shared)
 }
 
 /// Opens a store for reading its newest commit.
@@ -104,9 +108,12 @@ pub(super) fn reader(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
     let (registration, commit) = readers::register(&disk, dir, &log_files)?;
     let segments = Segments::new(Arc::clone(&disk), dir, store, options.mmap);
     let live = commit.segments.keys().copied().collect();
-    let modes = (options.mmap, options.durable);
-    let index = Index::open(Arc::clone(&disk), dir, store, modes, &segments, live)?;
-    let active = commit.active.map(|(id, len)| start_of(&segments, &identity, id, len));
+    let index = Index::open(Arc::clone(&disk), dir, store, &options, &segments, live, false)?;
+    let active = commit.active.map(|(id, len)| {
+        let segment = segments.unsealed(id)?;
+        let table = segment.scan(len)?;
+        Ok::<_, Error>((segment, table))
+    });
     let active = active.transpose()?;
     let scratch = scratch(dir).join(registration.name());
     disk.create_dir(&scratch)?;
@@ -114,29 +121,6 @@ pub(super) fn reader(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
     let role = Role::Reader(Box::new(Reader { commit, active, _registration: registration }));
     let (dir, sessions) = (dir.to_owned(), Sessions::default());
     Ok(Shared { dir, scratch, disk, identity, options, segments, index, sessions, role })
-}
-
-/// Lists the records of the active segment up to where a commit goes.
-fn start_of(
-    segments: &Segments,
-    identity: &Identity,
-    id: SegmentId,
-    len: u64,
-) -> Result<(Segment, Table), Error> {
-    let segment = segments.unsealed(id)?;
-    let mut scanner = Scanner::new(Arc::clone(&segment.file), identity.uuid, id, len);
-    let mut entries = Vec::new();
-    loop {
-        match scanner.step()? {
-            Step::Record { offset, header, .. } => entries.push(entry_of(id, offset, &header)),
-            Step::End => break,
-            Step::Invalid { offset, what } => {
-                return Err(Error::Damaged { path: segments.path(id), offset, what });
-            }
-        }
-    }
-    entries.sort_unstable_by_key(|entry| entry.id);
-    Ok((segment, Table::owned(&entries)))
 }
 
 /// Removes what processes that are gone left in the scratch directory.

@@ -2,8 +2,9 @@
 //! segments into the state that the log names.
 //!
 //! - A segment that the newest commit lists as sealed must be there.
-//! - The segment that was active at that commit must be whole up to the length the commit names; it
-//!   is cut behind its last whole record and sealed.
+//! - The segment that was active at that commit must be there up to the length the commit names; it
+//!   is cut behind its last whole record and sealed. A record damaged before that length is passed over
+//!   and left in its place: its block is unreadable, which fsck tells, and no other.
 //! - Segments started after that commit hold only blocks that nothing names yet. They are kept (blocks
 //!   are named by their content, so they can do no harm and spare work), cut and sealed likewise.
 //! - Any other segment was dropped by a commit: it is removed as soon as no reader uses it.
@@ -14,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Error;
 use super::append::{Target, seal_file};
@@ -23,12 +25,18 @@ use super::record::Commit;
 use super::scan::{Scanner, Step, entry_of, open_payload};
 use super::segment::{self, check_header, read_trailer};
 
+/// How often the lock is tried. A process that let go of it may for a moment still hold it in a child
+/// that it forked and that has not yet run its program.
+const LOCK_ATTEMPTS: u32 = 20;
+/// Between two attempts.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
 /// The segments of a store after recovery.
 pub(super) struct Recovered {
     /// Sealed and counting, with their lengths in bytes.
     pub(super) sealed: BTreeMap<SegmentId, u64>,
-    /// Dropped by a commit, their files still there.
-    pub(super) dropped: Vec<SegmentId>,
+    /// Dropped by a commit, their files still there, with their lengths in bytes.
+    pub(super) dropped: Vec<(SegmentId, u64)>,
     /// The lowest number that no segment ever had.
     pub(super) next: SegmentId,
 }
@@ -40,7 +48,13 @@ pub(super) fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<Arc<dyn File>, Er
         Ok(file) => file,
         Err(_) => disk.open(&path, Access::Write)?,
     };
-    if !file.try_lock()? {
+    let mut attempts = 1;
+    while !file.try_lock()? {
+        if attempts < LOCK_ATTEMPTS {
+            attempts += 1;
+            std::thread::sleep(LOCK_PAUSE);
+            continue;
+        }
         let len = file.size()?.min(64);
         let mut text = vec![0; len as usize];
         file.read_at(0, &mut text)?;
@@ -70,10 +84,12 @@ pub(super) fn segments(
         present.push(id);
         next = next.max(SegmentId(id.0 + 1));
         let committed = commit.active.filter(|(active, _)| *active == id).map(|(_, len)| len);
-        if sealed.contains_key(&id) {
+        if commit.segments.contains_key(&id) {
             continue;
-        } else if committed.is_none() && id < commit.next_segment {
-            dropped.push(id);
+        }
+        if committed.is_none() && id < commit.next_segment {
+            let file = target.disk.open(&dir.join(&name), Access::Read)?;
+            dropped.push((id, file.size()?));
         } else if let Some(size) = close(target, &dir.join(&name), id, committed)? {
             sealed.insert(id, size);
         }
@@ -98,6 +114,7 @@ fn close(
     match check_header(&*file, &target.store, id) {
         // The header is synced before any record: without it there are none.
         Err(Error::Damaged { .. }) if committed.is_none() => return remove(target, path),
+        Err(Error::Damaged { what, .. }) => tracing::error!(segment = %id, what, "damage"),
         other => other?,
     }
     let trailer = read_trailer(&*file, &target.store, id, size)?;
@@ -107,7 +124,7 @@ fn close(
         return Ok(Some(size));
     }
     let whole = whole_prefix(target, Arc::clone(&file), id, size, committed.unwrap_or(0))?;
-    if whole.entries.is_empty() {
+    if whole.entries.is_empty() && committed.is_none() {
         return remove(target, path);
     }
     let Whole { end, raw_bytes, mut entries } = whole;
@@ -136,10 +153,12 @@ fn whole_prefix(
     size: u64,
     committed: u64,
 ) -> Result<Whole, Error> {
-    let path = file.path().to_owned();
+    if size < committed {
+        let what = "the segment is shorter than the newest commit says";
+        return Err(Error::Damaged { path: file.path().to_owned(), offset: size, what });
+    }
     let mut scanner = Scanner::new(file, target.store, id, size);
     let mut whole = Whole { end: SEGMENT_HEADER_BYTES, raw_bytes: 0, entries: Vec::new() };
-    let mut why = "the segment is shorter than the newest commit says";
     loop {
         match scanner.step()? {
             Step::Record { offset, header, payload } => {
@@ -151,14 +170,16 @@ fn whole_prefix(
                 whole.entries.push(entry_of(id, offset, &header));
             }
             Step::End => break,
-            Step::Invalid { what, .. } => {
-                why = what;
-                break;
+            Step::Invalid { offset, .. } if offset >= committed => break,
+            Step::Invalid { offset, what } => {
+                tracing::error!(segment = %id, offset, what, "damage; run `headstock fsck`");
+                if !scanner.resync()? {
+                    break;
+                }
             }
         }
     }
-    if whole.end < committed {
-        return Err(Error::Damaged { path, offset: whole.end, what: why });
-    }
+    // Bytes that a commit named stay where they are, damaged or not.
+    whole.end = whole.end.max(committed);
     Ok(whole)
 }

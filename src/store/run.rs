@@ -70,7 +70,8 @@ impl Run {
         let mut list = vec![0; listed as usize * 4];
         file.read_at(HEADER_BYTES as u64, &mut list)?;
         let segments = list.chunks_exact(4).map(|id| SegmentId(u32_at(id, 0))).collect();
-        let backing = if mmap { Backing::Map(file.map(size)?) } else { Backing::File(file) };
+        let backing =
+            if mmap { Backing::Map(Arc::new(file.map(size)?)) } else { Backing::File(file) };
         let table = Table::new(backing, start, count);
         let checksum = Some(field(&header, 48));
         Ok(Ok(Self { table, segments, path: Some(path.to_owned()), checksum }))

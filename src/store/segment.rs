@@ -13,7 +13,7 @@ use super::layout::{
     SegmentId, StoreUuid, TRAILER_BYTES, Trailer, check_segment_header,
 };
 use super::map::Map;
-use super::scan::open_payload;
+use super::scan::{Scanner, Step, entry_of, open_payload};
 use super::table::{Backing, Table};
 use crate::block::{self, Block};
 
@@ -28,17 +28,18 @@ pub(super) struct Segment {
     pub(super) file: Arc<dyn File>,
     store: StoreUuid,
     /// Present for sealed segments where maps are in use.
-    map: Option<Map>,
+    map: Option<Arc<Map>>,
 }
 
 impl Segment {
-    /// Opens a segment and checks its header. `map` only for sealed ones, of that many bytes.
+    /// Opens a segment. Only sealed ones may be mapped. A damaged header is no reason to give up the
+    /// blocks behind it, whose own headers say which store and segment they are of.
     pub(super) fn open(
         disk: &dyn Disk,
         path: &Path,
         store: StoreUuid,
         id: SegmentId,
-        map: Option<u64>,
+        map: bool,
     ) -> Result<Self, Error> {
         let file = disk.open(path, Access::Read).map_err(|error| {
             if error.is_not_found() {
@@ -47,8 +48,11 @@ impl Segment {
                 Error::from(error)
             }
         })?;
-        check_header(&*file, &store, id)?;
-        let map = map.map(|bytes| file.map(bytes)).transpose()?;
+        match check_header(&*file, &store, id) {
+            Err(Error::Damaged { what, .. }) => tracing::warn!(segment = %id, what, "damage"),
+            other => other?,
+        }
+        let map = if map { Some(Arc::new(file.map(file.size()?)?)) } else { None };
         Ok(Self { id, file, store, map })
     }
 
@@ -72,7 +76,7 @@ impl Segment {
     }
 
     /// Reads the footer: its trailer and its table of entries, checked against their checksum.
-    pub(super) fn footer(self: &Arc<Self>, mmap: bool) -> Result<(Trailer, Table), Error> {
+    pub(super) fn footer(&self) -> Result<(Trailer, Table), Error> {
         let size = self.file.size()?;
         let trailer = read_trailer(&*self.file, &self.store, self.id, size)?
             .map_err(|what| self.damaged(size.saturating_sub(TRAILER_BYTES as u64), what))?;
@@ -82,12 +86,53 @@ impl Segment {
         if !trailer.verify(entries, end) {
             return Err(self.damaged(trailer.data_end, "the footer's checksum differs"));
         }
-        let backing = if mmap {
-            Backing::Map(self.file.map(size)?)
-        } else {
-            Backing::File(Arc::clone(&self.file))
+        let table = self.table(&trailer);
+        Ok((trailer, table))
+    }
+
+    /// The footer's table, or, if the footer is damaged, one made from the records.
+    pub(super) fn entries(&self) -> Result<(Option<Trailer>, Table), Error> {
+        match self.footer() {
+            Ok((trailer, table)) => Ok((Some(trailer), table)),
+            Err(Error::Damaged { offset, what, .. }) => {
+                tracing::warn!(segment = %self.id, offset, what, "damage; run `headstock fsck`");
+                Ok((None, self.scan(self.file.size()?)?))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A table made from the records before `limit`, in bytes. A damaged one is passed over: it makes
+    /// its own block unreadable, which fsck tells, and no other.
+    pub(super) fn scan(&self, limit: u64) -> Result<Table, Error> {
+        let limit = limit.min(self.file.size()?);
+        let mut scanner = Scanner::new(Arc::clone(&self.file), self.store, self.id, limit);
+        let mut entries = Vec::new();
+        loop {
+            match scanner.step()? {
+                Step::Record { offset, header, .. } => {
+                    entries.push(entry_of(self.id, offset, &header));
+                }
+                Step::End => break,
+                Step::Invalid { offset, what } => {
+                    if !scanner.resync()? {
+                        break;
+                    }
+                    tracing::warn!(segment = %self.id, offset, what, "damage; run `headstock fsck`");
+                }
+            }
+        }
+        entries.sort_unstable_by_key(|entry| entry.id);
+        Ok(Table::owned(&entries))
+    }
+
+    /// The table of entries that a trailer describes.
+    pub(super) fn table(&self, trailer: &Trailer) -> Table {
+        let backing = match &self.map {
+            Some(map) => Backing::Map(Arc::clone(map)),
+            None => Backing::File(Arc::clone(&self.file)),
         };
-        Ok((trailer, Table::new(backing, trailer.data_end, trailer.count)))
+        Table::new(backing, trailer.data_end, trailer.count)
     }
 }
 
@@ -199,18 +244,14 @@ impl Segments {
             return Ok(segment);
         }
         let path = self.path(id);
-        let mut segment = Segment::open(&*self.disk, &path, self.store, id, None)?;
-        if self.mmap {
-            segment.map = Some(segment.file.map(segment.file.size()?)?);
-        }
-        let segment = Arc::new(segment);
+        let segment = Arc::new(Segment::open(&*self.disk, &path, self.store, id, self.mmap)?);
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&segment));
         Ok(segment)
     }
 
     /// A segment that may still be written, never mapped and not kept.
     pub(super) fn unsealed(&self, id: SegmentId) -> Result<Segment, Error> {
-        Segment::open(&*self.disk, &self.path(id), self.store, id, None)
+        Segment::open(&*self.disk, &self.path(id), self.store, id, false)
     }
 
     /// Forgets an open segment that is about to be removed.

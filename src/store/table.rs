@@ -20,7 +20,7 @@ const MAX_GUESSES: u32 = 4;
 /// Where the bytes of a table are.
 #[derive(Debug)]
 pub(super) enum Backing {
-    Map(Map),
+    Map(Arc<Map>),
     File(Arc<dyn File>),
     Owned(Vec<u8>),
 }

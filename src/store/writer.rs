@@ -41,6 +41,17 @@ pub(super) struct Writer {
     pending: Mutex<Pending>,
     log: Mutex<Log>,
     latch: OnceLock<String>,
+    /// Segments that a commit dropped and whose files are still there.
+    waiting: Mutex<Vec<Waiting>>,
+}
+
+/// A dropped segment that readers may still use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    pub(super) segment: SegmentId,
+    pub(super) bytes: u64,
+    /// Readers of this commit or a later one do not need it.
+    pub(super) dropped_by: CommitSeq,
 }
 
 /// The segments being written.
@@ -84,6 +95,7 @@ pub(super) struct Start {
     pub(super) commit: Commit,
     pub(super) sealed: BTreeMap<SegmentId, u64>,
     pub(super) next: SegmentId,
+    pub(super) waiting: Vec<Waiting>,
 }
 
 impl Log {
@@ -122,7 +134,7 @@ impl Writer {
         log_files: LogFiles,
         start: Start,
     ) -> Self {
-        let Start { lock, slot, commit, sealed, next } = start;
+        let Start { lock, slot, commit, sealed, next, waiting } = start;
         let pending = Pending { roots: commit.roots.clone(), ticket: 0 };
         let newest = Arc::new(commit);
         let log = Log { file: None, slot, newest, decided: 0, failed: Vec::new() };
@@ -137,6 +149,7 @@ impl Writer {
             pending: Mutex::new(pending),
             log: Mutex::new(log),
             latch: OnceLock::new(),
+            waiting: Mutex::new(waiting),
         }
     }
 
@@ -354,10 +367,11 @@ impl Writer {
         }
         let commit = Arc::new(commit);
         log.newest = Arc::clone(&commit);
-        if !appended && let Some(slot) = &log.slot {
-            if let Err(error) = self.log_files.remove_others(slot.log) {
-                tracing::warn!(%error, "an old log file is left behind");
-            }
+        if !appended
+            && let Some(slot) = &log.slot
+            && let Err(error) = self.log_files.remove_others(slot.log)
+        {
+            tracing::warn!(%error, "an old log file is left behind");
         }
         let mut append = lock(&self.append);
         drop_segments.iter().for_each(|id| {
@@ -390,6 +404,39 @@ impl Writer {
             file.sync()?;
         }
         Ok((sealed, active.map(|(id, end, _)| (id, end)), next))
+    }
+
+    /// Every sealed segment that is not dropped, with its length in bytes.
+    pub(super) fn sealed(&self) -> BTreeMap<SegmentId, u64> {
+        lock(&self.append).sealed.clone()
+    }
+
+    /// Notes segments that a commit dropped.
+    pub(super) fn wait_for_readers(&self, dropped: impl Iterator<Item = Waiting>) {
+        lock(&self.waiting).extend(dropped);
+    }
+
+    /// Has dropped segments removed, as far as `remove` does. Returns the bytes of those left.
+    pub(super) fn remove_waiting(
+        &self,
+        mut remove: impl FnMut(&Waiting) -> Result<bool, Error>,
+    ) -> Result<u64, Error> {
+        let mut waiting = lock(&self.waiting);
+        let mut left = Vec::new();
+        let mut failed = None;
+        for one in waiting.drain(..) {
+            match if failed.is_none() { remove(&one) } else { Ok(false) } {
+                Ok(true) => {}
+                Ok(false) => left.push(one),
+                Err(error) => {
+                    failed = Some(error);
+                    left.push(one);
+                }
+            }
+        }
+        let bytes = left.iter().map(|one| one.bytes).sum();
+        *waiting = left;
+        failed.map_or(Ok(bytes), Err)
     }
 
     /// Bytes appended since opening, blocks and bytes in the segments being written, and the bytes of

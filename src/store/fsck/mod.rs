@@ -1,0 +1,410 @@
+//! Verification of a whole store. Reads only, through `read_at` and never a map for segments, so that
+//! a bad sector is a finding. Runs on a reader beside a writer, or on a writer (which first seals what it is
+//! writing).
+//!
+//! Four passes: the small files; every segment (headers, footer against records, checksums, and
+//! with [`Level::Data`] every block against its name); the index against the footers; everything
+//! that the commit reaches. Memory: a bit per block, and what is damaged.
+
+mod report;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::block::BlockId;
+use crate::store::fs::{Access, FsError};
+use crate::store::identity::{self, Identity};
+use crate::store::layout::{Entry, RecordHeader, SegmentId, Trailer};
+use crate::store::log::LogFiles;
+use crate::store::run::{Cursor, Run};
+use crate::store::scan::{Scanner, Step, entry_of, open_payload};
+use crate::store::segment::{Segment, check_header, read_trailer};
+use crate::store::table::Table;
+use crate::store::walk::{Fault, Walk, Why};
+use crate::store::{Error, Options, Role, Shared, Store, index};
+
+pub use report::{Code, Finding, Report, Severity};
+
+/// How much is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// All structure and the graph of blocks; of the blocks that name none, only the record header.
+    Graph,
+    /// Also the content of every block.
+    Data,
+}
+
+/// What a verification is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// Reading segments: bytes done and in all.
+    Segments {
+        /// Bytes read.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// Comparing the index with the footers.
+    Index,
+    /// Walking the graph: blocks seen.
+    Graph {
+        /// Blocks seen.
+        blocks: u64,
+    },
+}
+
+/// Verifies the store in a directory, as a reader beside any writer. A store that does not open is a
+/// report with that finding.
+///
+/// # Errors
+/// Those of the disk, where they are no finding.
+pub fn run_on(
+    dir: &std::path::Path,
+    options: Options,
+    level: Level,
+    on_progress: &mut dyn FnMut(Progress),
+) -> Result<Report, Error> {
+    match Store::open_reader(dir, options) {
+        Ok(store) => run(&store, level, on_progress),
+        Err(error @ (Error::Io(_) | Error::Full(_) | Error::NotAStore { .. })) => Err(error),
+        Err(error) => {
+            let mut report = Report::default();
+            report.add(Finding::new(Code::Open, error.to_string()).in_file(dir.to_owned()));
+            Ok(report)
+        }
+    }
+}
+
+/// Verifies an open store.
+///
+/// # Errors
+/// Those of the disk, where they are no finding.
+pub fn run(
+    store: &Store,
+    level: Level,
+    on_progress: &mut dyn FnMut(Progress),
+) -> Result<Report, Error> {
+    let shared = &*store.shared;
+    let commit = shared.settled_commit()?;
+    let mut check = Check {
+        shared,
+        level,
+        report: Report { commit: Some(commit.seq), ..Report::default() },
+        damaged: BTreeSet::new(),
+        done: 0,
+        total: 0,
+        on_progress,
+    };
+    check.small_files()?;
+    let sealed = match &shared.role {
+        Role::Writer(writer) => writer.sealed(),
+        Role::Reader(_) => commit.segments.clone(),
+    };
+    let active = match &shared.role {
+        Role::Reader(_) => commit.active,
+        Role::Writer(_) => None,
+    };
+    check.total = sealed.values().sum::<u64>() + active.map_or(0, |(_, len)| len);
+    for (id, len) in &sealed {
+        check.segment(*id, *len, true)?;
+    }
+    if let Some((id, len)) = active {
+        check.segment(id, len, false)?;
+    }
+    (check.on_progress)(Progress::Index);
+    check.index()?;
+    let Check { report, damaged, on_progress, .. } = check;
+    graph(shared, &commit.roots, &damaged, report, on_progress)
+}
+
+struct Check<'a> {
+    shared: &'a Shared,
+    level: Level,
+    report: Report,
+    damaged: BTreeSet<(SegmentId, u64)>,
+    done: u64,
+    total: u64,
+    on_progress: &'a mut dyn FnMut(Progress),
+}
+
+impl Check<'_> {
+    fn small_files(&mut self) -> Result<(), Error> {
+        let shared = self.shared;
+        let path = identity::path(&shared.dir);
+        let file = shared.disk.open(&path, Access::Read)?;
+        for copy in Identity::copies(&*file)? {
+            if let Err(fault) = copy {
+                let what = format!("a copy of the store's name and salt: {fault:?}");
+                self.report.add(Finding::new(Code::Identity, what).in_file(path.clone()));
+            }
+        }
+        let disk = Arc::clone(&shared.disk);
+        let log = LogFiles::new(disk, &shared.dir, shared.identity.uuid, true);
+        for (at, slot) in log.slots()?.into_iter().enumerate() {
+            if let Err(what) = slot
+                && !log.is_unused(at)?
+            {
+                let finding = Finding::new(Code::HeadSlot, format!("slot {at}: {what}"));
+                self.report.add(finding.in_file(log.head_path()));
+            }
+        }
+        // A writer at work may be half through a record: that is no finding of a reader.
+        if let Role::Writer(_) = shared.role
+            && let Ok(read) = log.read()
+            && read.torn
+        {
+            let mut finding =
+                Finding::new(Code::LogTail, "something stands behind the last commit");
+            finding.offset = Some(read.end);
+            self.report.add(finding.in_file(log.path(read.slot.log)));
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.done += bytes;
+        self.report.bytes += bytes;
+        (self.on_progress)(Progress::Segments { done: self.done, total: self.total });
+    }
+
+    /// Verifies a segment; a part that cannot be read is a finding.
+    fn segment(&mut self, id: SegmentId, len: u64, sealed: bool) -> Result<(), Error> {
+        self.report.segments += 1;
+        let before = self.done;
+        let opened = self.shared.segments.unsealed(id).map(|segment| {
+            let header = check_header(&*segment.file, &self.shared.identity.uuid, id);
+            (segment, header)
+        });
+        match opened {
+            Ok((segment, header)) => {
+                if let Err(error) = header {
+                    self.header_finding(id, &error);
+                }
+                self.opened(&segment, len, sealed, before)
+            }
+            Err(error) => {
+                self.header_finding(id, &error);
+                self.advance(len);
+                Ok(())
+            }
+        }
+    }
+
+    fn header_finding(&mut self, id: SegmentId, error: &Error) {
+        let code = match error {
+            Error::SegmentGone { .. } => Code::SegmentGone,
+            Error::Damaged { .. } | Error::UnknownVersion { .. } => Code::SegmentHeader,
+            _ => Code::Unreadable,
+        };
+        self.report.add(Finding::new(code, error.to_string()).at(id, 0));
+    }
+
+    fn opened(
+        &mut self,
+        segment: &Segment,
+        len: u64,
+        sealed: bool,
+        before: u64,
+    ) -> Result<(), Error> {
+        let id = segment.id;
+        let size = segment.file.size()?;
+        if (sealed && size != len) || size < len {
+            let what = format!("the file has {size} bytes, the commit says {len}");
+            self.report.add(Finding::new(Code::SegmentLength, what).at(id, size.min(len)));
+        }
+        let (limit, footer) = if sealed {
+            let footer = self.footer(segment, size)?;
+            (footer.as_ref().map_or(size, |(trailer, _)| trailer.data_end), footer)
+        } else {
+            (len.min(size), None)
+        };
+        let result = self.records(segment, (limit, sealed), footer.as_ref());
+        if let Err(Error::Io(error)) = &result {
+            let finding = Finding::new(Code::Unreadable, error.to_string()).at(id, 0);
+            self.report.add(finding);
+        } else {
+            result?;
+        }
+        let rest = (before + len).saturating_sub(self.done);
+        self.advance(rest);
+        Ok(())
+    }
+
+    fn footer(&mut self, segment: &Segment, size: u64) -> Result<Option<(Trailer, Table)>, Error> {
+        let uuid = &self.shared.identity.uuid;
+        let problem = match read_trailer(&*segment.file, uuid, segment.id, size)? {
+            Ok(_) => match segment.footer() {
+                Ok(footer) => return Ok(Some(footer)),
+                Err(Error::Damaged { what, .. }) => what,
+                Err(error) => return Err(error),
+            },
+            Err(what) => what,
+        };
+        self.report.add(Finding::new(Code::SegmentFooter, problem).at(segment.id, size));
+        Ok(None)
+    }
+
+    fn records(
+        &mut self,
+        segment: &Segment,
+        (limit, sealed): (u64, bool),
+        footer: Option<&(Trailer, Table)>,
+    ) -> Result<(), Error> {
+        let id = segment.id;
+        let mut scanner =
+            Scanner::new(Arc::clone(&segment.file), self.shared.identity.uuid, id, limit);
+        let mut listed = 0;
+        loop {
+            match scanner.step()? {
+                Step::Record { offset, header, payload } => {
+                    self.report.records += 1;
+                    self.record(id, offset, &header, payload);
+                    let entry = entry_of(id, offset, &header);
+                    if let Some((_, table)) = footer {
+                        match table.find(&header.id, |other| *other == entry)? {
+                            Some(_) => listed += 1,
+                            None => self.unlisted(id, offset, header.id),
+                        }
+                    }
+                    self.advance(header.span());
+                }
+                Step::End => break,
+                Step::Invalid { offset, what } => {
+                    let more = scanner.resync()?;
+                    // Without its own footer, a sealed segment's end cannot be told from damage.
+                    if more || footer.is_some() || !sealed {
+                        self.report.add(Finding::new(Code::RecordHeader, what).at(id, offset));
+                        self.damaged.insert((id, offset));
+                    }
+                    if !more {
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some((trailer, _)) = footer
+            && listed != trailer.count
+        {
+            let what = format!("the footer lists {} records, {listed} are there", trailer.count);
+            self.report.add(Finding::new(Code::SegmentList, what).at(id, trailer.data_end));
+        }
+        Ok(())
+    }
+
+    fn unlisted(&mut self, id: SegmentId, offset: u64, block: BlockId) {
+        let finding = Finding::new(Code::SegmentList, "the footer does not list the record");
+        self.report.add(finding.at(id, offset).of_block(block));
+    }
+
+    fn record(&mut self, id: SegmentId, offset: u64, header: &RecordHeader, payload: &[u8]) {
+        if self.level == Level::Graph && !header.kind.has_references() {
+            return;
+        }
+        let problem = if crc32fast::hash(payload) == header.payload_crc {
+            open_payload(header, payload)
+                .err()
+                .map(|error| (Code::RecordContent, error.to_string()))
+        } else {
+            Some((Code::RecordPayload, "the stored bytes' checksum differs".to_owned()))
+        };
+        if let Some((code, what)) = problem {
+            self.damaged.insert((id, offset));
+            self.report.add(Finding::new(code, what).at(id, offset).of_block(header.id));
+        }
+    }
+
+    /// Compares every index run with the footers of the segments it lists.
+    fn index(&mut self) -> Result<(), Error> {
+        let shared = self.shared;
+        let probes = shared.index.probes();
+        self.unusable_runs()?;
+        for run in probes.runs.iter().filter(|run| run.path.is_some()) {
+            if !run.verify()? {
+                self.run_finding(run, Code::RunEntries, "its entries' checksum differs");
+            }
+            for id in run.segments.iter().filter(|id| probes.live.contains(id)) {
+                let Ok((_, table)) = shared.segments.sealed(*id).and_then(|one| one.footer())
+                else {
+                    continue;
+                };
+                if !lists_all(run, &table)? {
+                    self.run_finding(run, Code::RunList, "it lacks entries of a footer");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn run_finding(&mut self, run: &Run, code: Code, what: &str) {
+        let file = run.path.clone().unwrap_or_default();
+        self.report.add(Finding::new(code, what).in_file(file));
+    }
+
+    fn unusable_runs(&mut self) -> Result<(), Error> {
+        let shared = self.shared;
+        let dir = index::directory(&shared.dir);
+        let names = match shared.disk.list(&dir) {
+            Err(error) if FsError::is_not_found(&error) => return Ok(()),
+            other => other?,
+        };
+        for name in names.iter().filter(|name| name.ends_with(".run")) {
+            let path = dir.join(name);
+            let opened = Run::open(&*shared.disk, &path, &shared.identity.uuid, false);
+            if let Ok(Err(what)) = opened {
+                self.report.add(Finding::new(Code::RunHeader, what).in_file(path));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lists_all(run: &Run, footer: &Table) -> Result<bool, Error> {
+    let mut cursor = Cursor::new(footer);
+    while let Some(bytes) = cursor.step()? {
+        let Some(entry) = Entry::decode(&bytes) else { return Ok(false) };
+        if run.table.find(&entry.id, |other| *other == entry)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Walks everything that the roots reach.
+fn graph(
+    shared: &Shared,
+    roots: &crate::store::Roots,
+    damaged: &BTreeSet<(SegmentId, u64)>,
+    mut report: Report,
+    on_progress: &mut dyn FnMut(Progress),
+) -> Result<Report, Error> {
+    let mut walk = Walk::new(shared, damaged);
+    for (name, id) in roots {
+        let mut on_fault = |fault: Fault| {
+            report.add(fault_finding(fault));
+            Ok(())
+        };
+        walk.root(name, *id, &mut on_fault, &mut |blocks| on_progress(Progress::Graph { blocks }))?;
+    }
+    report.reachable = walk.visited;
+    report.tainted = walk.tainted;
+    Ok(report)
+}
+
+fn fault_finding(fault: Fault) -> Finding {
+    let parent = match &fault.parent {
+        Ok(id) => format!("block {id}"),
+        Err(root) => format!("root {root:?}"),
+    };
+    let (code, what) = match &fault.why {
+        Why::Missing => (Code::BlockMissing, "is missing".to_owned()),
+        Why::Unreadable(error) => (Code::BlockUnreadable, format!("cannot be read: {error}")),
+        Why::Malformed(error) => (Code::BlockMalformed, error.to_string()),
+        Why::WrongKind(kind) => (Code::BlockKind, format!("is a {kind:?} block")),
+    };
+    let mut finding = Finding::new(code, format!("what {parent} names {what}")).of_block(fault.id);
+    if let Some((segment, offset)) = fault.place {
+        finding = finding.at(segment, offset);
+    }
+    finding
+}

@@ -1,0 +1,241 @@
+//! Compaction gives space back, and takes nothing that a commit or a living reader needs.
+
+mod store_common;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::time::{Duration, Instant};
+
+use headstock::block::{BlockRead, BlockWrite, Kind};
+use headstock::store::compact::{self, Action, Settings};
+use headstock::store::fsck::{self, Level};
+use headstock::store::{Error, Store};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use store_common::{child, child_store, copy_dir, put_graph, reach_all, small};
+
+fn compacted(store: &Store) -> compact::Outcome {
+    compact::execute(store, Settings::default(), &mut |_, _| {}).unwrap()
+}
+
+fn sound(store: &Store) {
+    let report = fsck::run(store, Level::Data, &mut |_| {}).unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+}
+
+/// A store in which every other commit's graph is no longer named.
+fn half_dead(dir: &std::path::Path, mmap: bool) -> Store {
+    let store = Store::create(dir, small(mmap)).unwrap();
+    let mut random = StdRng::seed_from_u64(21);
+    for round in 0..12 {
+        let id = put_graph(&store, &mut random, 60, 3000);
+        let name = if round % 3 == 0 { format!("kept{round}") } else { "replaced".to_owned() };
+        store.commit(|roots| _ = roots.insert(name, id)).unwrap();
+    }
+    store
+}
+
+#[test]
+fn space_of_unreachable_blocks_comes_back() {
+    for mmap in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = half_dead(dir.path(), mmap);
+        let kept = reach_all(&store);
+        let before = store.stats();
+        let dry = compact::plan(&store, Settings::default()).unwrap();
+        let outcome = compacted(&store);
+        assert_eq!(dry, outcome.plan);
+        assert!(outcome.plan.segments.iter().any(|one| one.action == Action::Drop));
+        assert!(outcome.plan.segments.iter().any(|one| one.action == Action::Rewrite));
+        assert_eq!(outcome.waiting_bytes, 0);
+        let after = store.stats();
+        assert!(after.stored_bytes * 10 < before.stored_bytes * 7, "{before:?} {after:?}");
+        assert_eq!(reach_all(&store), kept);
+        sound(&store);
+        let files = std::fs::read_dir(dir.path().join("segments")).unwrap().count();
+        assert_eq!(files as u64, after.segments);
+        drop(store);
+        let store = Store::open(dir.path(), small(mmap)).unwrap();
+        assert_eq!(reach_all(&store), kept);
+        let again = compacted(&store);
+        assert!(again.plan.segments.iter().all(|one| one.action == Action::Keep), "{again:?}");
+    }
+}
+
+#[test]
+fn everything_dead_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = half_dead(dir.path(), true);
+    store.commit(|roots| roots.clear()).unwrap();
+    compacted(&store);
+    let stats = store.stats();
+    assert!(stats.segments <= 1 && stats.blocks <= 2, "{stats:?}");
+    let id = put_graph(&store, &mut StdRng::seed_from_u64(22), 50, 2000);
+    store.commit(|roots| _ = roots.insert("new".into(), id)).unwrap();
+    sound(&store);
+}
+
+#[test]
+fn what_a_reader_reads_stays_until_it_is_gone() {
+    for mmap in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = half_dead(dir.path(), mmap);
+        let reader = Store::open_reader(dir.path(), small(mmap)).unwrap();
+        let seen = reach_all(&reader);
+        store.commit(|roots| roots.clear()).unwrap();
+        let outcome = compacted(&store);
+        assert!(outcome.waiting_bytes > 0);
+        let late = Store::open_reader(dir.path(), small(mmap)).unwrap();
+        assert!(late.roots().1.is_empty());
+        assert_eq!(reach_all(&reader), seen);
+        drop(store);
+        let store = Store::open(dir.path(), small(mmap)).unwrap();
+        assert_eq!(reach_all(&reader), seen);
+        drop((reader, late));
+        assert_eq!(compacted(&store).waiting_bytes, 0);
+        let files = std::fs::read_dir(dir.path().join("segments")).unwrap().count();
+        assert!(files <= 2, "{files} segment files are left");
+    }
+}
+
+#[test]
+fn a_session_keeps_compaction_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = half_dead(dir.path(), true);
+    let session = store.session();
+    let id = put_graph(&store, &mut StdRng::seed_from_u64(23), 40, 2000);
+    let other = store.clone();
+    let compaction = std::thread::spawn(move || compacted(&other));
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!compaction.is_finished());
+    store.commit(|roots| _ = roots.insert("late".into(), id)).unwrap();
+    drop(session);
+    compaction.join().unwrap();
+    assert!(reach_all(&store).contains(&id));
+}
+
+#[test]
+fn a_hole_in_the_graph_stops_compaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = half_dead(dir.path(), true);
+    let missing = headstock::block::BlockId::of(Kind::Leaf, b"never stored");
+    let mut node = 1_u32.to_le_bytes().to_vec();
+    node.extend_from_slice(missing.as_bytes());
+    let node = store.put(Kind::Node, &node).unwrap();
+    let mut document = bson::RawDocumentBuf::new();
+    document.append(bson::raw::cstr!("node"), headstock::block::link(&node));
+    let root = store.put(Kind::Links, document.as_bytes()).unwrap();
+    store.commit(|roots| _ = roots.insert("holed".into(), root)).unwrap();
+    let before = store.stats().segments;
+    match compact::execute(&store, Settings::default(), &mut |_, _| {}) {
+        Err(Error::Unreachable { id, .. }) => assert_eq!(id, missing),
+        other => panic!("{other:?}"),
+    }
+    assert!(store.stats().segments >= before);
+    let report = fsck::run(&store, Level::Graph, &mut |_| {}).unwrap();
+    assert_eq!(report.findings.len(), 1);
+    assert_eq!(report.findings[0].block, Some(missing));
+    let affected = BTreeSet::from([missing, node, root]);
+    assert_eq!(report.tainted, affected);
+}
+
+#[test]
+fn many_small_segments_become_few() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Store::create(dir.path(), small(true)).unwrap());
+    for round in 0..20 {
+        let store = Store::open(dir.path(), small(true)).unwrap();
+        let id = put_graph(&store, &mut StdRng::seed_from_u64(round), 5, 300);
+        store.commit(|roots| _ = roots.insert(format!("job{round}"), id)).unwrap();
+    }
+    let store = Store::open(dir.path(), small(true)).unwrap();
+    assert_eq!(store.stats().segments, 20);
+    let kept = reach_all(&store);
+    compacted(&store);
+    assert!(store.stats().segments <= 3, "{:?}", store.stats());
+    assert_eq!(reach_all(&store), kept);
+}
+
+#[test]
+fn a_compaction_cut_at_any_file_operation_loses_nothing() {
+    // What a kill leaves between two steps: copies without the commit, and the commit without the removals.
+    let dir = tempfile::tempdir().unwrap();
+    let store = half_dead(dir.path(), true);
+    let kept = reach_all(&store);
+    drop(store);
+    let before = tempfile::tempdir().unwrap();
+    copy_dir(dir.path(), before.path());
+    let store = Store::open(dir.path(), small(true)).unwrap();
+    compacted(&store);
+    drop(store);
+    let copies_only = tempfile::tempdir().unwrap();
+    copy_dir(before.path(), copies_only.path());
+    let add_missing = |from: &std::path::Path, to: &std::path::Path| {
+        for entry in std::fs::read_dir(from.join("segments")).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join("segments").join(entry.file_name());
+            if !target.exists() {
+                std::fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    };
+    add_missing(dir.path(), copies_only.path());
+    let nothing_removed = tempfile::tempdir().unwrap();
+    copy_dir(dir.path(), nothing_removed.path());
+    add_missing(before.path(), nothing_removed.path());
+    for state in [copies_only.path(), nothing_removed.path()] {
+        let store = Store::open(state, small(true)).unwrap();
+        assert_eq!(reach_all(&store), kept);
+        sound(&store);
+        compacted(&store);
+        assert_eq!(reach_all(&store), kept);
+        sound(&store);
+    }
+}
+
+/// Reads everything that the newest commit reaches, again and again.
+#[test]
+#[ignore = "a child process of another test"]
+fn child_that_reads() {
+    let until = Instant::now() + Duration::from_secs(4);
+    let mut rounds = 0;
+    while Instant::now() < until {
+        let reader = Store::open_reader(&child_store(), small(rounds % 2 == 0)).unwrap();
+        for _ in 0..3 {
+            assert!(!reach_all(&reader).is_empty());
+        }
+        rounds += 1;
+    }
+    println!("read {rounds} commits");
+}
+
+#[test]
+fn readers_beside_a_writer_beside_compaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path(), small(true)).unwrap();
+    let mut random = StdRng::seed_from_u64(24);
+    let id = put_graph(&store, &mut random, 40, 3000);
+    store.commit(|roots| _ = roots.insert("job".into(), id)).unwrap();
+    let mut readers: Vec<_> = (0..2).map(|_| child("child_that_reads", dir.path())).collect();
+    let mut rounds = 0;
+    while readers.iter_mut().any(|reader| reader.try_wait().unwrap().is_none()) {
+        let session = store.session();
+        let id = put_graph(&store, &mut random, 40, 3000);
+        store.commit(|roots| _ = roots.insert("job".into(), id)).unwrap();
+        drop(session);
+        compacted(&store);
+        rounds += 1;
+    }
+    for reader in readers {
+        let output = reader.wait_with_output().unwrap();
+        let lines: Vec<String> =
+            BufReader::new(&output.stdout[..]).lines().map_while(Result::ok).collect();
+        assert!(output.status.success(), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("read ")), "{lines:?}");
+        println!("{lines:?}");
+    }
+    println!("{rounds} commits and compactions");
+    assert_eq!(compacted(&store).waiting_bytes, 0);
+    sound(&store);
+    assert!(store.kind_of(&store.roots().1["job"]).unwrap().is_some());
+}
