@@ -21,7 +21,7 @@ impl Ids {
             Self::LongStrings => Bson::String(format!("{}{number:05}", "k".repeat(600))),
             Self::Mixed => match number % 5 {
                 0 => Bson::Double(f64::from(number) / 8.0),
-                1 => Bson::String("ab\0".repeat(number as usize % 300)),
+                1 => Bson::String("ab\0".repeat(number as usize)),
                 2 => Bson::Document(doc! { "a": number, "b": "x" }),
                 3 => Bson::Binary(bson::Binary {
                     subtype: bson::spec::BinarySubtype::Generic,

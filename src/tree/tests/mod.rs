@@ -4,8 +4,10 @@ mod capped;
 mod damage;
 mod edits;
 mod hostile;
+mod measures;
 mod pieces;
 mod reading;
+mod vectors;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
