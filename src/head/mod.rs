@@ -40,6 +40,8 @@ mod root;
 mod runs;
 mod state;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 pub use catalog::{Collection, catalog};
 pub use error::{Error, Rescan};
