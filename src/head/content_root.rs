@@ -15,6 +15,7 @@ use bson::raw::{CStr, RawArrayBuf, RawBson, RawBsonRef};
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::{Collection, Error};
+use crate::block::BlockId;
 use crate::tree::{Key, Order};
 
 /// What the hash of one collection starts with.
@@ -50,34 +51,39 @@ pub(super) fn combine(digests: &[[u8; 32]]) -> [u8; 32] {
 
 /// The hash of one collection.
 pub(super) fn collection(collection: &Collection) -> Result<[u8; 32], Error> {
+    Ok(*blake3::hash(&canonical(collection)?).as_bytes())
+}
+
+/// The bytes that are hashed of one collection.
+fn canonical(collection: &Collection) -> Result<Vec<u8>, Error> {
     let bson = |what| {
         let ns = collection.ns.clone();
         move |source| Error::Bson { what, ns, source }
     };
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(COLLECTION_TAG);
-    hasher.update(&collection.uuid.0);
-    string(&mut hasher, collection.ns.as_bytes());
-    hasher.update(&[u8::from(collection.order == Order::Positional)]);
-    hasher.update(&collection.root.documents.to_le_bytes());
-    hasher.update(&collection.root.bytes.to_le_bytes());
-    hasher.update(collection.root.top.as_ref().map_or(&[0; 32], |top| top.as_bytes()));
+    let root = &collection.root;
+    let mut out = COLLECTION_TAG.to_vec();
+    out.extend_from_slice(&collection.uuid.0);
+    string(&mut out, collection.ns.as_bytes());
+    out.push(u8::from(collection.order == Order::Positional));
+    out.extend_from_slice(&root.documents.to_le_bytes());
+    out.extend_from_slice(&root.bytes.to_le_bytes());
+    out.extend_from_slice(root.top.as_ref().map_or(&[0; BlockId::LEN][..], |top| top.as_bytes()));
     let options = sorted(&collection.options, &[], false, 0).map_err(bson("options"))?;
-    string(&mut hasher, encode(&options)?.as_bytes());
+    string(&mut out, encode(&options)?.as_bytes());
     let mut specs = Vec::with_capacity(collection.indexes.len());
     for spec in &collection.indexes {
         specs.push(encode(&canonical_index(spec).map_err(bson("index spec"))?)?);
     }
     specs.sort_unstable();
-    hasher.update(&(specs.len() as u64).to_le_bytes());
-    specs.iter().for_each(|spec| string(&mut hasher, spec.as_bytes()));
-    Ok(*hasher.finalize().as_bytes())
+    out.extend_from_slice(&(specs.len() as u64).to_le_bytes());
+    specs.iter().for_each(|spec| string(&mut out, spec.as_bytes()));
+    Ok(out)
 }
 
-/// A byte string is hashed after its length, so that no two sequences of strings hash alike.
-fn string(hasher: &mut blake3::Hasher, bytes: &[u8]) {
-    hasher.update(&(bytes.len() as u64).to_le_bytes());
-    hasher.update(bytes);
+/// A byte string stands after its length, so that no two sequences of strings look alike.
+fn string(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    out.extend_from_slice(bytes);
 }
 
 fn encode(document: &RawDocument) -> Result<Key, Error> {
@@ -171,6 +177,48 @@ mod tests {
             ],
         );
         assert_eq!(a, b);
+    }
+
+    fn unhex(value: &serde_json::Value) -> Vec<u8> {
+        let text = value.as_str().expect("text").as_bytes();
+        let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16);
+        text.chunks(2).map(|pair| byte(pair).expect("hexadecimal")).collect()
+    }
+
+    fn bson(value: &serde_json::Value) -> RawDocumentBuf {
+        RawDocumentBuf::from_bytes(unhex(value)).expect("BSON")
+    }
+
+    /// The vector was not made by this program.
+    #[test]
+    fn vector() {
+        let text = include_str!("../../format-spec/vectors/content-root.json");
+        let vector: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        let mut collections = Vec::new();
+        for given in vector["collections"].as_array().expect("an array") {
+            let top = (!given["top"].is_null()).then(|| unhex(&given["top"]));
+            let indexes = given["indexes"].as_array().expect("an array");
+            let positional = given["positional"].as_bool().expect("a flag");
+            let found = Collection {
+                uuid: Uuid(unhex(&given["uuid"]).try_into().expect("16 bytes")),
+                ns: given["ns"].as_str().expect("text").to_owned(),
+                options: bson(&given["options"]),
+                indexes: indexes.iter().map(bson).collect(),
+                order: if positional { Order::Positional } else { Order::Keyed },
+                root: Root {
+                    top: top.map(|top| BlockId::from_slice(&top).expect("32 bytes")),
+                    level: 0,
+                    documents: given["documents"].as_u64().expect("a count"),
+                    bytes: given["bytes"].as_u64().expect("a count"),
+                },
+            };
+            assert_eq!(canonical(&found).expect("valid"), unhex(&given["hashed"]), "{}", found.ns);
+            assert_eq!(collection(&found).expect("valid")[..], unhex(&given["hash"]));
+            collections.push(found);
+        }
+        let collections: Vec<&Collection> = collections.iter().rev().collect();
+        let found = content_root(&collections).expect("valid");
+        assert_eq!(found[..], unhex(&vector["content_root"]));
     }
 
     #[test]

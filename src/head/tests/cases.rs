@@ -171,6 +171,13 @@ fn surprises_are_counted_and_treated_as_a_secondary_does() {
     assert!(matches!(lost, Err(Error::UnknownCollection { .. })));
 }
 
+/// A head is moved to the thread that does the work.
+#[test]
+fn a_head_may_change_threads() {
+    fn sendable<T: Send>(_: &T) {}
+    sendable(&Source::new().head);
+}
+
 #[test]
 fn entries_come_in_order() {
     let mut source = Source::new();
