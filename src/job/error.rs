@@ -136,17 +136,8 @@ impl Error {
     /// Whether the same may work a little later without anybody's help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        use source::Error as S;
         match self {
-            Self::Source(error) => matches!(
-                error,
-                S::Unreachable { .. }
-                    | S::NoMember { .. }
-                    | S::TimedOut { .. }
-                    | S::Driver { .. }
-                    | S::Behind { .. }
-                    | S::ReaderLost { .. }
-            ),
+            Self::Source(error) => error.is_transient(),
             Self::Background(error) => error.is_transient(),
             _ => false,
         }
