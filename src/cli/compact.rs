@@ -10,8 +10,8 @@ safe beside restores; a running daemon is asked to do it.
 
 --json prints one object:
   dry_run              whether it was only planned
-  live_blocks          blocks that stay, and live_bytes
-  dead_blocks          blocks that go, and dead_bytes
+  live_blocks          blocks that something needs, and live_bytes
+  dead_blocks          blocks that nothing needs, and dead_bytes
   segments_removed     segment files that go
   segments_rewritten   segment files whose living blocks are copied to a new one
   stored_bytes_before  bytes of segment files before, and stored_bytes_after
@@ -45,14 +45,17 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         output::json(&report)?;
     } else {
         output::line(&format!(
-            "{} {} dead blocks ({}); {} live ({}); {} segments {}, {} rewritten; store {} -> {}",
-            if report.dry_run { "would remove" } else { "removed" },
+            "{} blocks ({}) nothing needs, {} blocks ({}) are needed",
             report.dead_blocks,
             output::bytes(report.dead_bytes),
             report.live_blocks,
             output::bytes(report.live_bytes),
+        ))?;
+        output::line(&format!(
+            "{} {} segments and {} {}; store {} -> {}",
+            if report.dry_run { "would remove" } else { "removed" },
             report.segments_removed,
-            if report.dry_run { "would go" } else { "gone" },
+            if report.dry_run { "rewrite" } else { "rewrote" },
             report.segments_rewritten,
             output::bytes(report.stored_bytes_before),
             output::bytes(report.stored_bytes_after),

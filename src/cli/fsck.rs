@@ -3,20 +3,22 @@
 use super::args::StoreArgs;
 use super::progress::Meter;
 use super::{Error, Exit, output};
-use crate::job::check;
+use crate::job::check::{self, Finding};
 
 const AFTER_HELP: &str = "\
 Every header, checksum and hash of the store is checked, then every tree of every snapshot and of the
 head, the oplog slices and their chain. Works beside a running daemon; nothing is written.
 
 --json prints one object:
-  clean     whether nothing was found
-  checked   {blocks, bytes, snapshots, trees, slices}
-  findings  array of {code, what, where, snapshots, jobs}: code is a stable name of the kind of
-            damage, where the file and offset or block, snapshots those that need what is damaged
+  clean          whether nothing is lost: no finding but warnings
+  checked        {blocks, bytes, snapshots, trees, slices}
+  findings       array of {code, severity, what, where, snapshots, jobs}: code is a stable name of
+                 the kind of damage; severity is warning where a copy or a cache is damaged, else
+                 error; where is the file, offset or block; snapshots are those that need it
+  more_findings  findings beyond those listed
 
 EXIT CODES
-  0  nothing found
+  0  nothing found but warnings
   1  the check itself failed
   3  damage found
 
@@ -51,18 +53,27 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
 
 fn print(report: &check::Report) -> Result<(), Error> {
     for finding in &report.findings {
-        output::line(&format!("{}: {} ({})", finding.code, finding.what, finding.place))?;
-        match finding.snapshots.is_empty() {
-            true => output::line("  touches no snapshot")?,
-            false => output::line(&format!("  touches {}", finding.snapshots.join(", ")))?,
-        }
+        let Finding { code, severity, what, place, snapshots, jobs } = finding;
+        output::line(&format!("{code} {severity}: {what} ({place})"))?;
+        let touched: Vec<String> = snapshots
+            .iter()
+            .map(|id| format!("snapshot {id}"))
+            .chain(jobs.iter().map(|job| format!("job {job}")))
+            .collect();
+        output::line(&match touched.is_empty() {
+            true => "  touches no snapshot".to_owned(),
+            false => format!("  touches {}", touched.join(", ")),
+        })?;
     }
     let checked = &report.checked;
     output::line(&format!(
         "{}: {} blocks, {}, {} snapshots, {} trees, {} slices checked",
-        match report.findings.len() {
-            0 => "clean".to_owned(),
-            count => format!("DAMAGED, {count} findings"),
+        match report.clean {
+            true => "clean".to_owned(),
+            false => format!(
+                "DAMAGED, {} findings",
+                report.findings.len() as u64 + report.more_findings
+            ),
         },
         checked.blocks,
         output::bytes(checked.bytes),

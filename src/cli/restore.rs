@@ -122,8 +122,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
 }
 
 fn tell_plan(plan: &Plan, json: bool) -> Result<(), Error> {
-    let _ = json;
-    output::json(plan)
+    if json { output::json(plan) } else { output::line(plan.to_string().trim_end()) }
 }
 
 fn tell_report(report: &Report, json: bool) -> Result<(), Error> {

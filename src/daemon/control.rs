@@ -5,12 +5,20 @@ use std::path::Path;
 use super::Error;
 use super::protocol::{Answer, CompactReport, Refusal, Request};
 use crate::job::{self, Job, snapshot};
-use crate::store::{self, Store};
+use crate::store::{self, Store, compact};
+
+/// Segments with less living bytes than this are rewritten when somebody asks for it: who asks wants
+/// the space, and copying is cheap beside a backup.
+pub const REWRITE_BELOW_PERCENT: u64 = 95;
 
 /// Opens a store for writing and does what is asked, without a source.
 pub fn alone(dir: &Path, request: Request) -> Result<Answer, Error> {
     if !Store::exists(dir) {
         return Err(job::Error::NoStore { dir: dir.to_owned() }.into());
+    }
+    if let Request::Compact { dry_run: true } = request {
+        let store = Store::open_reader(dir, store::Options::default())?;
+        return compact(&store, true, REWRITE_BELOW_PERCENT).map(Answer::Compacted);
     }
     let store = Store::open(dir, store::Options::default())?;
     match request {
@@ -26,7 +34,9 @@ pub fn alone(dir: &Path, request: Request) -> Result<Answer, Error> {
             drop(store);
             Ok(Answer::Status(Box::new(job::status(dir)?)))
         }
-        Request::Compact { dry_run } => compact(&store, dry_run).map(Answer::Compacted),
+        Request::Compact { dry_run } => {
+            compact(&store, dry_run, REWRITE_BELOW_PERCENT).map(Answer::Compacted)
+        }
     }
 }
 
@@ -42,19 +52,36 @@ pub fn change_keep(job: &Job, id: &str, keep: bool) -> Result<Answer, Error> {
     Ok(Answer::Snapshot(Box::new(snapshot::keep(job, id, keep)?)))
 }
 
-/// Plans a compaction of a store, and does it unless only the plan is wanted.
-pub fn compact(store: &Store, dry_run: bool) -> Result<CompactReport, Error> {
+/// Plans a compaction of a store, and does it unless only the plan is wanted. Segments with less than
+/// `rewrite_below_percent` of living bytes are rewritten.
+pub fn compact(
+    store: &Store,
+    dry_run: bool,
+    rewrite_below_percent: u64,
+) -> Result<CompactReport, Error> {
+    let settings = compact::Settings { rewrite_below_percent };
     let before = store.stats();
+    let (plan, after) = if dry_run {
+        let plan = compact::plan(store, settings)?;
+        let after = before.stored_bytes.saturating_sub(plan.freed_bytes);
+        (plan, after)
+    } else {
+        let outcome = compact::execute(store, settings, &mut |_, _| {})?;
+        (outcome.plan, store.stats().stored_bytes)
+    };
+    let sum = |pick: fn(&compact::SegmentPlan) -> u64| plan.segments.iter().map(pick).sum::<u64>();
+    let count = |action| plan.segments.iter().filter(|one| one.action == action).count() as u64;
+    let live_blocks = sum(|one| one.live_blocks);
     Ok(CompactReport {
         dry_run,
-        live_blocks: before.blocks,
-        live_bytes: before.stored_bytes,
-        dead_blocks: 0,
-        dead_bytes: 0,
-        segments_removed: 0,
-        segments_rewritten: 0,
+        live_blocks,
+        live_bytes: sum(|one| one.live_bytes),
+        dead_blocks: before.blocks.saturating_sub(live_blocks),
+        dead_bytes: sum(|one| one.bytes - one.live_bytes.min(one.bytes)),
+        segments_removed: count(compact::Action::Drop),
+        segments_rewritten: count(compact::Action::Rewrite),
         stored_bytes_before: before.stored_bytes,
-        stored_bytes_after: before.stored_bytes,
+        stored_bytes_after: after,
     })
 }
 

@@ -68,11 +68,11 @@ pub struct Refusal {
 pub struct CompactReport {
     /// Whether it was only planned.
     pub dry_run: bool,
-    /// Blocks that stay.
+    /// Blocks that something needs.
     pub live_blocks: u64,
     /// Their stored bytes.
     pub live_bytes: u64,
-    /// Blocks that go.
+    /// Blocks that nothing needs.
     pub dead_blocks: u64,
     /// Their stored bytes.
     pub dead_bytes: u64,

@@ -10,6 +10,7 @@ use super::socket::{self, Listening};
 use super::{Error, Signals, control, serve};
 use crate::job::{Figures, Follow, FollowOptions, Job, snapshot};
 use crate::source::{ReadFrom, Source};
+use crate::store::compact::Settings;
 
 /// Share of dead bytes, in percent, at which a daemon compacts its store unless told otherwise:
 /// rewriting costs as much as it frees there.
@@ -135,12 +136,13 @@ fn tidy_once(job: &Job, compact_at_percent: u8) -> Result<(), Error> {
     if compact_at_percent == 0 || expired == 0 {
         return Ok(());
     }
-    let plan = control::compact(job.store(), true)?;
+    let percent = Settings::default().rewrite_below_percent;
+    let plan = control::compact(job.store(), true, percent)?;
     let share = u128::from(plan.dead_bytes) * 100;
     if share < u128::from(plan.stored_bytes_before) * u128::from(compact_at_percent) {
         return Ok(());
     }
-    let done = control::compact(job.store(), false)?;
+    let done = control::compact(job.store(), false, percent)?;
     tracing::info!(
         before = done.stored_bytes_before,
         after = done.stored_bytes_after,

@@ -89,8 +89,14 @@ async fn execute(request: Request, follow: &Arc<Follow>) -> Result<Answer, Error
             blocking(move || Ok(Answer::Status(Box::new(status(&follow)?)))).await
         }
         Request::Compact { dry_run } => {
-            let store = follow.job().store().clone();
-            blocking(move || control::compact(&store, dry_run).map(Answer::Compacted)).await
+            let job = follow.job();
+            if !follow.has_head() {
+                return Err(job::Error::NotConsistent { job: job.name().to_owned() }.into());
+            }
+            let store = job.store().clone();
+            let percent = control::REWRITE_BELOW_PERCENT;
+            let work = move || control::compact(&store, dry_run, percent).map(Answer::Compacted);
+            blocking(work).await
         }
     }
 }

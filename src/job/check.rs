@@ -13,26 +13,28 @@ use super::{Error, State, scan, snapshot};
 use crate::block::{self, BlockId, BlockRead, Kind};
 use crate::head::{self, HeadRoot};
 use crate::oplog::OpTime;
-use crate::store::{self, Store};
+use crate::store::{self, Store, fsck};
 use crate::tree::{self, Content, Order, Root, Shape};
 
 /// What a check found. `--json` prints it: field names never change.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// Whether nothing was found.
+    /// Whether nothing is lost: no finding but warnings.
     pub clean: bool,
     /// What was checked.
     pub checked: Checked,
     /// What was found.
     pub findings: Vec<Finding>,
+    /// Findings beyond those listed.
+    pub more_findings: u64,
 }
 
 /// How much was checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Checked {
-    /// Blocks.
+    /// Records of segments, each a block.
     pub blocks: u64,
-    /// Their stored bytes.
+    /// Bytes of segments.
     pub bytes: u64,
     /// Snapshots.
     pub snapshots: u64,
@@ -47,6 +49,8 @@ pub struct Checked {
 pub struct Finding {
     /// Stable name of the kind of damage.
     pub code: String,
+    /// `error`, or `warning` where a copy or a cache is damaged and nothing is lost.
+    pub severity: String,
     /// What is wrong.
     pub what: String,
     /// The file and offset, the block, or the part of a job.
@@ -58,6 +62,24 @@ pub struct Finding {
     pub jobs: Vec<String>,
 }
 
+/// Codes of the findings above the store.
+mod code {
+    pub const OPEN: &str = "HS-OPEN-001";
+    pub const STATE: &str = "HS-JOB-001";
+    pub const MANIFEST: &str = "HS-JOB-002";
+    pub const RECEIVED: &str = "HS-JOB-003";
+    pub const SCAN: &str = "HS-JOB-004";
+    pub const TREE: &str = "HS-TREE-001";
+    pub const CATALOG: &str = "HS-HEAD-001";
+    pub const PENDING: &str = "HS-HEAD-002";
+    pub const SLICES: &str = "HS-SLICE-001";
+    pub const SLICE: &str = "HS-SLICE-002";
+    pub const SLICE_GAP: &str = "HS-SLICE-003";
+}
+
+/// Severity of everything found above the store.
+const ERROR: &str = "error";
+
 /// Checks a store beside whoever writes it. `progress` hears now and then how far the check is.
 ///
 /// # Errors
@@ -66,33 +88,52 @@ pub fn run(dir: &Path, progress: &mut dyn FnMut(&Checked)) -> Result<Report, Err
     if !Store::exists(dir) {
         return Err(Error::NoStore { dir: dir.to_owned() });
     }
-    let store = Store::open_reader(dir, store::Options::default())?;
+    let store = match Store::open_reader(dir, store::Options::default()) {
+        Ok(store) => store,
+        Err(error @ (store::Error::Io(_) | store::Error::Full(_))) => return Err(error.into()),
+        Err(error) => return Ok(does_not_open(dir, &error)),
+    };
     let mut check = Check {
         store: &store,
         progress,
         checked: Checked::default(),
         found: Vec::new(),
+        more_findings: 0,
         verified: HashMap::new(),
         owners: Vec::new(),
     };
+    check.store()?;
     for (name, id) in store.roots().1 {
         check.job(&name, &id);
     }
     Ok(check.report())
 }
 
+/// The report of a store that cannot even be opened.
+fn does_not_open(dir: &Path, error: &store::Error) -> Report {
+    let finding = Finding {
+        code: code::OPEN.to_owned(),
+        severity: ERROR.to_owned(),
+        what: error.to_string(),
+        place: dir.display().to_string(),
+        snapshots: Vec::new(),
+        jobs: Vec::new(),
+    };
+    Report { findings: vec![finding], ..Report::default() }
+}
+
 /// Who needs a block: a snapshot, or a job itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
 struct Owner {
     job: String,
     snapshot: Option<String>,
-    /// What it reaches the block from.
+    /// What it reaches blocks from.
     roots: Vec<BlockId>,
 }
 
 /// A finding before it is known whom it touches.
 struct Found {
     code: &'static str,
+    severity: &'static str,
     what: String,
     place: String,
     /// The damaged block, where it is one.
@@ -106,17 +147,49 @@ struct Check<'a> {
     progress: &'a mut dyn FnMut(&Checked),
     checked: Checked,
     found: Vec<Found>,
+    more_findings: u64,
     /// Trees verified, and whether they were whole.
     verified: HashMap<(BlockId, bool, bool), bool>,
     owners: Vec<Owner>,
 }
 
 impl Check<'_> {
+    /// What the store's own check finds. A damaged record and the block that it holds are one finding.
+    fn store(&mut self) -> Result<(), Error> {
+        let (checked, progress) = (&mut self.checked, &mut *self.progress);
+        let report = fsck::run(self.store, fsck::Level::Data, &mut |at| {
+            if let fsck::Progress::Segments { done, .. } = at {
+                checked.bytes = done;
+            }
+            progress(checked);
+        })?;
+        (self.checked.blocks, self.checked.bytes) = (report.records, report.bytes);
+        self.more_findings = report.more_findings;
+        let place = |finding: &fsck::Finding| finding.segment.zip(finding.offset);
+        let blocks: BTreeMap<_, _> = report
+            .findings
+            .iter()
+            .filter_map(|finding| Some((place(finding)?, finding.block?)))
+            .collect();
+        self.found.extend(report.findings.iter().map(|finding| Found {
+            code: finding.code.as_str(),
+            severity: match finding.severity {
+                fsck::Severity::Error => ERROR,
+                fsck::Severity::Warning => "warning",
+            },
+            what: finding.what.clone(),
+            place: place_of(finding),
+            block: finding.block.or_else(|| blocks.get(&place(finding)?).copied()),
+            owner: None,
+        }));
+        Ok(())
+    }
+
     fn job(&mut self, name: &str, id: &BlockId) {
         let job = self.owner(name, None, Vec::new());
         let state = match State::read(self.store, id) {
             Ok(state) => state,
-            Err(error) => return self.finding(job, "job-state", format!("job {name}"), &error),
+            Err(error) => return self.finding(job, code::STATE, format!("job {name}"), &error),
         };
         self.owners[job].roots = job_roots(&state);
         self.tree(job, "snapshots", &state.snapshots, Order::Keyed, Content::Links);
@@ -129,7 +202,7 @@ impl Check<'_> {
                     self.head(owner, &manifest.head);
                 }
             }
-            Err(error) => self.finding(job, "manifest", format!("job {name}"), &error),
+            Err(error) => self.finding(job, code::MANIFEST, format!("job {name}"), &error),
         }
         if let Some(head) = &state.head {
             self.head(job, head);
@@ -157,7 +230,7 @@ impl Check<'_> {
                     self.tree(owner, &collection.ns, &root, order, Content::Documents);
                 }
             }
-            Err(error) => self.finding(owner, "catalog", "catalog".to_owned(), &error),
+            Err(error) => self.finding(owner, code::CATALOG, "catalog".to_owned(), &error),
         }
         if let Some(pending) = &head.pending {
             self.graph(owner, pending);
@@ -174,7 +247,7 @@ impl Check<'_> {
                     self.tree(owner, "scanned piece", &root, order, Content::Documents);
                 }
             }
-            Err(error) => self.finding(owner, "scan", "scan progress".to_owned(), &error),
+            Err(error) => self.finding(owner, code::SCAN, "scan progress".to_owned(), &error),
         }
     }
 
@@ -192,22 +265,22 @@ impl Check<'_> {
                 && !slice.header.prev.is_null()
                 && let Err(error) = slice.header.follows(last)
             {
-                self.finding(owner, "slice-gap", place.clone(), &error);
+                self.finding(owner, code::SLICE_GAP, place.clone(), &error);
             }
             last = Some(slice.header.last.optime);
             self.checked.slices += 1;
             if let Err(error) = slice.read(store) {
-                self.finding(owner, "slice", place, &error);
+                self.finding(owner, code::SLICE, place, &error);
             }
             (self.progress)(&self.checked);
             Ok(())
         });
         if let Err(error) = walked {
-            self.finding(owner, "slices", format!("job {name}"), &error);
+            self.finding(owner, code::SLICES, format!("job {name}"), &error);
         }
         if state.received.map(|at| at.optime) != last && last.is_some() {
             let error = Error::Malformed { what: "job state", field: "received" };
-            self.finding(owner, "slice-end", format!("job {name}"), &error);
+            self.finding(owner, code::RECEIVED, format!("job {name}"), &error);
         }
     }
 
@@ -228,16 +301,13 @@ impl Check<'_> {
         let shape = Shape::new(self.store.salt(), order, content);
         let (checked, progress) = (&mut self.checked, &mut *self.progress);
         checked.trees += 1;
-        let outcome = tree::verify(self.store, &shape, root, &mut |_| {
-            checked.blocks += 1;
-            progress(checked);
-        });
+        let outcome = tree::verify(self.store, &shape, root, &mut |_| progress(checked));
         self.verified.insert(key, outcome.is_ok());
         match outcome {
             Ok(()) => true,
             Err(error) => {
                 let place = format!("job {}, {what}", self.owners[owner].job);
-                self.finding(owner, "tree", place, &error);
+                self.finding(owner, code::TREE, place, &error);
                 false
             }
         }
@@ -252,7 +322,7 @@ impl Check<'_> {
                 self.store.get(&id).and_then(|block| block::references(block.kind, &block.bytes));
             match named {
                 Ok(named) => open.extend(named.into_iter().filter(|id| seen.insert(*id))),
-                Err(error) => self.finding(owner, "block", format!("block {id}"), &error),
+                Err(error) => self.finding(owner, code::PENDING, format!("block {id}"), &error),
             }
         }
     }
@@ -266,7 +336,7 @@ impl Check<'_> {
     ) {
         let what = error.to_string();
         let block = damaged_block(error);
-        self.found.push(Found { code, what, place, block, owner: Some(owner) });
+        self.found.push(Found { code, severity: ERROR, what, place, block, owner: Some(owner) });
     }
 
     /// Tells for each finding whom it touches, and joins findings of one block.
@@ -286,13 +356,20 @@ impl Check<'_> {
                 owners().filter(|owner| owner.snapshot.is_none()).map(|owner| &owner.job).collect();
             findings.push(Finding {
                 code: found.code.to_owned(),
+                severity: found.severity.to_owned(),
                 what: found.what,
                 place: found.place,
                 snapshots: owners().filter_map(|owner| owner.snapshot.clone()).collect(),
                 jobs: jobs.into_iter().cloned().collect(),
             });
         }
-        Report { clean: findings.is_empty(), checked: self.checked, findings }
+        let sound = findings.iter().all(|finding| finding.severity != ERROR);
+        Report {
+            clean: sound && self.more_findings == 0,
+            checked: self.checked,
+            findings,
+            more_findings: self.more_findings,
+        }
     }
 }
 
@@ -306,6 +383,16 @@ fn job_roots(state: &State) -> Vec<BlockId> {
 
 fn head_roots(head: &HeadRoot) -> Vec<BlockId> {
     head.catalog.top.into_iter().chain(head.pending).collect()
+}
+
+/// Where a finding of the store is, in words.
+fn place_of(finding: &fsck::Finding) -> String {
+    let mut parts = Vec::new();
+    parts.extend(finding.segment.map(|segment| format!("segment {segment}")));
+    parts.extend(finding.file.as_ref().map(|file| file.display().to_string()));
+    parts.extend(finding.offset.map(|offset| format!("offset {offset}")));
+    parts.extend(finding.block.map(|block| format!("block {block}")));
+    parts.join(", ")
 }
 
 /// The block an error is about, if it says so.
