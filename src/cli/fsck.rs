@@ -70,10 +70,8 @@ fn print(report: &check::Report) -> Result<(), Error> {
         "{}: {} blocks, {}, {} snapshots, {} trees, {} slices checked",
         match report.clean {
             true => "clean".to_owned(),
-            false => format!(
-                "DAMAGED, {} findings",
-                report.findings.len() as u64 + report.more_findings
-            ),
+            false =>
+                format!("DAMAGED, {} findings", report.findings.len() as u64 + report.more_findings),
         },
         checked.blocks,
         output::bytes(checked.bytes),

@@ -14,8 +14,10 @@ use crate::restore;
 
 /// Time between redraws on a terminal.
 const REDRAW_EVERY: Duration = Duration::from_millis(250);
-/// Time between log lines elsewhere.
+/// Time between log lines elsewhere, while there is work to be done.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Time between log lines elsewhere, while there is nothing but to follow.
+const IDLE_LINE_EVERY: Duration = Duration::from_secs(10 * 60);
 
 /// A line of progress.
 struct Line {
@@ -42,12 +44,16 @@ impl Line {
     }
 
     fn show(&mut self, text: impl FnOnce() -> String) {
+        self.show_every(LINE_EVERY, text);
+    }
+
+    fn show_every(&mut self, every: Duration, text: impl FnOnce() -> String) {
         match &self.bar {
             Some(bar) => {
                 bar.set_message(text());
                 bar.tick();
             }
-            None if self.written.elapsed() >= LINE_EVERY => {
+            None if self.written.elapsed() >= every => {
                 self.written = Instant::now();
                 eprintln!("headstock: {}", text());
             }
@@ -119,7 +125,9 @@ impl Watch {
                     pace.get_or_insert_with(|| Pace::new(seen.scanned_bytes));
                 }
                 let mut line = shown.lock().unwrap_or_else(PoisonError::into_inner);
-                line.show(|| describe(&seen, pace.as_ref()));
+                let idle = seen.activity == Activity::Following;
+                let every = if idle { IDLE_LINE_EVERY } else { LINE_EVERY };
+                line.show_every(every, || describe(&seen, pace.as_ref()));
             }
         });
         Self { task, line }

@@ -1,9 +1,11 @@
 //! `headstock sync`: bring the head to the source's newest majority optime, snapshot, exit.
 
+use std::sync::Arc;
+
 use super::args::{self, SourceArgs, StoreArgs};
 use super::progress::Watch;
 use super::{Error, Exit, output};
-use crate::daemon::{self, Signals};
+use crate::daemon::{self, Answers, Signals};
 use crate::job::{Follow, FollowOptions, Job};
 use crate::source::Source;
 
@@ -43,13 +45,15 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
     let job = Job::open_or_create(&args.store.store, args.job.as_deref(), &source).await?;
     let options =
         FollowOptions { restore_window: args.restore_window, rescan: args.rescan, patient: false };
-    let follow = Follow::start(job.clone(), source, options).await?;
+    let follow = Arc::new(Follow::start(job.clone(), source, options).await?);
+    let answers = Answers::start(&args.store.store, follow.clone(), false)?;
     let watch = Watch::start(follow.figures());
     let outcome = tokio::select! {
         outcome = follow.snapshot() => outcome.map(Some),
         () = signals.stop() => Ok(None),
     };
     watch.stop();
+    answers.stop().await;
     let stopped = follow.stop().await;
     let Some(snapshot) = outcome? else {
         stopped?;

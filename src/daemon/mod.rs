@@ -17,4 +17,5 @@ pub use client::{ask_or_do, status};
 pub use error::Error;
 pub use protocol::{Answer, CompactReport, Refusal, Request};
 pub use run::{COMPACT_AT_PERCENT, Daemon, Options};
+pub use serve::Answers;
 pub use signals::Signals;

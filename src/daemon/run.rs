@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
-use super::socket::{self, Listening};
-use super::{Error, Signals, control, serve};
+use super::{Answers, Error, Signals, control};
 use crate::job::{Figures, Follow, FollowOptions, Job, snapshot};
 use crate::source::{ReadFrom, Source};
 use crate::store::compact::Settings;
@@ -42,7 +41,7 @@ pub struct Options {
 /// A daemon whose jobs run.
 pub struct Daemon {
     follow: Arc<Follow>,
-    listening: Listening,
+    answers: Answers,
     options: Options,
 }
 
@@ -54,7 +53,6 @@ impl Daemon {
     pub async fn start(uri: &str, from: ReadFrom, options: Options) -> Result<Self, Error> {
         let source = Source::connect(uri, from).await?;
         let job = Job::open_or_create(&options.store, options.job.as_deref(), &source).await?;
-        let listening = socket::bind(&options.store)?;
         let follow_options = FollowOptions {
             restore_window: Some(options.restore_window),
             rescan: options.rescan,
@@ -62,7 +60,8 @@ impl Daemon {
         };
         tracing::info!(job = job.name(), store = %options.store.display(), "daemon started");
         let follow = Arc::new(Follow::start(job, source, follow_options).await?);
-        Ok(Self { follow, listening, options })
+        let answers = Answers::start(&options.store, follow.clone(), true)?;
+        Ok(Self { follow, answers, options })
     }
 
     /// The live figures.
@@ -79,11 +78,11 @@ impl Daemon {
         let outcome = tokio::select! {
             () = signals.stop() => Ok(()),
             error = self.follow.failed() => Err(Error::Job(error)),
-            () = serve::run(&self.listening, self.follow.clone()) => Ok(()),
             () = self.take_snapshots() => Ok(()),
             () = self.tidy() => Ok(()),
         };
         tracing::info!(job = self.follow.job().name(), "stopping");
+        self.answers.stop().await;
         let stopped = self.follow.stop().await.map_err(Error::Job);
         outcome.and(stopped)
     }

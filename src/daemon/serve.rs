@@ -1,14 +1,15 @@
 //! Answering over the control socket.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::protocol::{Answer, Request};
-use super::socket::Listening;
+use super::socket::{self, Listening};
 use super::{Error, control};
 use crate::job::{self, Follow, Job, StoreStatus};
 
@@ -19,8 +20,43 @@ const CONVERSATIONS_MAX: usize = 16;
 /// Pause after a connection could not be accepted, so that a lasting reason does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Answers for ever. Cancel it by dropping it: conversations end with it.
-pub async fn run(listening: &Listening, follow: Arc<Follow>) {
+/// Answers over the control socket of a store while it lives.
+pub struct Answers {
+    task: JoinHandle<()>,
+}
+
+impl Answers {
+    /// Starts to answer for a job that is followed. `daemon`: whether it is followed for ever.
+    ///
+    /// # Errors
+    /// [`Error::Bind`].
+    pub fn start(store: &Path, follow: Arc<Follow>, daemon: bool) -> Result<Self, Error> {
+        let listening = socket::bind(store)?;
+        let desk = Arc::new(Desk { follow, daemon });
+        Ok(Self { task: tokio::spawn(async move { run(&listening, desk).await }) })
+    }
+
+    /// Stops answering, conversations included, and removes the socket.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        // It ends by being cancelled; there is nothing to learn from it.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What conversations are about.
+struct Desk {
+    follow: Arc<Follow>,
+    daemon: bool,
+}
+
+async fn run(listening: &Listening, desk: Arc<Desk>) {
     let mut conversations = JoinSet::new();
     loop {
         while conversations.len() >= CONVERSATIONS_MAX {
@@ -30,7 +66,7 @@ pub async fn run(listening: &Listening, follow: Arc<Follow>) {
             Some(_) = conversations.join_next() => {}
             accepted = listening.listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    conversations.spawn(converse(stream, follow.clone()));
+                    conversations.spawn(converse(stream, desk.clone()));
                 }
                 Err(error) => {
                     tracing::warn!("control socket: {error}");
@@ -42,13 +78,13 @@ pub async fn run(listening: &Listening, follow: Arc<Follow>) {
 }
 
 /// One request, one answer.
-async fn converse(mut stream: UnixStream, follow: Arc<Follow>) {
+async fn converse(mut stream: UnixStream, desk: Arc<Desk>) {
     let (reading, mut writing) = stream.split();
     let mut line = String::new();
     let read = BufReader::new(reading.take(REQUEST_BYTES_MAX)).read_line(&mut line).await;
     let answer = match read.map(|_| serde_json::from_str::<Request>(&line)) {
         Ok(Ok(request)) => {
-            let done = execute(request, &follow).await;
+            let done = execute(request, &desk).await;
             done.unwrap_or_else(|error| control::refusal(&error))
         }
         Ok(Err(error)) => {
@@ -67,7 +103,8 @@ async fn converse(mut stream: UnixStream, follow: Arc<Follow>) {
     }
 }
 
-async fn execute(request: Request, follow: &Arc<Follow>) -> Result<Answer, Error> {
+async fn execute(request: Request, desk: &Arc<Desk>) -> Result<Answer, Error> {
+    let follow = &desk.follow;
     match request {
         Request::SnapshotTake { job } => {
             let job = chosen(follow, job.as_deref())?;
@@ -85,8 +122,8 @@ async fn execute(request: Request, follow: &Arc<Follow>) -> Result<Answer, Error
             blocking(move || control::change_keep(&job, &id, keep)).await
         }
         Request::Status => {
-            let follow = follow.clone();
-            blocking(move || Ok(Answer::Status(Box::new(status(&follow)?)))).await
+            let desk = desk.clone();
+            blocking(move || Ok(Answer::Status(Box::new(status(&desk)?)))).await
         }
         Request::Compact { dry_run } => {
             let job = follow.job();
@@ -111,10 +148,10 @@ fn chosen(follow: &Follow, name: Option<&str>) -> Result<Job, Error> {
 }
 
 /// How the store stands, with what is known of the running job beyond its committed state.
-fn status(follow: &Follow) -> Result<StoreStatus, Error> {
-    let store = follow.job().store();
-    let mut status = job::status_of(store)?;
-    status.daemon = true;
+fn status(desk: &Desk) -> Result<StoreStatus, Error> {
+    let follow = &desk.follow;
+    let mut status = job::status_of(follow.job().store())?;
+    status.daemon = desk.daemon;
     let seen = follow.figures().seen();
     for job in &mut status.jobs {
         if job.name == follow.job().name() {

@@ -173,6 +173,7 @@ impl Worker {
 
     /// Opens the committed head, or makes one of the finished scan.
     fn open(&self) -> Result<Open, Error> {
+        let _session = self.job.store().session();
         let state = self.job.state();
         let missing = || Error::NotConsistent { job: self.job.name().to_owned() };
         match (&state.head, &state.scan) {
@@ -207,9 +208,11 @@ impl Worker {
         }
     }
 
-    /// Applies the next slice if there is one.
+    /// Applies the next slice if there is one. The session keeps the slices of the state at hand from
+    /// being compacted away while they are read.
     fn apply_next(&self, open: &mut Open) -> Result<bool, Error> {
         let store = self.job.store();
+        let _session = store.session();
         let Some(slice) = self.job.state().slices.first_from(store, open.next)? else {
             self.figures.activity(Activity::Following);
             return Ok(false);

@@ -151,11 +151,13 @@ async fn begin_scan(job: &Job, source: &Source) -> Result<(), Error> {
     let start = source.start_point().await?;
     let owner = job.clone();
     blocking("opener", job.name(), move || {
-        owner.update(&owner.store().session(), |state| {
+        let store = owner.store();
+        owner.update(&store.session(), |state| {
             state.scan = Some(ScanState::new(start));
             state.head = None;
             state.received = None;
-            Ok(())
+            // The new slices begin here; old ones between them would break their chain.
+            state.slices.cut_off(store, store.salt(), start.begin_fetch)
         })
     })
     .await

@@ -66,7 +66,7 @@ pub struct SnapshotInfo {
 }
 
 /// How far an initial sync is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScanInfo {
     /// Documents scanned.
     pub documents: u64,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     Error, JobStatus, PointInfo, SnapshotInfo, SpanInfo, State, StoreInfo, StoreStatus, now_ms,
-    pick, snapshot,
+    pick, scan, snapshot,
 };
 use crate::oplog::Position;
 use crate::restore;
@@ -69,10 +69,14 @@ pub fn status(dir: &Path) -> Result<StoreStatus, Error> {
 /// # Errors
 /// Those of reading the store.
 pub fn status_of(store: &Store) -> Result<StoreStatus, Error> {
+    let _session = store.session();
     let (_, roots) = store.roots();
     let jobs = roots.values().map(|id| {
         let state = State::read(store, id)?;
-        Ok(JobStatus::new(&state, restorable(store, &state)?, now_ms()))
+        let scan = state.scan.as_ref().map(|scan| scan::amount(store, &scan.progress));
+        let mut status = JobStatus::new(&state, restorable(store, &state)?, now_ms());
+        status.scan = scan.transpose()?;
+        Ok(status)
     });
     let jobs = jobs.collect::<Result<_, Error>>()?;
     Ok(StoreStatus { store: store_info(store), daemon: false, jobs })
@@ -97,7 +101,9 @@ fn restorable(store: &Store, state: &State) -> Result<Vec<SpanInfo>, Error> {
     let mut snapshots = manifests.iter().map(|manifest| manifest.head.position).peekable();
     let mut spans: Vec<(Position, Position)> = Vec::new();
     state.slices.for_each(store, &mut |slice| {
-        let (prev, last) = (slice.header.prev, slice.header.last);
+        let (first, last) = (slice.header.first, slice.header.last);
+        // The first slice of a scan goes on from nothing.
+        let prev = if slice.header.prev.is_null() { first.optime } else { slice.header.prev };
         while let Some(at) = snapshots.next_if(|at| at.optime < last.optime) {
             extend(&mut spans, at, at);
         }

@@ -115,6 +115,29 @@ impl SliceChain {
         Ok((expired.len() + before - self.recent.len()) as u64)
     }
 
+    /// Removes every slice that has an entry at or after `from`.
+    ///
+    /// # Errors
+    /// [`Error::Tree`], [`Error::Oplog`].
+    pub fn cut_off(
+        &mut self,
+        blocks: &dyn BlockWrite,
+        salt: RepositorySalt,
+        from: OpTime,
+    ) -> Result<(), Error> {
+        let mut gone = Vec::new();
+        self.for_each(blocks, &mut |slice| {
+            if slice.header.last.optime >= from {
+                gone.push(slice.header.first.optime.ts);
+            }
+            Ok(())
+        })?;
+        let mut edits = gone.iter().map(|first| Ok((key(*first)?, Edit::Delete)));
+        self.tree = tree::edit(blocks, &shape(salt), &self.tree, &mut edits)?;
+        self.recent.retain(|slice| slice.header.last.optime < from);
+        Ok(())
+    }
+
     /// The oldest slice whose first entry is at or after `from`.
     ///
     /// # Errors

@@ -45,13 +45,14 @@ pub fn manifests(blocks: &dyn BlockRead, state: &State) -> Result<Vec<Manifest>,
 /// [`Error::NotConsistent`], and those of the store.
 pub(super) fn take(job: &Job) -> Result<SnapshotInfo, Error> {
     let not_consistent = || Error::NotConsistent { job: job.name().to_owned() };
+    let session = job.store().session();
     let state = job.state();
     let head = state.head.filter(|head| head.consistent_from.is_some());
     let head = head.ok_or_else(not_consistent)?;
     if let Some(manifest) = newest(job, &head)? {
         return Ok(SnapshotInfo::new(job.name(), &manifest));
     }
-    let manifest = job.update(&job.store().session(), |state| {
+    let manifest = job.update(&session, |state| {
         let manifest = Manifest {
             id: Manifest::new_id(head.position.optime.ts),
             head,
@@ -125,13 +126,14 @@ pub fn set_window(job: &Job, window: Duration) -> Result<(), Error> {
 /// # Errors
 /// Those of the store.
 pub fn expire_slices(job: &Job) -> Result<u64, Error> {
+    let session = job.store().session();
     let state = job.state();
     let Some(floor) = floor(job.store(), &state, now_ms())? else { return Ok(0) };
     let oldest = state.slices.first_from(job.store(), crate::oplog::Ts::ZERO)?;
     if oldest.is_none_or(|slice| slice.header.last.optime > floor) {
         return Ok(0);
     }
-    job.update(&job.store().session(), |state| {
+    job.update(&session, |state| {
         let store = job.store();
         state.slices.expire(store, store.salt(), floor)
     })

@@ -23,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::progress::{Progress, RangeProgress};
 use self::range::{News, RangeScan, Report};
-use super::{Activity, Error, Expected, Figures, Job, blocking};
+use super::{Activity, Error, Expected, Figures, Job, ScanInfo, blocking};
 use crate::block::BlockRead;
 use crate::head::Scanned;
 use crate::source::{Arrival, Range, Source};
@@ -120,6 +120,24 @@ pub fn trees(blocks: &dyn BlockRead, progress: &Root) -> Result<Vec<(Order, Root
         found.extend(roots.map(|root| (order, root)));
     }
     Ok(found)
+}
+
+/// How far an unfinished scan is, as committed.
+///
+/// # Errors
+/// Those of reading trees.
+pub fn amount(blocks: &dyn BlockRead, progress: &Root) -> Result<ScanInfo, Error> {
+    let mut amount = ScanInfo::default();
+    for collection in read_all(blocks, progress)? {
+        let (documents, bytes) = collection.amount();
+        amount.documents += documents;
+        amount.bytes += bytes;
+        amount.documents_estimate += collection.listed.documents_estimate;
+        amount.bytes_estimate += collection.listed.bytes_estimate;
+        amount.collections += 1;
+        amount.collections_done += u64::from(collection.finished.is_some());
+    }
+    Ok(amount)
 }
 
 /// The collections to scan, with what earlier processes have of them.

@@ -1,0 +1,344 @@
+//! The command line as scripts use it: exit codes, JSON, what a daemon answers, what is refused, and
+//! that no password is ever printed. On real servers, with the real program.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use bson::{Document, doc};
+use headstock::lab::{Backup, Detail, Program, ReplicaSet, SourceState};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const DOCUMENTS: i32 = 20_000;
+
+/// Runs the program to its end.
+fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headstock"));
+    command.env_remove("HEADSTOCK_SOURCE").env_remove("HEADSTOCK_STORE").args(arguments);
+    command.output().expect("the program starts")
+}
+
+fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+/// All that a command printed.
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn json(output: &Output) -> Value {
+    let printed = text(output);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {printed}"))
+}
+
+/// A replica set with some data, and a store directory that is not there yet.
+struct Scene {
+    set: ReplicaSet,
+    backup: Backup,
+    folder: TempDir,
+}
+
+impl Scene {
+    async fn set_up() -> Self {
+        let set = ReplicaSet::of(1).await.expect("start a set");
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let program = Program::new(env!("CARGO_BIN_EXE_headstock")).expect("program");
+        let backup = Backup::new(program, folder.path().join("store"));
+        let scene = Self { set, backup, folder };
+        scene.insert(0).await;
+        scene.things().create_index(index("part")).await.expect("index");
+        scene
+    }
+
+    fn things(&self) -> mongodb::Collection<Document> {
+        self.set.client().database("shop").collection("things")
+    }
+
+    /// Inserts documents with incompressible text, so that bytes mean something.
+    async fn insert(&self, from: i32) {
+        let document = |id| {
+            let noise: String = (0..8).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
+            doc! { "_id": id, "part": id % 7, "noise": noise }
+        };
+        let documents = (from..from + DOCUMENTS).map(document);
+        self.things().insert_many(documents).await.expect("insert");
+    }
+
+    async fn state(&self) -> SourceState {
+        SourceState::capture(self.set.client(), Detail::Documents).await.expect("capture")
+    }
+
+    fn store(&self) -> &Path {
+        self.backup.store()
+    }
+
+    /// `headstock COMMAND --store DIR MORE`.
+    fn on_store(&self, command: &[&str], more: &[&str]) -> Output {
+        let mut words: Vec<&OsStr> = command.iter().map(OsStr::new).collect();
+        words.extend([OsStr::new("--store"), self.store().as_os_str()]);
+        words.extend(more.iter().map(OsStr::new));
+        run(&words)
+    }
+
+    fn ids(&self) -> Vec<String> {
+        let listed = json(&self.on_store(&["snapshots"], &["--json"]));
+        let listed = listed.as_array().expect("an array");
+        listed.iter().map(|one| one["id"].as_str().expect("id").to_owned()).collect()
+    }
+
+    async fn restores_to(&self, at: &str, expected: &SourceState) {
+        let restored = self.backup.restored(at, &[], Detail::Documents).await;
+        let (_server, found) = restored.expect("restore");
+        let report = expected.differences(&found);
+        assert!(report.is_empty(), "restored to {at}:\n{}", report.join("\n"));
+    }
+}
+
+fn index(field: &str) -> mongodb::IndexModel {
+    mongodb::IndexModel::builder().keys(doc! { field: 1 }).build()
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let wrong: [&[&str]; 9] = [
+        &[],
+        &["backup"],
+        &["sync", "--store", "s"],
+        &["sync", "--source", "mongodb://a"],
+        &["daemon", "--source", "mongodb://a", "--store", "s", "--snapshot-every", "6 hours"],
+        &["snapshot", "delete", "--store", "s"],
+        &["restore", "--store", "s", "--to", "nowhere"],
+        &["restore", "--store", "s", "--to", "dump:d", "--at", "2026-01-01T00:00:00"],
+        &["restore", "--store", "s", "--to", "dump:d", "--drop", "--exact"],
+    ];
+    for arguments in wrong {
+        let output = run(arguments);
+        assert_eq!(code(&output), Some(2), "{arguments:?}: {}", text(&output));
+    }
+}
+
+#[test]
+fn every_command_has_examples_and_help_is_no_failure() {
+    let commands =
+        ["sync", "daemon", "snapshots", "snapshot", "restore", "status", "fsck", "compact"];
+    for command in commands {
+        let output = run(&[command, "--help"]);
+        assert_eq!(code(&output), Some(0), "{command}");
+        assert!(text(&output).contains("EXAMPLES"), "{command}: {}", text(&output));
+    }
+    assert!(text(&run(&["--help"])).contains("EXIT CODES"));
+}
+
+#[test]
+fn a_directory_without_a_store_is_told_and_not_touched() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let dir = folder.path().to_str().expect("text");
+    let commands: [&[&str]; 6] = [
+        &["snapshots"],
+        &["status"],
+        &["fsck"],
+        &["compact"],
+        &["snapshot", "take"],
+        &["restore", "--to", "dump:d"],
+    ];
+    for command in commands {
+        let output = run(&[command, &["--store", dir]].concat());
+        assert_eq!(code(&output), Some(1), "{command:?}: {}", text(&output));
+        assert!(text(&output).contains("holds no store"), "{command:?}: {}", text(&output));
+    }
+    assert_eq!(folder.path().read_dir().expect("list").count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_password_is_printed() {
+    let scene = Scene::set_up().await;
+    let uri = scene.set.uri().replace("mongodb://", "mongodb://joe:hunter2@");
+    let file = scene.folder.path().join("uri");
+    std::fs::write(&file, format!("{uri}\n")).expect("write");
+    let file = file.to_str().expect("text").to_owned();
+    let broken = "mongodb://joe:hunter2@[::1/?replicaSet=rs&tls=maybe";
+    let store = scene.store().to_str().expect("text").to_owned();
+    let attempts: [&[&str]; 6] = [
+        &["sync", "--log", "trace", "--store", &store, "--source", &uri],
+        &["sync", "--log", "trace", "--store", &store, "--source-file", &file],
+        &["sync", "--log", "trace", "--store", &store, "--source", broken],
+        &["sync", "--store", &store, &uri],
+        &["restore", "--store", &store, "--to", &uri, "--at", &uri],
+        &["daemon", "--log", "trace", "--store", &store, "--source", broken],
+    ];
+    for arguments in attempts {
+        let output = run(arguments);
+        assert!(matches!(code(&output), Some(1 | 2 | 4)), "{arguments:?}: {}", text(&output));
+        assert!(!text(&output).contains("hunter2"), "{arguments:?}: {}", text(&output));
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headstock"));
+    command.env("HEADSTOCK_SOURCE", &uri).args(["sync", "--help"]);
+    assert!(!text(&command.output().expect("the program starts")).contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_are_listed_kept_deleted_and_compacted() {
+    let scene = Scene::set_up().await;
+    let uri = scene.set.uri();
+    let sync = || scene.on_store(&["sync", "--source", &uri], &[]);
+    let first_state = scene.state().await;
+    let output = sync();
+    assert_eq!(code(&output), Some(0), "{}", text(&output));
+    scene.things().delete_many(doc! { "part": { "$lt": 5 } }).await.expect("delete");
+    scene.insert(DOCUMENTS).await;
+    let last_state = scene.state().await;
+    assert_eq!(code(&sync()), Some(0));
+    has_the_documented_fields(&json(&scene.on_store(&["snapshots"], &["--json"])));
+    let ids = scene.ids();
+    assert_eq!(ids.len(), 2, "{ids:?}");
+    scene.restores_to(&ids[0], &first_state).await;
+
+    let keep = |more: &[&str]| code(&scene.on_store(&["snapshot", "keep"], more));
+    let delete = |id: &str| code(&scene.on_store(&["snapshot", "delete"], &[id]));
+    assert_eq!(keep(&[&ids[0]]), Some(0));
+    assert_eq!(delete(&ids[0]), Some(4), "a kept snapshot is not deleted");
+    assert_eq!(keep(&[&ids[0], "--release"]), Some(0));
+    assert_eq!(delete(&ids[0]), Some(0));
+    assert_eq!(delete(&ids[0]), Some(1), "it is gone");
+    assert_eq!(scene.ids(), ids[1..]);
+
+    let planned = json(&scene.on_store(&["compact"], &["--dry-run", "--json"]));
+    let done = json(&scene.on_store(&["compact"], &["--json"]));
+    let figure = |report: &Value, name: &str| report[name].as_u64().expect("a number");
+    assert!(figure(&planned, "dead_bytes") > 1_000_000, "{planned}");
+    let (before, after) =
+        (figure(&done, "stored_bytes_before"), figure(&done, "stored_bytes_after"));
+    assert!(after + 1_000_000 < before, "{done}");
+    assert_eq!(code(&scene.on_store(&["fsck"], &[])), Some(0));
+    scene.restores_to("latest", &last_state).await;
+
+    let report = json(&scene.on_store(&["fsck"], &["--json"]));
+    assert_eq!(report["clean"], Value::Bool(true), "{report}");
+    damage(scene.store());
+    let output = scene.on_store(&["fsck"], &["--json"]);
+    assert_eq!(code(&output), Some(3), "{}", text(&output));
+    let report = json(&output);
+    let named = |finding: &Value| finding["snapshots"] == serde_json::json!([ids[1]]);
+    let findings = report["findings"].as_array().expect("an array");
+    assert!(findings.iter().any(named), "no finding names {}: {report}", ids[1]);
+    let dump = format!("dump:{}", scene.folder.path().join("dump").display());
+    let output = scene.on_store(&["restore", "--to", &dump], &[]);
+    assert_eq!(code(&output), Some(4), "damage is found before writing: {}", text(&output));
+}
+
+fn has_the_documented_fields(listed: &Value) {
+    let ids: Vec<&str> =
+        listed.as_array().expect("an array").iter().filter_map(|one| one["id"].as_str()).collect();
+    assert!(ids.is_sorted(), "oldest first: {ids:?}");
+    for snapshot in listed.as_array().expect("an array") {
+        for name in ["t", "i", "term"] {
+            assert!(snapshot["optime"][name].is_i64(), "{name}: {snapshot}");
+        }
+        for name in ["documents", "logical_bytes", "added_bytes"] {
+            assert!(snapshot[name].as_u64().is_some_and(|count| count > 0), "{name}: {snapshot}");
+        }
+        let texts = ["id", "job", "wall_time", "taken_at", "set_name", "replica_set_id", "fcv"];
+        for name in texts {
+            assert!(snapshot[name].is_string(), "{name}: {snapshot}");
+        }
+        let root = snapshot["content_root"].as_str().expect("text");
+        assert!(root.len() == 64 && root.bytes().all(|byte| byte.is_ascii_hexdigit()), "{root}");
+        assert!(snapshot["keep"].is_boolean());
+    }
+}
+
+/// Flips a byte in the middle of the largest segment.
+fn damage(store: &Path) {
+    let segments = store.join("segments").read_dir().expect("list");
+    let paths = segments.map(|entry| entry.expect("entry").path());
+    let len = |path: &PathBuf| path.metadata().expect("length").len();
+    let largest = paths.max_by_key(len).expect("a segment");
+    let file = std::fs::File::options().read(true).write(true).open(&largest).expect("open");
+    let used = content_length(&file, len(&largest));
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, used / 2).expect("read");
+    file.write_all_at(&[byte[0] ^ 1], used / 2).expect("write");
+}
+
+/// How far a segment is written: the rest is allocated ahead and zero.
+fn content_length(file: &std::fs::File, len: u64) -> u64 {
+    let mut bytes = vec![0; usize::try_from(len).expect("fits")];
+    file.read_exact_at(&mut bytes, 0).expect("read");
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_answers_refuses_a_second_writer_and_ends_cleanly() {
+    let scene = Scene::set_up().await;
+    let uri = scene.set.uri();
+    let arguments = ["--snapshot-every", "1h", "--restore-window", "1d"];
+    let mut daemon = scene.backup.start_daemon(&uri, &arguments).expect("start the daemon");
+    scene.backup.wait_for_snapshots(1, &mut daemon).await.expect("initial sync");
+
+    let second = scene.on_store(&["sync", "--source", &uri], &[]);
+    assert_eq!(code(&second), Some(1));
+    assert!(text(&second).contains("in use by another process"), "{}", text(&second));
+
+    scene.insert(DOCUMENTS).await;
+    let state = scene.state().await;
+    let taken = scene.on_store(&["snapshot", "take"], &["--json"]);
+    assert_eq!(code(&taken), Some(0), "{}", text(&taken));
+    let documents = json(&taken)["documents"].as_u64().expect("a number");
+    assert!(documents >= 2 * u64::try_from(DOCUMENTS).expect("positive"), "{}", text(&taken));
+    let ids = scene.ids();
+    assert_eq!(ids.len(), 2, "{ids:?}");
+    assert_eq!(code(&scene.on_store(&["fsck"], &[])), Some(0), "beside the daemon");
+    scene.restores_to("latest", &state).await;
+
+    let status = json(&scene.on_store(&["status"], &["--json"]));
+    assert_eq!(status["daemon"], Value::Bool(true), "{status}");
+    assert_eq!(status["jobs"][0]["phase"], "tailing", "{status}");
+    assert_eq!(status["jobs"][0]["restore_window_seconds"], 86_400, "{status}");
+    assert_eq!(code(&scene.on_store(&["snapshot", "delete"], &[&ids[0]])), Some(0));
+    assert_eq!(code(&scene.on_store(&["compact"], &[])), Some(0), "by the daemon");
+
+    daemon.terminate().await.expect("exit code 0 after SIGTERM");
+    assert!(!scene.store().join("control.sock").exists());
+    let status = json(&scene.on_store(&["status"], &["--json"]));
+    assert_eq!(status["daemon"], Value::Bool(false), "{status}");
+    let positions = (&status["jobs"][0]["head"]["t"], &status["jobs"][0]["received"]["t"]);
+    assert_eq!(positions.0, positions.1, "what was received was flushed: {status}");
+    assert_eq!(scene.ids(), ids[1..]);
+    scene.restores_to("latest", &state).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slices_leave_the_window_but_never_the_newest_snapshot() {
+    let scene = Scene::set_up().await;
+    let uri = scene.set.uri();
+    let arguments = ["--snapshot-every", "2s", "--restore-window", "4s"];
+    let mut daemon = scene.backup.start_daemon(&uri, &arguments).expect("start the daemon");
+    let slices = || json(&scene.on_store(&["status"], &["--json"]))["jobs"][0]["slices"].as_u64();
+    let mut written = 0;
+    for round in 1..=12 {
+        scene.things().insert_one(doc! { "_id": -round }).await.expect("insert");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        written = written.max(slices().unwrap_or_default());
+    }
+    scene.backup.wait_for_snapshots(4, &mut daemon).await.expect("snapshots");
+    let state = scene.state().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let left = slices().expect("a number");
+    assert!(left < 12, "{left} slices left, {written} at most");
+    daemon.terminate().await.expect("a clean end");
+    scene.restores_to("latest", &state).await;
+    let status = json(&scene.on_store(&["status"], &["--json"]));
+    let spans = status["jobs"][0]["restorable"].as_array().expect("an array").clone();
+    let last = spans.last().expect("a span");
+    assert_eq!(last["to"]["t"], status["jobs"][0]["received"]["t"], "{status}");
+    let old = format!("{},1", spans[0]["to"]["t"].as_u64().expect("a number") + 1);
+    let dump = format!("dump:{}", scene.folder.path().join("dump").display());
+    if spans.len() > 1 {
+        let output = scene.on_store(&["restore", "--at", &old, "--to", &dump], &[]);
+        assert_eq!(code(&output), Some(4), "{old} is in no span: {}", text(&output));
+    }
+}
