@@ -99,6 +99,35 @@ fn trimming_reads_the_path_to_the_cut() {
 }
 
 #[test]
+fn a_top_node_left_with_one_child_gives_way_to_it() {
+    let shape = positional();
+    let documents: Vec<_> = (0..3000).map(|id| document(id, 1500, 'c')).collect();
+    let mut tried = 0;
+    for count in 300..documents.len() {
+        let blocks = MemoryBlocks::new();
+        let root = build(&blocks, &shape, &documents[..count]);
+        if root.level < 2 {
+            continue;
+        }
+        let top = read::node(&blocks, &root.top.unwrap(), root.level).unwrap();
+        let last = top.entries.last().unwrap();
+        let node = read::node(&blocks, &last.child.unwrap(), root.level - 1).unwrap();
+        if node.entries.len() > 1 {
+            continue;
+        }
+        let before = root.documents - last.documents;
+        let trimmed = trim_front(&blocks, &shape, &root, before).unwrap();
+        let rest = &documents[before as usize..count];
+        assert_eq!(trimmed, build(&MemoryBlocks::new(), &shape, rest));
+        tried += 1;
+        if tried == 3 {
+            return;
+        }
+    }
+    panic!("{tried} trees end with a node of one child");
+}
+
+#[test]
 fn each_order_refuses_the_other() {
     let blocks = MemoryBlocks::new();
     let documents = sequence(100, 300);
