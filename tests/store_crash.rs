@@ -88,19 +88,21 @@ fn reopened(batch: &Batch, segment: &[u8], log: &[u8], mmap: bool) -> CommitSeq 
 }
 
 #[test]
-fn a_tail_torn_at_any_byte_is_cut() {
+fn a_torn_tail_is_cut() {
     let mut random = StdRng::seed_from_u64(11);
     let batch = two_commits(&mut random);
     let segment = difference(&batch.before.0, &batch.after.0);
-    println!("{} bytes of segment, torn at each", segment.len());
-    for cut in segment.clone() {
+    println!("{} bytes of segment", segment.len());
+    // Every byte of the first record's header and of the last bytes, a sample of the rest.
+    let every = |cut: &usize| *cut < segment.start + 64 || *cut + 16 > segment.end || cut % 9 == 0;
+    for cut in segment.clone().filter(every) {
         let bytes = torn(&batch.before.0, &batch.after.0, cut);
         let mmap = cut % 2 == 0;
         assert_eq!(reopened(&batch, &bytes, &batch.before.1, mmap), CommitSeq(1), "cut at {cut}");
     }
     let log = difference(&batch.before.1, &batch.after.1);
-    println!("{} bytes of log, torn at each", log.len());
-    for cut in log.clone() {
+    println!("{} bytes of log", log.len());
+    for cut in log.clone().filter(|cut| *cut + 8 > log.end || cut % 5 == 0) {
         let bytes = torn(&batch.before.1, &batch.after.1, cut);
         let seq = reopened(&batch, &batch.after.0, &bytes, true);
         assert_eq!(seq, CommitSeq(1), "cut at {cut}");

@@ -34,6 +34,8 @@ mod scan;
 mod segment;
 mod session;
 mod table;
+#[cfg(test)]
+mod vectors;
 mod walk;
 mod writer;
 

@@ -1,0 +1,130 @@
+//! Checks the test vectors of `format-spec/vectors` against the code.
+
+use std::collections::BTreeMap;
+
+use super::fs::{Disk, RealDisk};
+use super::identity::Identity;
+use super::layout::{
+    Entry, RecordHeader, SegmentId, StoreUuid, TRAILER_BYTES, Trailer, check_segment_header,
+    encode_segment_header,
+};
+use super::log::Slot;
+use super::record::{self, Commit, Place, Raw};
+use super::scan::open_payload;
+use super::{CommitSeq, RepositorySalt};
+use crate::block::{self, BlockId, Codec, Kind};
+
+/// The `name = hex` lines of a file of vectors.
+fn vectors(file: &str) -> BTreeMap<String, Vec<u8>> {
+    let path = format!("{}/format-spec/vectors/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, hex) = line.split_once(" = ").unwrap();
+            let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+            (name.to_owned(), (0..hex.len()).step_by(2).map(byte).collect())
+        })
+        .collect()
+}
+
+fn store(vectors: &BTreeMap<String, Vec<u8>>) -> StoreUuid {
+    vectors["store"][..].try_into().unwrap()
+}
+
+#[test]
+fn names_and_references_of_blocks() {
+    let vectors = vectors("blocks.txt");
+    let raw = &vectors["raw"];
+    for kind in Kind::ALL {
+        let name = format!("{kind:?}").to_lowercase();
+        assert_eq!(BlockId::of(kind, raw).as_bytes()[..], vectors[&name], "{name}");
+    }
+    assert_eq!(BlockId::of(Kind::Leaf, b"").as_bytes()[..], vectors["leaf_empty"]);
+    for (kind, name) in [(Kind::Node, "node"), (Kind::Links, "links"), (Kind::Commit, "links")] {
+        let found = block::references(kind, &vectors[&format!("{name}_raw")]).unwrap();
+        let bytes: Vec<u8> = found.iter().flat_map(|id| *id.as_bytes()).collect();
+        assert_eq!(bytes, vectors[&format!("{name}_names")]);
+    }
+    assert!(block::references(Kind::Stream, &vectors["links_raw"]).unwrap().is_empty());
+}
+
+#[test]
+fn a_segment_of_one_record() {
+    let vectors = vectors("segment.txt");
+    let (store, id, offset) = (store(&vectors), SegmentId(0x2a), 4096);
+    let sector = encode_segment_header(&store, id);
+    assert_eq!(sector[..64], vectors["header_start"]);
+    assert_eq!(sector[4092..], vectors["header_crc"]);
+    assert!(sector[64..4092].iter().all(|byte| *byte == 0));
+    check_segment_header(&sector, &store, id).unwrap();
+
+    let record = &vectors["record"];
+    let header = RecordHeader::decode(&record[..64], &store, id, offset).unwrap();
+    assert_eq!((header.kind, header.codec), (Kind::Leaf, Codec::Raw));
+    assert_eq!(header.span(), record.len() as u64);
+    let payload = &record[64..64 + header.stored_len as usize];
+    assert_eq!(open_payload(&header, payload).unwrap(), payload);
+    assert_eq!(crc32fast::hash(payload), header.payload_crc);
+    assert_eq!(header.encode(&store, id, offset)[..], record[..64]);
+    assert!(RecordHeader::decode(&record[..64], &store, id, offset + 8).is_err());
+
+    let stored_len = header.stored_len;
+    let entry = Entry { id: header.id, segment: id, offset, stored_len, kind: Kind::Leaf };
+    let data_end = offset + record.len() as u64;
+    let footer = Trailer::encode_footer(&store, id, data_end, stored_len.into(), &[entry]);
+    assert_eq!(footer, vectors["footer"]);
+    let (entries, trailer) = footer.split_at(footer.len() - TRAILER_BYTES);
+    let size = data_end + footer.len() as u64;
+    let decoded = Trailer::decode(trailer, &store, id, size).unwrap();
+    assert!(decoded.verify(entries, trailer));
+    assert_eq!(Entry::decode(entries).unwrap(), entry);
+}
+
+#[test]
+fn a_log_of_two_commits() {
+    let vectors = vectors("commit-log.txt");
+    let store = store(&vectors);
+    let (a, b) = (BlockId::of(Kind::Leaf, b"a"), BlockId::of(Kind::Leaf, b"b"));
+    let place = Place { store, log: 5, offset: 0 };
+    let mut first = Commit {
+        seq: CommitSeq(7),
+        time_ms: 1_700_000_000_000,
+        roots: [("rs0".to_owned(), a), ("rs1".to_owned(), b)].into(),
+        segments: [(SegmentId(1), 70_000), (SegmentId(2), 65_536)].into(),
+        active: Some((SegmentId(3), 8192)),
+        next_segment: SegmentId(4),
+        hash: [0; 32],
+    };
+    assert_eq!(record::encode(&mut first, &Commit::genesis(), true, &place), vectors["full"]);
+    let mut second = first.clone();
+    second.seq = CommitSeq(8);
+    second.time_ms += 1000;
+    second.roots = [("rs1".to_owned(), a)].into();
+    second.segments = [(SegmentId(2), 65_536), (SegmentId(3), 66_000)].into();
+    second.active = Some((SegmentId(4), 4096));
+    second.next_segment = SegmentId(5);
+    let place_of_next = Place { offset: vectors["full"].len() as u64, ..place };
+    assert_eq!(record::encode(&mut second, &first, false, &place_of_next), vectors["next"]);
+    let read = Raw::check(&vectors["full"], &place).unwrap().apply(None).unwrap();
+    assert_eq!(read, first);
+    let next = Raw::check(&vectors["next"], &place_of_next).unwrap();
+    assert_eq!(next.apply(Some(&read)).unwrap(), second);
+
+    let slot = Slot { generation: 9, log: 5, first: first.hash };
+    let bytes = slot.encode(&store);
+    assert_eq!(bytes[..128], vectors["slot"]);
+    assert_eq!(Slot::decode(&bytes, &store).unwrap(), slot);
+}
+
+#[test]
+fn a_copy_of_name_and_salt() {
+    let vectors = vectors("commit-log.txt");
+    let identity = Identity { uuid: store(&vectors), salt: RepositorySalt([0x5a; 32]) };
+    assert_eq!(identity.encode()[..], vectors["identity"]);
+    let dir = tempfile::tempdir().unwrap();
+    identity.write(&RealDisk, dir.path()).unwrap();
+    let read = Identity::read(&RealDisk, dir.path()).unwrap();
+    assert!(read.uuid == identity.uuid && read.salt == identity.salt);
+    assert_eq!(RealDisk.list(dir.path()).unwrap(), ["STORE"]);
+}
