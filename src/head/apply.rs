@@ -253,7 +253,7 @@ impl Head {
     ) -> Result<(), Error> {
         let (key, fuzzy) = (Key::of_value(id)?, self.is_fuzzy(ts));
         if order == Order::Positional {
-            self.capped(target.uuid).delete(key, fuzzy);
+            self.capped(target.uuid).delete(key);
             return Ok(());
         }
         if !fuzzy && matches!(self.changes.get(&target, &key), Some(Change::Delete)) {

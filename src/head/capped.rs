@@ -85,9 +85,8 @@ impl Capped {
     }
 
     /// Removes a document.
-    pub fn delete(&mut self, key: Key, replayed: bool) {
-        let was_appended = self.remove_appended(&key);
-        if replayed || !was_appended {
+    pub fn delete(&mut self, key: Key) {
+        if !self.remove_appended(&key) {
             self.set_front(key, Change::Delete);
         }
     }

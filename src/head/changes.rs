@@ -28,7 +28,8 @@ const MAX_UPDATES: usize = 64;
 /// Bytes of updates of one key that may wait before its document is read.
 const MAX_UPDATES_BYTES: usize = 1 << 20;
 
-/// The changes of one collection in memory.
+/// The changes of one collection in memory. All are of one incarnation: a collection that is emptied
+/// or removed is forgotten first ([`Changes::forget`]).
 #[derive(Debug)]
 struct Slot {
     incarnation: Incarnation,
@@ -80,7 +81,7 @@ impl Changes {
     /// What waits in memory for a key.
     pub fn get(&self, target: &Target, key: &Key) -> Option<&Change> {
         let slot = self.slots.get(&target.uuid)?;
-        slot.changes.get(key).filter(|_| slot.incarnation == target.incarnation)
+        slot.changes.get(key)
     }
 
     /// Adds a change after those waiting.
@@ -96,10 +97,6 @@ impl Changes {
             changes: BTreeMap::new(),
             bytes: 0,
         });
-        if slot.incarnation != target.incarnation {
-            self.bytes -= slot.bytes;
-            *slot = Slot { incarnation: target.incarnation, changes: BTreeMap::new(), bytes: 0 };
-        }
         let key_bytes = key.as_bytes().len();
         let (before, change) = match slot.changes.remove(&key) {
             None => (0, change),

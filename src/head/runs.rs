@@ -282,3 +282,62 @@ fn document(rest: &mut &[u8]) -> Option<RawDocumentBuf> {
     *rest = tail;
     Some(document.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use bson::raw::RawBsonRef;
+    use bson::rawdoc;
+
+    use super::*;
+
+    /// Keys that differ only far behind what the index holds of them.
+    fn record(n: usize) -> Record {
+        let id = format!("{}{n:06}", "p".repeat(100));
+        let key = Key::of_value(RawBsonRef::String(&id)).expect("a key");
+        let update = Pending {
+            form: Form::V2,
+            missing: Missing::Surprise,
+            ts: Ts { secs: 7, inc: 8 },
+            id: rawdoc! { "_id": id.as_str() },
+            body: rawdoc! { "u": { "a": 1 } },
+        };
+        let change = match n % 3 {
+            0 => Change::Put(rawdoc! { "_id": id, "fill": "f".repeat(300) }),
+            1 => Change::Delete,
+            _ => Change::Updates(vec![update.clone(), update]),
+        };
+        Record { uuid: Uuid([(n / 1000) as u8; 16]), key, incarnation: Incarnation(5), change }
+    }
+
+    fn run(directory: &Path) -> Arc<Run> {
+        let mut records = (0..3000).filter(|n| n % 2 == 0).map(|n| Ok(record(n)));
+        Arc::new(Run::write(directory, &mut records).expect("written"))
+    }
+
+    #[test]
+    fn reads_back_in_order_and_by_key() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let run = run(directory.path());
+        assert!(run.chunks.len() > 5, "{} chunks", run.chunks.len());
+        let all: Vec<Record> = run.records().map(|record| record.expect("whole")).collect();
+        assert!(all.iter().eq((0..3000).step_by(2).map(record).collect::<Vec<_>>().iter()));
+        for n in 0..3000 {
+            let record = record(n);
+            let found = run.get(record.uuid, &record.key).expect("whole");
+            assert_eq!(found, (n % 2 == 0).then_some(record), "{n}");
+        }
+        drop(run);
+        assert_eq!(std::fs::read_dir(directory.path()).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn damage_is_found() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let run = run(directory.path());
+        let mut byte = [0];
+        run.file.read_at(run.bytes / 2, &mut byte).expect("read");
+        run.file.write_at(run.bytes / 2, &[byte[0] ^ 1]).expect("written");
+        let failed = run.records().find_map(Result::err).expect("damage");
+        assert!(matches!(failed, Error::ScratchDamaged { .. }), "{failed}");
+    }
+}

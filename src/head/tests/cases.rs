@@ -230,6 +230,40 @@ fn what_documents_cannot_be_derived_from_stops() {
     }
 }
 
+/// Many updates of one document are folded into what the tree and the runs have of it.
+#[test]
+fn folding_reads_the_tree_and_the_runs() {
+    let mut source = Source::at(Place::new(40_000), Vec::new(), 0);
+    source.apply(&plain("a", 1));
+    let id = rawdoc! { "_id": "k" };
+    source.apply(&insert("app.a", uuid(1), &id)).reload();
+    let set = |name: &str, n: i32| {
+        update(
+            "app.a",
+            uuid(1),
+            &rawdoc! { "_id": "k" },
+            &rawdoc! {
+                "$v": 2, "diff": { "u": field(name, n) },
+            },
+        )
+    };
+    for round in ["x", "y"] {
+        for n in 0..10 {
+            source.apply(&set(round, n));
+        }
+        let large = rawdoc! { "_id": round, "fill": "f".repeat(50_000) };
+        source.apply(&insert("app.a", uuid(1), &large));
+    }
+    assert_eq!(source.place.scratch_files(), 2);
+    for n in 0..100 {
+        source.apply(&set("z", n));
+    }
+    // The fold leaves the whole document in memory, so one more spill does not lose the rest.
+    let wanted = rawdoc! { "_id": "k", "x": 9, "y": 9, "z": 99 };
+    assert!(source.documents(uuid(1)).contains(&wanted));
+    assert_eq!(source.head.divergences(), crate::head::Divergences::default());
+}
+
 /// The chain of the reference, flushed and loaded between all of its entries.
 #[test]
 fn a_chain_survives_flushes() {
