@@ -47,7 +47,7 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
-    let signals = Signals::listen()?;
+    let mut signals = Signals::listen()?;
     let options = daemon::Options {
         store: args.store.store,
         job: args.job,
@@ -56,7 +56,11 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         compact_at_percent: args.compact_at,
         rescan: args.rescan,
     };
-    let daemon = Daemon::start(&args.source.uri()?, args.source.read_from, options).await?;
+    let uri = args.source.uri()?;
+    let daemon = tokio::select! {
+        daemon = Daemon::start(&uri, args.source.read_from, options) => daemon?,
+        () = signals.stop() => return Ok(Exit::Done),
+    };
     let watch = Watch::start(daemon.figures());
     let outcome = daemon.run(signals).await;
     watch.stop();

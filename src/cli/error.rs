@@ -86,6 +86,20 @@ impl Error {
             }
             cause = error.source();
         }
+        if self.wants_rescan() {
+            text.push_str(
+                "\n  next: run it once with --rescan; snapshots stay, and what is stored",
+            );
+            text.push_str(" already is not stored again");
+        }
         redact::credentials(&text)
+    }
+
+    /// Whether only a new scan of the source helps.
+    fn wants_rescan(&self) -> bool {
+        match self {
+            Self::Job(error) | Self::Daemon(daemon::Error::Job(error)) => error.needs_rescan(),
+            _ => false,
+        }
     }
 }

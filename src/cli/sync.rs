@@ -41,33 +41,37 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
     let mut signals = Signals::listen()?;
-    let source = Source::connect(&args.source.uri()?, args.source.read_from.clone()).await?;
-    let job = Job::open_or_create(&args.store.store, args.job.as_deref(), &source).await?;
-    let options =
-        FollowOptions { restore_window: args.restore_window, rescan: args.rescan, patient: false };
-    let follow = Arc::new(Follow::start(job.clone(), source, options).await?);
+    let follow = tokio::select! {
+        follow = start(&args) => Arc::new(follow?),
+        () = signals.stop() => return Err(daemon::Error::Interrupted.into()),
+    };
     let answers = Answers::start(&args.store.store, follow.clone(), false)?;
     let watch = Watch::start(follow.figures());
     let outcome = tokio::select! {
-        outcome = follow.snapshot() => outcome.map(Some),
-        () = signals.stop() => Ok(None),
+        outcome = follow.snapshot() => outcome.map_err(Error::Job),
+        () = signals.stop() => Err(daemon::Error::Interrupted.into()),
     };
-    watch.stop();
     answers.stop().await;
     let stopped = follow.stop().await;
-    let Some(snapshot) = outcome? else {
-        stopped?;
-        return Err(daemon::Error::Interrupted.into());
-    };
+    watch.stop();
+    let snapshot = outcome?;
     stopped?;
     output::line(&format!(
         "snapshot {} of job {} at {}: {} documents, {} ({} added to the store)",
         snapshot.id,
-        job.name(),
+        snapshot.job,
         snapshot.wall_time,
         snapshot.documents,
         output::bytes(snapshot.logical_bytes),
         output::bytes(snapshot.added_bytes),
     ))?;
     Ok(Exit::Done)
+}
+
+async fn start(args: &Args) -> Result<Follow, Error> {
+    let source = Source::connect(&args.source.uri()?, args.source.read_from.clone()).await?;
+    let job = Job::open_or_create(&args.store.store, args.job.as_deref(), &source).await?;
+    let options =
+        FollowOptions { restore_window: args.restore_window, rescan: args.rescan, patient: false };
+    Ok(Follow::start(job, source, options).await?)
 }

@@ -20,6 +20,11 @@ const TIDY_EVERY: Duration = Duration::from_secs(10 * 60);
 const TIDY_PER_WINDOW: u32 = 4;
 /// Shortest time between looks.
 const TIDY_AT_LEAST: Duration = Duration::from_secs(1);
+/// A look for dead blocks reads every inner node, so one is worth it only when the store has grown
+/// by this share, in percent, since the last,
+const LOOK_GROWTH_PERCENT: u64 = 10;
+/// and by this much.
+const LOOK_GROWTH_BYTES: u64 = 64 << 20;
 
 /// How a daemon works.
 #[derive(Debug, Clone)]
@@ -114,12 +119,16 @@ impl Daemon {
         let every = often.clamp(TIDY_AT_LEAST, TIDY_EVERY);
         let mut clock = interval_at(Instant::now() + every, every);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked_at = self.follow.job().store().stats().stored_bytes;
         loop {
             clock.tick().await;
             let (job, share) = (self.follow.job().clone(), self.options.compact_at_percent);
-            let tidied = tokio::task::spawn_blocking(move || tidy_once(&job, share)).await;
+            let scanning = !self.follow.has_head();
+            let share = if scanning { 0 } else { share };
+            let tidied =
+                tokio::task::spawn_blocking(move || tidy_once(&job, share, looked_at)).await;
             match tidied {
-                Ok(Ok(())) => {}
+                Ok(Ok(stored_bytes)) => looked_at = stored_bytes,
                 Ok(Err(error)) => tracing::error!("tidying failed: {}", error.in_one_line()),
                 Err(error) => tracing::error!("tidying failed: {error}"),
             }
@@ -127,19 +136,21 @@ impl Daemon {
     }
 }
 
-fn tidy_once(job: &Job, compact_at_percent: u8) -> Result<(), Error> {
+/// Returns the size of the store when it was last looked through for dead blocks.
+fn tidy_once(job: &Job, compact_at_percent: u8, looked_at: u64) -> Result<u64, Error> {
     let expired = snapshot::expire_slices(job)?;
     if expired > 0 {
         tracing::info!(job = job.name(), expired, "oplog slices left the restore window");
     }
-    if compact_at_percent == 0 || expired == 0 {
-        return Ok(());
+    let growth = (looked_at / 100 * LOOK_GROWTH_PERCENT).max(LOOK_GROWTH_BYTES);
+    if compact_at_percent == 0 || job.store().stats().stored_bytes < looked_at + growth {
+        return Ok(looked_at);
     }
     let percent = Settings::default().rewrite_below_percent;
     let plan = control::compact(job.store(), true, percent)?;
     let share = u128::from(plan.dead_bytes) * 100;
     if share < u128::from(plan.stored_bytes_before) * u128::from(compact_at_percent) {
-        return Ok(());
+        return Ok(plan.stored_bytes_before);
     }
     let done = control::compact(job.store(), false, percent)?;
     tracing::info!(
@@ -147,5 +158,5 @@ fn tidy_once(job: &Job, compact_at_percent: u8) -> Result<(), Error> {
         after = done.stored_bytes_after,
         "store compacted"
     );
-    Ok(())
+    Ok(done.stored_bytes_after)
 }

@@ -189,7 +189,7 @@ impl Check<'_> {
         let job = self.owner(name, None, Vec::new());
         let state = match State::read(self.store, id) {
             Ok(state) => state,
-            Err(error) => return self.finding(job, code::STATE, format!("job {name}"), &error),
+            Err(error) => return self.finding(job, code::STATE, format!("job {name}"), error),
         };
         self.owners[job].roots = job_roots(&state);
         self.tree(job, "snapshots", &state.snapshots, Order::Keyed, Content::Links);
@@ -202,7 +202,7 @@ impl Check<'_> {
                     self.head(owner, &manifest.head);
                 }
             }
-            Err(error) => self.finding(job, code::MANIFEST, format!("job {name}"), &error),
+            Err(error) => self.finding(job, code::MANIFEST, format!("job {name}"), error),
         }
         if let Some(head) = &state.head {
             self.head(job, head);
@@ -230,7 +230,7 @@ impl Check<'_> {
                     self.tree(owner, &collection.ns, &root, order, Content::Documents);
                 }
             }
-            Err(error) => self.finding(owner, code::CATALOG, "catalog".to_owned(), &error),
+            Err(error) => self.finding(owner, code::CATALOG, "catalog".to_owned(), error),
         }
         if let Some(pending) = &head.pending {
             self.graph(owner, pending);
@@ -247,7 +247,7 @@ impl Check<'_> {
                     self.tree(owner, "scanned piece", &root, order, Content::Documents);
                 }
             }
-            Err(error) => self.finding(owner, code::SCAN, "scan progress".to_owned(), &error),
+            Err(error) => self.finding(owner, code::SCAN, "scan progress".to_owned(), error),
         }
     }
 
@@ -265,22 +265,22 @@ impl Check<'_> {
                 && !slice.header.prev.is_null()
                 && let Err(error) = slice.header.follows(last)
             {
-                self.finding(owner, code::SLICE_GAP, place.clone(), &error);
+                self.finding(owner, code::SLICE_GAP, place.clone(), error);
             }
             last = Some(slice.header.last.optime);
             self.checked.slices += 1;
             if let Err(error) = slice.read(store) {
-                self.finding(owner, code::SLICE, place, &error);
+                self.finding(owner, code::SLICE, place, error);
             }
             (self.progress)(&self.checked);
             Ok(())
         });
         if let Err(error) = walked {
-            self.finding(owner, code::SLICES, format!("job {name}"), &error);
+            self.finding(owner, code::SLICES, format!("job {name}"), error);
         }
         if state.received.map(|at| at.optime) != last && last.is_some() {
             let error = Error::Malformed { what: "job state", field: "received" };
-            self.finding(owner, code::RECEIVED, format!("job {name}"), &error);
+            self.finding(owner, code::RECEIVED, format!("job {name}"), error);
         }
     }
 
@@ -307,7 +307,7 @@ impl Check<'_> {
             Ok(()) => true,
             Err(error) => {
                 let place = format!("job {}, {what}", self.owners[owner].job);
-                self.finding(owner, code::TREE, place, &error);
+                self.finding(owner, code::TREE, place, error);
                 false
             }
         }
@@ -322,7 +322,7 @@ impl Check<'_> {
                 self.store.get(&id).and_then(|block| block::references(block.kind, &block.bytes));
             match named {
                 Ok(named) => open.extend(named.into_iter().filter(|id| seen.insert(*id))),
-                Err(error) => self.finding(owner, code::PENDING, format!("block {id}"), &error),
+                Err(error) => self.finding(owner, code::PENDING, format!("block {id}"), error),
             }
         }
     }
@@ -332,10 +332,10 @@ impl Check<'_> {
         owner: usize,
         code: &'static str,
         place: String,
-        error: &(dyn std::error::Error + 'static),
+        error: impl Into<Error>,
     ) {
-        let what = error.to_string();
-        let block = damaged_block(error);
+        let error: Error = error.into();
+        let (what, block) = (error.to_string(), error.damaged_block());
         self.found.push(Found { code, severity: ERROR, what, place, block, owner: Some(owner) });
     }
 
@@ -393,20 +393,6 @@ fn place_of(finding: &fsck::Finding) -> String {
     parts.extend(finding.offset.map(|offset| format!("offset {offset}")));
     parts.extend(finding.block.map(|block| format!("block {block}")));
     parts.join(", ")
-}
-
-/// The block an error is about, if it says so.
-fn damaged_block(error: &(dyn std::error::Error + 'static)) -> Option<BlockId> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        match error.downcast_ref::<block::Error>() {
-            Some(block::Error::Missing { id } | block::Error::Damaged { id, .. }) => {
-                return Some(*id);
-            }
-            _ => cause = error.source(),
-        }
-    }
-    None
 }
 
 /// Which owners reach which damaged blocks. Walks whole graphs, so only where there is damage.

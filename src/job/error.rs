@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::block::BlockId;
 use crate::oplog::OpTime;
 use crate::{block, head, oplog, source, store, tree};
 
@@ -140,6 +141,44 @@ impl Error {
             Self::Source(error) => error.is_transient(),
             Self::Background(error) => error.is_transient(),
             _ => false,
+        }
+    }
+
+    /// Whether only a new scan of the source helps.
+    #[must_use]
+    pub fn needs_rescan(&self) -> bool {
+        use {head::Error as H, source::Error as S};
+        match self {
+            Self::Source(error) => matches!(error, S::FellOff { .. } | S::Diverged { .. }),
+            Self::Head(error) => matches!(
+                error,
+                H::NeedsRescan { .. }
+                    | H::UnknownCollection { .. }
+                    | H::NameTaken { .. }
+                    | H::MovedAside { .. }
+            ),
+            Self::Gap { .. } => true,
+            Self::Background(error) | Self::Stopped { source: error, .. } => error.needs_rescan(),
+            _ => false,
+        }
+    }
+
+    /// The block that is missing or damaged, if that is the trouble.
+    #[must_use]
+    pub fn damaged_block(&self) -> Option<BlockId> {
+        let tree = match self {
+            Self::Tree(error) | Self::Head(head::Error::Tree(error)) => Some(error),
+            _ => None,
+        };
+        let block = match (self, tree) {
+            (_, Some(tree::Error::Malformed { id, .. })) => return Some(*id),
+            (_, Some(tree::Error::Block(block))) => block,
+            (Self::Block(block) | Self::Head(head::Error::Block(block)), _) => block,
+            _ => return None,
+        };
+        match block {
+            block::Error::Missing { id } | block::Error::Damaged { id, .. } => Some(*id),
+            _ => None,
         }
     }
 }

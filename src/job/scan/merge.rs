@@ -3,9 +3,8 @@
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::range::FOLD_PIECES;
-use crate::block;
+use crate::block::{self, BlockWrite};
 use crate::job::Error;
-use crate::store::Store;
 use crate::tree::{Builder, Cursor, Key, Root, Shape};
 
 /// The documents of a batch: consecutive BSON.
@@ -44,7 +43,7 @@ impl Sorter {
 
     /// Builds the tree of what was added, and begins anew. Of several documents of one key the last
     /// counts.
-    pub fn finish(&mut self, store: &Store, shape: &Shape) -> Result<Option<Root>, Error> {
+    pub fn finish(&mut self, store: &dyn BlockWrite, shape: &Shape) -> Result<Option<Root>, Error> {
         let mut documents = std::mem::take(&mut self.documents);
         if documents.is_empty() {
             return Ok(None);
@@ -62,7 +61,7 @@ impl Sorter {
 }
 
 /// Joins trees whose keys ascend from each to the next.
-pub fn join(store: &Store, shape: &Shape, roots: &[Root]) -> Result<Root, Error> {
+pub fn join(store: &dyn BlockWrite, shape: &Shape, roots: &[Root]) -> Result<Root, Error> {
     let mut builder = Builder::new(store, shape);
     for root in roots {
         builder.push_tree(root)?;
@@ -72,7 +71,11 @@ pub fn join(store: &Store, shape: &Shape, roots: &[Root]) -> Result<Root, Error>
 
 /// Merges any number of trees whose keys overlap, a bounded number at a time. Of several documents
 /// of one key that of the last tree counts.
-pub fn merge_all(store: &Store, shape: &Shape, mut roots: Vec<Root>) -> Result<Root, Error> {
+pub fn merge_all(
+    store: &dyn BlockWrite,
+    shape: &Shape,
+    mut roots: Vec<Root>,
+) -> Result<Root, Error> {
     while roots.len() > 1 {
         roots = roots
             .chunks(FOLD_PIECES)
@@ -84,7 +87,7 @@ pub fn merge_all(store: &Store, shape: &Shape, mut roots: Vec<Root>) -> Result<R
 
 /// Merges a few trees whose keys overlap. Of several documents of one key that of the last tree
 /// counts.
-pub fn merge(store: &Store, shape: &Shape, roots: &[Root]) -> Result<Root, Error> {
+pub fn merge(store: &dyn BlockWrite, shape: &Shape, roots: &[Root]) -> Result<Root, Error> {
     let mut inputs = roots
         .iter()
         .map(|root| Input::new(Cursor::new(store, root)))

@@ -8,8 +8,8 @@
 //! What is scanned is *fuzzy*: documents as of different moments. The entries above the scan's base
 //! make it consistent at its end point, which is why it is only a head from there on.
 
-mod merge;
-mod progress;
+pub mod merge;
+pub mod progress;
 mod range;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -41,7 +41,7 @@ const RANGES_MAX: u64 = 32;
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
 /// Reports waiting for the coordinator. Few are ever sent per second.
 const REPORTS_WAITING: usize = 64;
-/// How often a collection in natural order is begun anew before the scan fails.
+/// How often collections in natural order are begun anew before the scan fails.
 const RESTARTS_MAX: u32 = 16;
 
 /// A unit of work: collections and ranges by their index.

@@ -1,0 +1,177 @@
+//! Stored forms, the chain of slices, and the merging of pieces.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bson::raw::RawBson;
+use bson::{Binary, RawDocumentBuf, rawdoc};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::scan::merge;
+use super::scan::progress::{Piece, Progress, RangeProgress};
+use super::slices::Slice;
+use super::*;
+use crate::block::{self, BlockRead as _, BlockWrite as _, Kind, MemoryBlocks};
+use crate::oplog::slice::SliceHeader;
+use crate::oplog::{OpTime, Position, Ts, Uuid};
+use crate::source::{Arrival, Identity, Listed, Range, StartPoint};
+use crate::store::RepositorySalt;
+use crate::tree::{Content, Cursor, Order, Root, Shape};
+
+const SALT: RepositorySalt = RepositorySalt([7; 32]);
+
+fn optime(secs: u32) -> OpTime {
+    OpTime { ts: Ts { secs, inc: 1 }, term: 3 }
+}
+
+fn at(secs: u32) -> Position {
+    Position { optime: optime(secs), wall_ms: i64::from(secs) * 1000 }
+}
+
+/// The slice that ends at `secs` and goes on from ten seconds before.
+fn slice(blocks: &MemoryBlocks, secs: u32) -> Slice {
+    let pieces = block::stream::write(blocks, &secs.to_le_bytes()).expect("put");
+    let header = SliceHeader {
+        prev: optime(secs - 10),
+        first: at(secs - 9),
+        last: at(secs),
+        entries: 10,
+        raw_bytes: 4,
+        kinds: BTreeSet::from(["i".to_owned()]),
+    };
+    Slice { header, pieces }
+}
+
+fn chain(blocks: &MemoryBlocks, slices: u32) -> SliceChain {
+    let mut chain = SliceChain::default();
+    for number in 1..=slices {
+        chain.push(blocks, SALT, slice(blocks, number * 10)).expect("push");
+    }
+    chain
+}
+
+fn ends(blocks: &MemoryBlocks, chain: &SliceChain) -> Vec<u32> {
+    let mut ends = Vec::new();
+    let mut each = |slice: Slice| {
+        ends.push(slice.header.last.optime.ts.secs);
+        Ok(())
+    };
+    chain.for_each(blocks, &mut each).expect("read");
+    ends
+}
+
+#[test]
+fn slices_are_found_and_expire_wherever_they_stand() {
+    let blocks = MemoryBlocks::new();
+    let mut chain = chain(&blocks, 100);
+    assert_eq!(ends(&blocks, &chain), (1..=100).map(|number| number * 10).collect::<Vec<_>>());
+    for from in [0, 1, 2, 500, 501, 502, 955, 985, 991, 992] {
+        let found = chain.first_from(&blocks, Ts { secs: from, inc: 1 }).expect("read");
+        let first = found.map(|slice| slice.header.first.optime.ts.secs);
+        let expected = (1..=100).map(|number| number * 10 - 9).find(|first| *first >= from);
+        assert_eq!(first, expected, "from {from}");
+    }
+    assert_eq!(chain.expire(&blocks, SALT, optime(305)).expect("expire"), 30);
+    assert_eq!(ends(&blocks, &chain)[0], 310);
+    assert_eq!(chain.expire(&blocks, SALT, optime(990)).expect("expire"), 69);
+    assert_eq!(ends(&blocks, &chain), [1000]);
+    assert_eq!(chain.count(), 1);
+}
+
+#[test]
+fn a_rescan_cuts_off_what_its_slices_overlap() {
+    let blocks = MemoryBlocks::new();
+    for cut in [5, 305, 310, 311, 985, 1001] {
+        let mut chain = chain(&blocks, 100);
+        chain.cut_off(&blocks, SALT, optime(cut)).expect("cut off");
+        let expected: Vec<u32> =
+            (1..=100).map(|number| number * 10).filter(|end| *end < cut).collect();
+        assert_eq!(ends(&blocks, &chain), expected, "cut at {cut}");
+    }
+}
+
+#[test]
+fn the_state_reads_back_and_names_all_its_blocks() {
+    let blocks = MemoryBlocks::new();
+    let identity = Identity {
+        set_name: "rs0".to_owned(),
+        replica_set_id: [5; 12],
+        server_version: "6.0.5".to_owned(),
+        fcv: "6.0".to_owned(),
+    };
+    let mut state = State::new("orders".to_owned(), identity, 1_700_000_000_000);
+    let start = StartPoint { begin_fetch: optime(1), base: at(2) };
+    state.scan = Some(ScanState { end: Some(at(9)), listed: true, ..ScanState::new(start) });
+    state.received = Some(at(1000));
+    state.slices = chain(&blocks, 100);
+    state.stopped = Some("an entry of another kind".to_owned());
+    let id = state.write(&blocks).expect("write");
+    assert_eq!(State::read(&blocks, &id).expect("read"), state);
+    let raw = blocks.get(&id).expect("block");
+    let named = block::references(raw.kind, &raw.bytes).expect("links");
+    assert!(named.contains(&state.slices.tree().top.expect("not empty")));
+    let last = slice(&blocks, 1000).pieces[0];
+    assert!(named.contains(&last), "pieces of slices beside the tree are named too");
+    assert!(State::read(&blocks, &last).is_err(), "a block of another kind is refused");
+}
+
+/// A value of a user that looks like the name of a block must not keep one alive or be missed.
+#[test]
+fn progress_reads_back_and_users_values_name_no_block() {
+    let blocks = MemoryBlocks::new();
+    let trap = block::link(&blocks.put(Kind::Stream, b"trap").expect("put"));
+    let listed = Listed {
+        uuid: Uuid([9; 16]),
+        ns: "shop.orders".to_owned(),
+        options: rawdoc! { "note": "x".repeat(5_000), "trap": trap.clone() },
+        indexes: vec![rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }],
+        building: Vec::new(),
+        arrival: Arrival::ByCollation,
+        documents_estimate: 12,
+        bytes_estimate: 3_400,
+    };
+    let mut range = RangeProgress::new(Range {
+        lower: Some(RawBson::Binary(trap.clone())),
+        upper: Some(RawBson::String("u".repeat(2_000))),
+    });
+    range.last_id = Some(RawBson::Int64(4));
+    let top = blocks.put(Kind::Leaf, rawdoc! { "_id": 1 }.as_bytes()).expect("put");
+    let root = Root { top: Some(top), level: 0, documents: 1, bytes: 14 };
+    range.pieces.push(Piece { root, rank: 2 });
+    let progress = Progress { ranges: vec![range], ..Progress::new(listed) };
+    let document = progress.to_bson(&blocks).expect("encode");
+    let read = Progress::from_bson(&blocks, &document).expect("decode");
+    assert_eq!(format!("{read:?}"), format!("{progress:?}"));
+    assert_eq!(read.amount(), (1, 14));
+    let named = block::references(Kind::Links, document.as_bytes()).expect("links");
+    let trapped = block::linked((&Binary::from(trap)).into()).expect("a name");
+    assert!(named.contains(&top) && !named.contains(&trapped));
+}
+
+#[test]
+fn pieces_in_any_order_merge_into_what_a_map_holds() {
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let blocks = MemoryBlocks::new();
+    let shape = Shape::new(SALT, Order::Keyed, Content::Documents);
+    let mut expected: BTreeMap<i32, RawDocumentBuf> = BTreeMap::new();
+    let mut roots = Vec::new();
+    for piece in 0..40 {
+        let mut sorter = merge::Sorter::default();
+        for number in 0..rng.random_range(0..60) {
+            let id = rng.random_range(0..500);
+            let document = rawdoc! { "_id": id, "piece": piece, "number": number };
+            sorter.push(&document).expect("push");
+            expected.insert(id, document);
+        }
+        roots.extend(sorter.finish(&blocks, &shape).expect("finish"));
+    }
+    let merged = merge::merge_all(&blocks, &shape, roots).expect("merge");
+    let mut cursor = Cursor::new(&blocks, &merged);
+    let mut found = Vec::new();
+    while let Some(document) = cursor.next().expect("read") {
+        found.push(document);
+    }
+    assert_eq!(found, expected.into_values().collect::<Vec<_>>(), "seed {seed}");
+}
