@@ -95,7 +95,9 @@ async fn a_build_under_way_is_not_taken_for_an_index() {
     let build = tokio::spawn(async move {
         db.run_command(doc! { "createIndexes": "c", "indexes": [spec] }).await
     });
+    let since = std::time::Instant::now();
     let listed = loop {
+        assert!(since.elapsed().as_secs() < 30, "the build is never seen as one under way");
         let listed = crate::support::listed(&source, "v.c").await;
         if !listed.building.is_empty() {
             break listed;
