@@ -1,7 +1,7 @@
 //! The state of a server as the server itself tells it, and the comparison of two such states.
 //!
-//! A state holds, for each collection, the md5 that `dbHash` computes over its documents (in `_id`
-//! order; capped: natural order; clustered: record order), its options and its index specs. Options
+//! A state holds, for each collection, the md5 that `dbHash` computes over its documents in `_id` order,
+//! for capped ones the md5 in natural order instead, its options and its index specs. Options
 //! and specs are compared as sets of fields, numbers by value; `ns` and `background` of a spec, the
 //! pseudo index of clustered collections and unfinished builds do not count. UUIDs are left out: a
 //! restored collection may have another. Temporary collections are left out, they go at a restore.
@@ -13,6 +13,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use futures::TryStreamExt as _;
+use md5::{Digest as _, Md5};
 use mongodb::{Client, Database};
 
 use super::{Error, Result};
@@ -37,7 +38,7 @@ pub enum Detail {
 /// One collection or view.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Namespace {
-    /// `dbHash`; none for a view.
+    /// The md5 over its documents; none for a view.
     hash: Option<String>,
     /// `listCollections` type and options, canonical.
     options: Document,
@@ -140,6 +141,9 @@ impl SourceState {
                 options: sorted(&doc! { "type": &kind, "options": sorted(&options) }),
                 ..Namespace::default()
             };
+            if options.get_bool("capped").unwrap_or(false) {
+                namespace.hash = Some(hash_in_natural_order(database, name).await?);
+            }
             if kind == "collection" {
                 namespace.indexes = list_indexes(database, name).await?;
                 if detail == Detail::Documents {
@@ -170,7 +174,7 @@ impl Namespace {
         }
         if self.hash != found.hash {
             let hash = |namespace: &Self| namespace.hash.clone().unwrap_or("none".to_owned());
-            report.push(format!("{ns}: dbHash {} instead of {}", hash(found), hash(self)));
+            report.push(format!("{ns}: md5 {} instead of {}", hash(found), hash(self)));
             self.compare_documents(ns, found, report);
         }
     }
@@ -224,6 +228,19 @@ async fn list_indexes(database: &Database, name: &str) -> Result<BTreeMap<String
             (spec.get_str("name").unwrap_or_default().to_owned(), sorted(&spec))
         })
         .collect())
+}
+
+/// What `dbHash` does not tell of a capped collection: it reads by `_id`.
+async fn hash_in_natural_order(database: &Database, name: &str) -> Result<String> {
+    let action = "read a capped collection";
+    let collection = database.collection::<RawDocumentBuf>(name);
+    let natural = collection.find(doc! {}).sort(doc! { "$natural": 1 });
+    let mut cursor = natural.await.map_err(Error::driver(action))?;
+    let mut md5 = Md5::new();
+    while let Some(document) = cursor.try_next().await.map_err(Error::driver(action))? {
+        md5.update(document.as_bytes());
+    }
+    Ok(md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 async fn hash_documents(database: &Database, name: &str) -> Result<BTreeMap<String, u64>> {
@@ -282,6 +299,23 @@ mod tests {
         shop.run_command(command).await.expect("index");
         let state = SourceState::capture(server.client(), Detail::Documents).await.expect("state");
         (server, state)
+    }
+
+    #[tokio::test]
+    async fn the_order_of_a_capped_collection_counts() {
+        let mut states = Vec::new();
+        for order in [[3, 1, 2], [3, 2, 1]] {
+            let server = Standalone::start(&Options::default()).await.expect("start");
+            let shop = server.client().database("shop");
+            let create = doc! { "create": "log", "capped": true, "size": 4096 };
+            shop.run_command(create).await.expect("create");
+            let documents = order.map(|id| doc! { "_id": id });
+            shop.collection("log").insert_many(documents).await.expect("insert");
+            let state = SourceState::capture(server.client(), Detail::Documents).await;
+            states.push(state.expect("capture"));
+        }
+        let report = states[0].differences(&states[1]).join("\n");
+        assert!(report.contains("the same 3 documents in another order"), "{report}");
     }
 
     #[tokio::test]

@@ -36,8 +36,13 @@ pub(super) struct Summary {
 impl Summary {
     /// The md5 as `dbHash` writes it.
     pub fn md5_hex(&self) -> String {
-        self.md5.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.md5)
     }
+}
+
+/// An md5 as servers write it.
+pub(super) fn hex(md5: &[u8; 16]) -> String {
+    md5.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Hands every document of an item to `each`, in order. Blocking.
