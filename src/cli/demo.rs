@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
 use mongodb::Client;
-use time::OffsetDateTime;
 
 use super::{Error, Exit, output};
 use crate::daemon::{self, Signals};
@@ -236,9 +235,10 @@ fn seconds(took: Duration) -> String {
     format!("{:.1} s", took.as_secs_f64())
 }
 
+/// Time of day of an optime.
 fn clock(at: OpTime) -> String {
-    OffsetDateTime::from_unix_timestamp(at.ts.secs.into())
-        .map_or_else(|_| at.ts.to_string(), |at| format!("{}Z", at.time()))
+    let second = at.ts.secs % 86_400;
+    format!("{:02}:{:02}:{:02}Z", second / 3_600, second / 60 % 60, second % 60)
 }
 
 fn heading(text: &str) -> Result<(), Error> {
