@@ -162,7 +162,11 @@ fn whole_prefix(
     loop {
         match scanner.step()? {
             Step::Record { offset, header, payload } => {
-                if offset >= committed && open_payload(&header, payload).is_err() {
+                let intact = || {
+                    crc32fast::hash(payload) == header.payload_crc
+                        && open_payload(&header, payload).is_ok()
+                };
+                if offset >= committed && !intact() {
                     break;
                 }
                 whole.end = offset + header.span();
