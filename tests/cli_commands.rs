@@ -335,6 +335,8 @@ async fn slices_leave_the_window_but_never_the_newest_snapshot() {
     let spans = status["jobs"][0]["restorable"].as_array().expect("an array").clone();
     let last = spans.last().expect("a span");
     assert_eq!(last["to"]["t"], status["jobs"][0]["received"]["t"], "{status}");
+    let seconds = |end: &str| last[end]["t"].as_u64().expect("a number");
+    assert!(seconds("from") + 4 <= seconds("to"), "the window is not restorable: {status}");
     let old = format!("{},1", spans[0]["to"]["t"].as_u64().expect("a number") + 1);
     let dump = format!("dump:{}", scene.folder.path().join("dump").display());
     if spans.len() > 1 {

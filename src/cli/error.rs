@@ -23,12 +23,6 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// Arguments that contradict each other or the store.
-    #[error("{what}")]
-    Usage {
-        /// What is wrong with them.
-        what: String,
-    },
     /// Standard output is gone.
     #[error("cannot write to standard output")]
     Output {
@@ -65,7 +59,8 @@ impl Error {
     /// The exit code that tells a script what happened.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Usage { .. } => Exit::Usage,
+            Self::Job(job::Error::WhichJob { .. } | job::Error::BadName { .. })
+            | Self::Daemon(daemon::Error::Job(job::Error::WhichJob { .. })) => Exit::Usage,
             Self::Plan { .. } => Exit::Refused,
             Self::Daemon(error) if error.is_refusal() => Exit::Refused,
             _ => Exit::Failed,

@@ -38,6 +38,9 @@ pub mod snapshot;
 mod state;
 mod tail;
 
+#[cfg(test)]
+mod tests;
+
 pub use apply::snapshot_of_what_is_stored;
 pub use error::Error;
 pub use figures::{Activity, Expected, Figures, Seen};
