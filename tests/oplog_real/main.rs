@@ -261,3 +261,63 @@ async fn updates_on_6_0() {
 async fn updates_on_4_4() {
     single_member(Release::V4_4_2, NameOrder::Bytes).await;
 }
+
+/// Repeated names and an `_id` that a pipeline does not put first: what counts is a secondary's
+/// document, which for repeated names differs from the primary's.
+#[tokio::test(flavor = "multi_thread")]
+async fn secondaries_have_what_the_oplog_gives() {
+    let set = ReplicaSet::of(2).await.expect("a set");
+    let secondary = 1 - set.primary().await.expect("a primary");
+    let reader = set.member(secondary).await.expect("a client");
+    let run = Run::new(set.client().clone(), 0);
+    let filler = "x".repeat(300);
+    let cases: [(RawDocumentBuf, Bson); 5] = [
+        (
+            bson::rawdoc! { "_id": 0, "a": 1, "b": 2, "a": 3, "f": &*filler },
+            doc! { "$set": { "a": 9 } }.into(),
+        ),
+        (
+            bson::rawdoc! { "_id": 1, "a": 1, "b": 2, "a": 3, "f": &*filler },
+            doc! { "$unset": { "a": 1 } }.into(),
+        ),
+        (
+            bson::rawdoc! { "_id": 2, "a": { "x": 1 }, "a": { "x": 2 }, "f": &*filler },
+            doc! { "$set": { "a.x": 9 } }.into(),
+        ),
+        (
+            bson::rawdoc! { "_id": 3, "a": 1 },
+            vec![doc! { "$replaceWith": { "$mergeObjects": [{ "z": 1 }, "$$ROOT"] } }].into(),
+        ),
+        (
+            bson::rawdoc! { "_id": 4, "a": 1, "f": &*filler },
+            vec![doc! { "$replaceWith": { "$mergeObjects": [{ "z": 1 }, "$$ROOT"] } }].into(),
+        ),
+    ];
+    let concern = || bson::rawdoc! { "w": 2, "wtimeout": 20_000 };
+    let database = run.client.database(DATABASE);
+    for (document, update) in &cases {
+        let id = document.get("_id").expect("valid").expect("present");
+        let insert = bson::rawdoc! {
+            "insert": COLLECTION, "documents": [document.clone()], "writeConcern": concern(),
+        };
+        database.run_raw_command(insert).await.expect("an insert");
+        let statement = doc! { "q": { "_id": Bson::try_from(id).expect("valid") }, "u": update };
+        let command = doc! {
+            "update": COLLECTION, "updates": [statement],
+            "writeConcern": Document::try_from(&*concern()).expect("valid"),
+        };
+        let reply = database.run_command(command).await.expect("an update");
+        assert!(matches!(reply.get_i32("nModified"), Ok(1)), "{reply}");
+        assert!(!reply.contains_key("writeConcernError"), "{reply}");
+    }
+    let entries = run.entries().await;
+    let replayed = replay(&entries, NameOrder::Numeric);
+    let collection = reader.database(DATABASE).collection::<RawDocumentBuf>(COLLECTION);
+    for (document, update) in &cases {
+        let id = document.get("_id").expect("valid").expect("present");
+        let filter = doc! { "_id": Bson::try_from(id).expect("valid") };
+        let stored = collection.find_one(filter).await.expect("readable");
+        let (states, own) = &replayed[&key(id)];
+        assert_eq!(states.last(), Some(&stored), "{update:?}: {own:#?}");
+    }
+}
