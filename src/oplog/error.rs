@@ -8,7 +8,7 @@ use super::{OpTime, Ts};
 pub enum Error {
     /// Bytes that are not BSON.
     #[error("invalid BSON in the oplog: {0}")]
-    Bson(#[from] bson::error::Error),
+    Bson(#[source] Box<bson::error::Error>),
 
     /// An entry without a usable timestamp; nothing else can be said about it.
     #[error("an oplog entry has no valid `ts`; read it again from another member")]
@@ -29,9 +29,9 @@ pub enum Error {
         /// The entry.
         at: OpTime,
         /// Its `op`, followed by the command's name.
-        op: String,
+        op: Box<str>,
         /// Its `ns`.
-        ns: String,
+        ns: Box<str>,
         /// Path of the field in the entry.
         field: &'static str,
     },
@@ -47,11 +47,11 @@ pub enum Error {
         /// Which part of it is unknown.
         what: UnknownPart,
         /// Its `op`.
-        op: String,
+        op: Box<str>,
         /// The first field of `o`, where `op` is `c`.
-        command: Option<String>,
+        command: Option<Box<str>>,
         /// Its `ns`.
-        ns: String,
+        ns: Box<str>,
     },
 
     /// An update that cannot be applied.
@@ -65,6 +65,13 @@ pub enum Error {
     /// A slice that is not what its header says, or an entry that does not fit one.
     #[error(transparent)]
     Slice(#[from] SliceError),
+}
+
+/// Boxed, so that results of this floor and of those above stay small.
+impl From<bson::error::Error> for Error {
+    fn from(error: bson::error::Error) -> Self {
+        Self::Bson(Box::new(error))
+    }
 }
 
 /// A number or nothing, for messages.

@@ -128,10 +128,10 @@ impl<'a> Reader<'a> {
     pub(super) fn wrong(&self, field: &'static str) -> Error {
         let command = self.o.iter_elements().next().and_then(Result::ok);
         let op = match command {
-            Some(command) if self.op == "c" => format!("c {}", command.key().as_str()),
-            _ => self.op.to_owned(),
+            Some(command) if self.op == "c" => format!("c {}", command.key().as_str()).into(),
+            _ => self.op.into(),
         };
-        Error::Field { at: self.at, op, ns: self.ns.to_owned(), field }
+        Error::Field { at: self.at, op, ns: self.ns.into(), field }
     }
 
     pub(super) fn value(&self, field: &'static str) -> Result<Option<RawBsonRef<'a>>, Error> {

@@ -82,12 +82,7 @@ impl<'a> Iterator for Operations<'a> {
 /// One operation of an applyOps. A transaction inside a transaction does not exist.
 fn inner(at: OpTime, element: RawBsonRef<'_>) -> Result<Operation<'_>, Error> {
     let Some(document) = element.as_document() else {
-        return Err(Error::Field {
-            at,
-            op: "c applyOps".to_owned(),
-            ns: String::new(),
-            field: "applyOps",
-        });
+        return Err(Error::Field { at, op: "c applyOps".into(), ns: "".into(), field: "applyOps" });
     };
     let fields = Fields::of(document)?;
     fields.check_inner_version(at)?;
@@ -107,14 +102,14 @@ fn row(at: OpTime, fields: &Fields<'_>) -> Result<&'static Known, Error> {
 
 fn unknown(at: OpTime, fields: &Fields<'_>, what: UnknownPart) -> Error {
     let op = fields.op.unwrap_or_default();
-    let command = if op == "c" { fields.command().map(str::to_owned) } else { None };
-    let ns = fields.ns.unwrap_or_default().to_owned();
-    Error::Unknown { at, what, op: op.to_owned(), command, ns }
+    let command = if op == "c" { fields.command().map(Box::from) } else { None };
+    let ns = fields.ns.unwrap_or_default().into();
+    Error::Unknown { at, what, op: op.into(), command, ns }
 }
 
 fn reader<'a>(at: OpTime, fields: &Fields<'a>) -> Result<Reader<'a>, Error> {
     let (op, ns) = (fields.op.unwrap_or_default(), fields.ns.unwrap_or_default());
-    let missing = |field| Error::Field { at, op: op.to_owned(), ns: ns.to_owned(), field };
+    let missing = |field| Error::Field { at, op: op.into(), ns: ns.into(), field };
     let o = fields.o.ok_or_else(|| missing("o"))?;
     if fields.ns.is_none() {
         return Err(missing("ns"));
