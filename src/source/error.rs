@@ -38,8 +38,9 @@ pub enum Error {
         wanted: String,
         /// Every member and why it does not do.
         members: Failures,
-        /// How many of them did not answer.
-        silent: usize,
+        /// How many of them may do a little later: they did not answer, or are in an election,
+        /// recovering or rolling back.
+        unready: usize,
     },
     /// The source is a mongos.
     #[error(

@@ -93,8 +93,8 @@ impl Reader {
             let member = match self.inner.topology.member(&self.avoid).await {
                 Ok(member) => member,
                 Err(error @ Error::NoMember { .. }) if fell_off.is_some() => {
-                    // A member that is down may reach further back than those that answer.
-                    let wait = matches!(error, Error::NoMember { silent: 1.., .. });
+                    // A member that is down or in an election may reach further back than the others.
+                    let wait = matches!(error, Error::NoMember { unready: 1.., .. });
                     if wait && self.after_failure(error, None).await.is_ok() {
                         continue;
                     }

@@ -151,7 +151,7 @@ impl Topology {
 
     async fn choose(&self, state: &mut State, avoid: &[String]) -> Result<Arc<Member>, Error> {
         let (answers, mut failures) = self.ask_all(state).await?;
-        let mut silent = failures.0.len();
+        let mut unready = failures.0.len();
         let newest = answers.iter().map(|answer| answer.hello.last_write_secs).max().unwrap_or(0);
         state.primary = None;
         state.suspects.retain(|_, since| since.elapsed() < SUSPECT_FOR);
@@ -164,7 +164,10 @@ impl Topology {
             }
             match self.rank(answer, newest, suspect) {
                 Ok(rank) => ranked.push((rank, answer.address.clone())),
-                Err(why) => failures.0.push((answer.address.clone(), why.to_owned())),
+                Err(why) => {
+                    unready += usize::from(!answer.hello.primary && !answer.hello.secondary);
+                    failures.0.push((answer.address.clone(), why.to_owned()));
+                }
             }
         }
         ranked.sort();
@@ -179,14 +182,14 @@ impl Topology {
                 }
                 Err(error) if error.cure() == Cure::None => return Err(error),
                 Err(error) => {
-                    silent += 1;
+                    unready += 1;
                     failures.0.push((address, root_cause(&error)));
                 }
             }
         }
         let set = answers.iter().find_map(|answer| answer.hello.set_name.clone());
         let wanted = self.from.to_string();
-        Err(Error::NoMember { set: set.unwrap_or_default(), wanted, members: failures, silent })
+        Err(Error::NoMember { set: set.unwrap_or_default(), wanted, members: failures, unready })
     }
 
     async fn take_primary(&self, state: &mut State, answers: &[Answer]) -> Result<(), Error> {

@@ -127,6 +127,23 @@ async fn a_tail_has_no_gap_and_no_repeat_over_elections_and_kills() {
     assert_eq!(count, optimes.len() as u64);
 }
 
+#[tokio::test]
+async fn an_entry_that_one_member_alone_still_has_is_read_from_it_in_an_election_too() {
+    let set = ReplicaSet::of(3).await.expect("a set");
+    // A member's oplog begins where its initial sync began: the set's first entry is the first
+    // primary's alone.
+    let primary = set.member(set.primary().await.expect("primary")).await.expect("client");
+    let oplog = primary.database("local").collection::<bson::RawDocumentBuf>("oplog.rs");
+    let oldest = oplog.find_one(doc! {}).await.expect("read").expect("an entry");
+    let oldest = position(&oldest).expect("a position").optime;
+    let source = crate::support::source(&set).await;
+    let mut tail = source.tail(oldest, true).await.expect("tail");
+    set.step_down().await.expect("step down");
+    collection(&set, "t").insert_one(doc! { "_id": -1 }).await.expect("insert");
+    let found = entries(&mut tail, |entry| inserted(entry) == Some(-1)).await;
+    assert_eq!(position(&found[0]).expect("a position").optime, oldest);
+}
+
 /// Inserts one after another until told to stop, then -1; returns the acknowledged ones.
 async fn write(client: mongodb::Client, stop: Arc<AtomicBool>) -> Vec<i32> {
     let concern = mongodb::options::WriteConcern::majority();
