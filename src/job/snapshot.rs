@@ -147,7 +147,7 @@ fn floor(blocks: &dyn BlockRead, state: &State, now_ms: i64) -> Result<Option<Op
     let window = i64::try_from(state.restore_window_ms).unwrap_or(i64::MAX);
     let begin = now_ms.saturating_sub(window);
     let positions = || manifests.iter().map(|manifest| manifest.head.position);
-    let base = positions().filter(|at| at.wall_ms <= begin).last().or_else(|| positions().next());
+    let base = positions().rfind(|at| at.wall_ms <= begin).or_else(|| positions().next());
     Ok(base.map(|base| base.optime.min(head.position.optime)))
 }
 
