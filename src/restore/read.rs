@@ -1,8 +1,9 @@
 //! Reads the documents of a collection for a target, and their md5 on the way.
 //!
 //! The md5 over the documents in the order of the tree is what a server's `dbHash` reports for the
-//! collection: its `_id` index, record or natural order is the tree's order (collections whose
-//! default collation is not simple excepted). So the comparison after a restore costs no second read.
+//! collection, since its `_id` index or record order is the tree's order. Excepted are collections
+//! whose default collation is not simple, and capped ones, which `dbHash` reads by `_id` too. So the
+//! comparison after a restore costs no second read of the backup.
 
 use bson::raw::{RawBsonRef, cstr};
 use bson::spec::ElementType;

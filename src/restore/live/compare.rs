@@ -1,8 +1,9 @@
 //! Compares what a live target holds with what the backup held.
 //!
 //! Counts of every collection, and the md5 of `dbHash` where it is the md5 of our trees: `dbHash` reads
-//! in `_id` index order, which a default collation other than simple orders differently. Capped
-//! collections, whose order `dbHash` does not see, are read once more. Views are compared document by document. What could not be compared is said.
+//! in `_id` index order, which a default collation other than simple orders differently. A capped
+//! collection is read back instead: `dbHash` does not see its order, which is part of it. Views are
+//! compared document by document. What could not be compared is said.
 
 use std::collections::HashMap;
 
@@ -10,11 +11,12 @@ use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use futures::TryStreamExt as _;
 use md5::{Digest as _, Md5};
 use mongodb::error::ErrorKind;
+use mongodb::options::Hint;
 
 use super::{Live, UNAUTHORIZED};
 use crate::restore::items::{Item, Shape, VIEWS, text, without};
 use crate::restore::plan::Compared;
-use crate::restore::read::{self, Summary};
+use crate::restore::read::Summary;
 use crate::restore::{Amount, Error};
 
 /// Collections that one `dbHash` command may name; above, the whole database is asked for.
@@ -42,13 +44,13 @@ impl Live {
         let mut compared = Compared { database: db.to_owned(), collections: 0, documents: 0 };
         for (item, summary) in stored {
             self.compare_count(item, summary).await?;
-            if let Some(hashes) = &hashes {
-                if item.shape == Shape::Capped {
-                    let found = self.natural_md5(item).await?;
-                    different(item, "md5", &found, &summary.md5_hex())?;
-                    compared.collections += 1;
-                    compared.documents += summary.documents;
-                } else if simple(item) {
+            if item.shape == Shape::Capped {
+                let found = self.natural_md5(item).await?;
+                different(item, "md5", &found, &summary.md5_hex())?;
+                compared.collections += 1;
+                compared.documents += summary.documents;
+            } else if let Some(hashes) = &hashes {
+                if simple(item) {
                     let found = hashes.get(item.data_name()).map_or("none", |hash| hash);
                     different(item, "md5", found, &summary.md5_hex())?;
                     compared.collections += 1;
@@ -99,16 +101,21 @@ impl Live {
         Ok(Some(hashes.iter().filter_map(pair).collect()))
     }
 
-    /// The md5 over a collection's documents in natural order.
+    /// md5 over the documents in the order they were inserted.
     async fn natural_md5(&self, item: &Item) -> Result<String, Error> {
         let failed = |why| self.failed("find", &item.ns, why);
-        let capped = self.client.database(item.db()).collection::<RawDocumentBuf>(item.data_name());
-        let mut cursor = capped.find(doc! {}).sort(doc! { "$natural": 1 }).await.map_err(failed)?;
+        let documents = self.client.database(item.db());
+        let documents = documents.collection::<RawDocumentBuf>(item.data_name());
+        let natural = Hint::Keys(doc! { "$natural": 1 });
+        let mut cursor = documents.find(doc! {}).hint(natural).await.map_err(failed)?;
         let mut md5 = Md5::new();
         while let Some(document) = cursor.try_next().await.map_err(failed)? {
+            if self.cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
             md5.update(document.as_bytes());
         }
-        Ok(read::hex(&md5.finalize().into()))
+        Ok(Summary { md5: md5.finalize().into(), ..Summary::default() }.md5_hex())
     }
 
     async fn compare_count(&self, item: &Item, summary: &Summary) -> Result<(), Error> {

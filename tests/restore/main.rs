@@ -1,0 +1,10 @@
+//! The restore floor against real servers: one backup of a source full of traps, restored to every
+//! kind of target.
+
+mod dumps;
+mod live;
+mod points;
+mod safety;
+mod support;
+mod traps;
+mod trouble;

@@ -1,0 +1,95 @@
+//! A backup that cannot be read is found out before the target is touched.
+
+use std::sync::Arc;
+
+use headstock::block::{Block, BlockId, BlockRead, Error as BlockError, Kind};
+use headstock::blockstore::Repository;
+use headstock::lab::{Options, Standalone};
+use headstock::restore::{Backup, Error, Request};
+use headstock::store::RepositorySalt;
+
+use crate::support::{plan, request, run, shared};
+
+/// A repository that lost one block.
+struct Lossy {
+    inner: Arc<dyn Repository>,
+    lost: BlockId,
+}
+
+struct LossyBlocks(Arc<dyn BlockRead>, BlockId);
+
+impl Repository for Lossy {
+    fn blocks(&self) -> Arc<dyn BlockRead> {
+        Arc::new(LossyBlocks(self.inner.blocks(), self.lost))
+    }
+    fn salt(&self) -> RepositorySalt {
+        self.inner.salt()
+    }
+    fn scratch_dir(&self) -> std::path::PathBuf {
+        self.inner.scratch_dir()
+    }
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+impl BlockRead for LossyBlocks {
+    fn get(&self, id: &BlockId) -> Result<Block, BlockError> {
+        if *id == self.1 { Err(BlockError::Missing { id: *id }) } else { self.0.get(id) }
+    }
+    fn kind_of(&self, id: &BlockId) -> Result<Option<Kind>, BlockError> {
+        if *id == self.1 { Ok(None) } else { self.0.kind_of(id) }
+    }
+}
+
+/// Every block under the first collection found with more than one leaf.
+fn some_leaf(backup: &Backup) -> BlockId {
+    let blocks = backup.repository.blocks();
+    let catalog = headstock::head::catalog(&*blocks, &backup.snapshots[0].head).expect("catalog");
+    let log = catalog.iter().find(|one| one.ns == "trap_capped.log").expect("a collection");
+    let mut id = log.root.top.expect("not empty");
+    loop {
+        let block = blocks.get(&id).expect("a block");
+        match headstock::block::references(block.kind, &block.bytes).expect("references").last() {
+            Some(child) => id = *child,
+            None => return id,
+        }
+    }
+}
+
+#[test]
+fn a_missing_block_is_named_before_the_target_is_touched() {
+    run(async {
+        let whole = &shared().await.made.backup;
+        let repository = Lossy { inner: whole.repository.clone(), lost: some_leaf(whole) };
+        let backup = Backup { repository: Arc::new(repository), ..whole.clone() };
+        let server = Standalone::start(&Options::default()).await.expect("a server");
+        for trust in [false, true] {
+            let asked = Request { trust, ..request(&server.uri(), &["trap_capped"]) };
+            let refused = plan(&backup, asked).await;
+            assert!(
+                matches!(&refused, Err(Error::Unreadable { ns, .. }) if ns == "trap_capped.log"),
+                "trust {trust}: {refused:?}"
+            );
+        }
+        let names = server.client().list_database_names().await.expect("names");
+        assert_eq!(names, ["admin", "config", "local"]);
+        // Another database does not need the block.
+        plan(&backup, request(&server.uri(), &["trap_forms"])).await.expect("a plan");
+    });
+}
+
+#[test]
+fn a_filter_that_matches_nothing_and_a_bad_address_are_refused() {
+    run(async {
+        let backup = &shared().await.made.backup;
+        let dir = tempfile::tempdir().expect("a directory");
+        let target = format!("dump:{}", dir.path().join("d").display());
+        let nothing = plan(backup, request(&target, &["no_such"])).await;
+        assert!(matches!(nothing, Err(Error::NothingSelected { .. })), "{nothing:?}");
+        let refused = plan(backup, request("mongodb://u:secret@h:99999/", &[])).await;
+        let refused = refused.expect_err("not an address");
+        assert!(matches!(refused, Error::Uri), "{refused:?}");
+        assert!(!format!("{refused} {refused:?}").contains("secret"));
+    });
+}

@@ -1,0 +1,243 @@
+//! What the tests share: one runtime, one source, its backup, and one target server.
+//!
+//! The backup is made by reading the source through the driver, not through the floors that a
+//! daemon uses, so that what is compared was read in two ways.
+
+use std::sync::{Arc, LazyLock};
+
+use bson::{Document, RawDocumentBuf, doc};
+use futures::TryStreamExt as _;
+use headstock::block::{BlockRead, stream};
+use headstock::head::{self, Collection, Config, Head, Manifest, RULE_VERSION};
+use headstock::lab::{Detail, Options, ReplicaSet, SourceState, Standalone};
+use headstock::oplog::slice::SliceBuilder;
+use headstock::oplog::{self, OpTime, Position};
+use headstock::restore::{
+    At, Backup, Cancel, Error, Existing, Plan, Report, Request, Silent, Slice, Target, prepare,
+};
+use headstock::source::{ReadFrom, Source};
+use headstock::store::{self, Store};
+use headstock::tree::{Builder, Content, Order, Shape};
+use mongodb::Client;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
+
+use crate::trouble;
+
+/// All tests run on one runtime: the clients of the shared servers live on it.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
+static SHARED: OnceCell<Shared> = OnceCell::const_new();
+static TARGET: OnceCell<Mutex<Standalone>> = OnceCell::const_new();
+
+/// The source with everything in [`trouble`], and its backup.
+pub struct Shared {
+    pub made: Made,
+    pub state: SourceState,
+    _source: ReplicaSet,
+}
+
+/// Runs a test.
+pub fn run<F: Future>(test: F) -> F::Output {
+    RUNTIME.block_on(test)
+}
+
+/// The backup of the source full of traps.
+pub async fn shared() -> &'static Shared {
+    let make = async || {
+        let source = source(1).await;
+        trouble::load(source.client()).await;
+        let state =
+            SourceState::capture(source.client(), Detail::Documents).await.expect("a state");
+        Shared { made: Made::of(&source).await, state, _source: source }
+    };
+    SHARED.get_or_init(make).await
+}
+
+/// A set that deletes nothing by age.
+pub async fn source(members: usize) -> ReplicaSet {
+    let arguments = ["--setParameter", "ttlMonitorEnabled=false"].map(str::to_owned).to_vec();
+    let options = Options { arguments, ..Options::members(members) };
+    ReplicaSet::start(options).await.expect("a source")
+}
+
+/// The stand-alone server that tests restore into, one at a time: a target has one marker. It deletes
+/// by age every second.
+pub async fn target() -> MutexGuard<'static, Standalone> {
+    let make = async || {
+        let arguments = ["--setParameter", "ttlMonitorSleepSecs=1"].map(str::to_owned).to_vec();
+        let options = Options { arguments, ..Options::default() };
+        Mutex::new(Standalone::start(&options).await.expect("a target"))
+    };
+    TARGET.get_or_init(make).await.lock().await
+}
+
+/// A backup in a store of its own.
+pub struct Made {
+    pub backup: Backup,
+    pub store: Store,
+    /// Optime of its snapshot.
+    pub at: OpTime,
+    _dir: TempDir,
+}
+
+impl Made {
+    /// Reads a quiet source whole.
+    pub async fn of(source: &ReplicaSet) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = store::Options { segment_bytes: 64 << 20, durable: false, mmap: false };
+        let store = Store::create(&dir.path().join("store"), options).expect("a store");
+        let at = source.wait_replicated().await.expect("replicated");
+        let opened = Source::connect(&source.uri(), ReadFrom::default()).await.expect("connect");
+        let identity = opened.identity().await.expect("identity");
+        let mut collections = Vec::new();
+        for listed in opened.list().await.expect("list") {
+            let capped = listed.options.get_bool("capped").unwrap_or(false);
+            let order = if capped { Order::Positional } else { Order::Keyed };
+            let documents = read(source.client(), &listed.ns, capped).await;
+            let shape = Shape::new(store.salt(), order, Content::Documents);
+            let mut builder = Builder::new(&store, &shape);
+            for document in &documents {
+                builder.push(document).expect("in order");
+            }
+            let root = builder.finish().expect("a tree");
+            let (uuid, ns) = (listed.uuid, listed.ns);
+            let (options, indexes) = (listed.options, listed.indexes);
+            collections.push(Collection { uuid, ns, options, indexes, order, root });
+        }
+        let position = Position { optime: at, wall_ms: i64::from(at.ts.secs) * 1000 };
+        let config = config(&store, dir.path());
+        let blocks: Arc<dyn BlockRead> = Arc::new(store.clone());
+        let mut head = Head::from_scan(blocks, config, position, at, collections).expect("a head");
+        let root = head.flush(&store).expect("a root");
+        let manifest = Manifest {
+            id: Manifest::new_id(at.ts),
+            head: root,
+            taken_ms: position.wall_ms,
+            set_name: identity.set_name,
+            replica_set_id: identity.replica_set_id,
+            fcv: identity.fcv,
+            server_version: identity.server_version,
+            rule_version: RULE_VERSION,
+            added_bytes: 0,
+            keep: false,
+        };
+        let backup = Backup {
+            repository: Arc::new(store.clone()),
+            job: "lab".to_owned(),
+            snapshots: vec![manifest],
+            slices: Vec::new(),
+        };
+        Self { backup, store, at, _dir: dir }
+    }
+
+    /// Adds what the source wrote since the last slice, as one slice.
+    pub async fn add_slice(&mut self, source: &ReplicaSet) -> OpTime {
+        source.wait_replicated().await.expect("replicated");
+        let prev = self.backup.slices.last().map_or(self.at, |slice| slice.header.last.optime);
+        let entries: Vec<RawDocumentBuf> = source
+            .client()
+            .database("local")
+            .collection::<RawDocumentBuf>("oplog.rs")
+            .find(doc! { "ts": { "$gt": bson::Timestamp::from(prev.ts) } })
+            .await
+            .expect("the oplog")
+            .try_collect()
+            .await
+            .expect("entries");
+        let mut builder = SliceBuilder::new(prev);
+        for entry in &entries {
+            oplog::parse(entry).expect("a known entry");
+            builder.push(entry).expect("the next entry");
+        }
+        let (header, bytes) = builder.finish().expect("entries");
+        let pieces = stream::write(&self.store, &bytes).expect("blocks");
+        let last = header.last.optime;
+        self.backup.slices.push(Slice { header, pieces });
+        last
+    }
+}
+
+fn config(store: &Store, dir: &std::path::Path) -> Config {
+    let scratch_dir = dir.join("changes");
+    std::fs::create_dir(&scratch_dir).expect("a directory");
+    Config {
+        salt: store.salt(),
+        scratch_dir,
+        change_budget_bytes: 1 << 20,
+        trims_capped_unlogged: false,
+    }
+}
+
+async fn read(client: &Client, ns: &str, natural: bool) -> Vec<RawDocumentBuf> {
+    let (db, name) = head::namespaces::split(ns);
+    let collection = client.database(db).collection::<RawDocumentBuf>(name);
+    // The simple collation: the order of keys is that of the values, whatever the collection's is.
+    let simple = mongodb::options::Collation::builder().locale("simple").build();
+    let sort = if natural {
+        doc! { "$natural": 1 }
+    } else {
+        doc! { "_id": 1 }
+    };
+    let find = collection.find(doc! {}).sort(sort);
+    let found = if natural { find.await } else { find.collation(simple).await };
+    found.expect(ns).try_collect().await.expect(ns)
+}
+
+/// A request for all of one database.
+pub fn request(target: &str, namespaces: &[&str]) -> Request {
+    Request {
+        at: At::Latest,
+        namespaces: namespaces.iter().map(|ns| ns.parse().expect("a filter")).collect(),
+        existing: Existing::Drop,
+        trust: false,
+        target: target.parse::<Target>().expect("a target"),
+        mongod: None,
+    }
+}
+
+/// Plans.
+pub async fn plan(backup: &Backup, request: Request) -> Result<Plan, Error> {
+    let restore = prepare(backup.clone(), request, Arc::new(Silent), Cancel::new()).await?;
+    Ok(restore.plan().clone())
+}
+
+/// Plans and executes.
+pub async fn restore(backup: &Backup, request: Request) -> Result<Report, Error> {
+    prepare(backup.clone(), request, Arc::new(Silent), Cancel::new()).await?.execute().await
+}
+
+/// Restores databases of the shared backup into the shared target and compares documents, options
+/// and indexes with the source's.
+pub async fn round_trip(databases: &[&str]) -> Report {
+    let shared = shared().await;
+    let server = target().await;
+    let report = restore(&shared.made.backup, request(&server.uri(), databases)).await;
+    let report = report.expect("a restore");
+    same(databases, &shared.state, server.client()).await;
+    report
+}
+
+/// Compares databases of a server with a state.
+pub async fn same(databases: &[&str], expected: &SourceState, client: &Client) {
+    let of = |ns: &str| databases.contains(&head::namespaces::split(ns).0);
+    let mut expected = expected.clone();
+    expected.retain(of);
+    assert!(!expected.is_empty(), "nothing to compare in {databases:?}");
+    let mut found = SourceState::capture(client, Detail::Documents).await.expect("a state");
+    found.retain(of);
+    let report = expected.differences(&found);
+    assert!(report.is_empty(), "{}", report.join("\n"));
+}
+
+/// Runs a command.
+pub async fn command(client: &Client, db: &str, command: Document) -> Document {
+    let shown = format!("{command:?}");
+    client.database(db).run_command(command).await.unwrap_or_else(|why| panic!("{shown}: {why}"))
+}
+
+/// Whether a server holds a marker.
+pub async fn marked(client: &Client) -> bool {
+    let names = client.list_database_names().await.expect("names");
+    names.iter().any(|name| name == "headstock_restore")
+}
