@@ -86,10 +86,9 @@ pub(super) fn file_name(collection: &str) -> String {
 /// An index of a bucket collection as the time series shows it.
 fn series_index(item: &Item, spec: &RawDocument) -> Result<RawDocumentBuf, Error> {
     // Where the form of the index was lost in its translation, the server kept what it was made of.
-    if let Some(original) =
-        spec.get("originalSpec").ok().flatten().and_then(RawBsonRef::as_document)
-    {
-        return Ok(original.to_owned());
+    let original = spec.get("originalSpec").ok().flatten().and_then(RawBsonRef::as_document);
+    if let Some(original) = original {
+        return original_index(item, spec, original);
     }
     let unknown =
         || Error::Unsupported { ns: item.ns.clone(), what: "an index of an unknown form" };
@@ -133,6 +132,26 @@ fn series_index(item: &Item, spec: &RawDocument) -> Result<RawDocumentBuf, Error
         }
     }
     Ok(out)
+}
+
+/// What an index was made of, and what the server added: without the version of a geo index newer
+/// readers would ask for the oldest.
+fn original_index(
+    item: &Item,
+    spec: &RawDocument,
+    original: &RawDocument,
+) -> Result<RawDocumentBuf, Error> {
+    let mut whole = original.to_owned();
+    for element in without(&item.ns, spec, &["originalSpec"])?.iter() {
+        let (name, value) = element.map_err(|_| Error::Unsupported {
+            ns: item.ns.clone(),
+            what: "an index of an unknown form",
+        })?;
+        if matches!(original.get(name.as_str()), Ok(None)) {
+            whole.append(name, value);
+        }
+    }
+    Ok(whole)
 }
 
 #[cfg(test)]

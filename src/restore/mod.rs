@@ -1,4 +1,16 @@
-//! Restore: a head at a point in time, written to a target. (Contract; the essay comes with the code.)
+//! Restore: a head at a point in time, written to a target. Never touches a source's oplog.
+//!
+//! A restore has two steps. [`prepare`] makes a [`Plan`] and touches nothing: it finds the snapshot and
+//! slices that give the point (`resolve`), makes the state at the point over a scratch store
+//! (`materialise`), chooses namespaces (`items`), reads every block under them (`verify`), and looks at the
+//! target. [`Restore::execute`] writes, and compares what it wrote with the backup.
+//!
+//! Targets differ in one thing: how a half-written one is kept from looking whole. A server ([`Target::Live`])
+//! holds a marker in a database of its own from first to last (`live`). A directory, an archive and a data
+//! directory have another name until they are whole (`files`, `dump`, `archive`, `dbpath`).
+//!
+//! Time travel happens here, not at the target: it gets one bulk load of a finished state, whatever the point.
+//! Memory is bounded by batches, change budgets and the catalog, never by documents.
 
 mod archive;
 mod crc64;

@@ -138,6 +138,8 @@ fn check_metadata(metadata: &BTreeMap<String, Document>) {
     };
     assert_eq!(key("by sensor"), doc! { "m.s": 1, "t": -1 });
     assert_eq!(key("where"), doc! { "loc": "2dsphere" });
+    let versioned = |spec: &Document| spec.contains_key("2dsphereIndexVersion");
+    assert!(indexes.iter().filter_map(|spec| spec.as_document()).any(versioned), "{indexes:?}");
     let view = of("trap_views.a");
     assert_eq!(view.get_str("type").ok(), Some("view"));
     assert_eq!(view.get_document("options").expect("options").get_str("viewOn").ok(), Some("m"));

@@ -54,9 +54,11 @@ pub async fn shared() -> &'static Shared {
     SHARED.get_or_init(make).await
 }
 
-/// A set that deletes nothing by age.
+/// A set that deletes nothing by age and takes an entry for each operation of a transaction.
 pub async fn source(members: usize) -> ReplicaSet {
-    let arguments = ["--setParameter", "ttlMonitorEnabled=false"].map(str::to_owned).to_vec();
+    let single = "maxNumberOfTransactionOperationsInSingleOplogEntry=1";
+    let arguments = ["--setParameter", "ttlMonitorEnabled=false", "--setParameter", single];
+    let arguments = arguments.map(str::to_owned).to_vec();
     let options = Options { arguments, ..Options::members(members) };
     ReplicaSet::start(options).await.expect("a source")
 }
