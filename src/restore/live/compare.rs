@@ -16,7 +16,7 @@ use mongodb::options::Hint;
 use super::{Live, UNAUTHORIZED};
 use crate::restore::items::{Item, Shape, VIEWS, text, without};
 use crate::restore::plan::Compared;
-use crate::restore::read::Summary;
+use crate::restore::read::{self, Summary};
 use crate::restore::{Amount, Error};
 
 /// Collections that one `dbHash` command may name; above, the whole database is asked for.
@@ -115,7 +115,7 @@ impl Live {
             }
             md5.update(document.as_bytes());
         }
-        Ok(Summary { md5: md5.finalize().into(), ..Summary::default() }.md5_hex())
+        Ok(read::hex(&md5.finalize().into()))
     }
 
     async fn compare_count(&self, item: &Item, summary: &Summary) -> Result<(), Error> {

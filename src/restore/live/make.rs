@@ -9,11 +9,20 @@ use crate::restore::items::{Item, Shape, is_id_index, without};
 
 /// The field by which documents are deleted by age, of an index or of a collection.
 const TTL: &str = "expireAfterSeconds";
+/// The collection of a database's stored functions.
+const SCRIPTS: &str = "system.js";
+/// The server's code for a namespace that is there already.
+const NAMESPACE_EXISTS: i32 = 48;
 
 impl Live {
-    /// Drops a collection or view, if it is there.
+    /// Drops a collection or view, if it is there. `system.js` cannot be dropped and is emptied.
     pub async fn drop_namespace(&self, db: &str, name: &str) -> Result<(), Error> {
         let ns = format!("{db}.{name}");
+        if name == SCRIPTS {
+            let command = rawdoc! { "delete": name, "deletes": [{ "q": {}, "limit": 0 }] };
+            let reply = self.run(db, "delete", command, &ns).await?;
+            return self.check_reply("delete", &ns, &reply);
+        }
         match self.run(db, "drop", rawdoc! { "drop": name }, &ns).await {
             Err(Error::Refused { code: NAMESPACE_NOT_FOUND, .. }) => Ok(()),
             outcome => outcome.map(drop),
@@ -30,7 +39,10 @@ impl Live {
         if let (Shape::Plain | Shape::Capped, Some(spec)) = (item.shape, id_index) {
             command.append(cstr!("idIndex"), without(&item.ns, spec, &["ns"])?);
         }
-        self.run(item.db(), "create", command, &item.ns).await.map(drop)
+        match self.run(item.db(), "create", command, &item.ns).await {
+            Err(Error::Refused { code: NAMESPACE_EXISTS, .. }) if item.name() == SCRIPTS => Ok(()),
+            outcome => outcome.map(drop),
+        }
     }
 
     /// Builds the secondary indexes that let nothing expire. Returns how many.
