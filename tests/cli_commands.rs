@@ -312,35 +312,40 @@ async fn a_daemon_answers_refuses_a_second_writer_and_ends_cleanly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slices_leave_the_window_but_never_the_newest_snapshot() {
+async fn slices_leave_the_window_but_every_second_in_it_stays_restorable() {
+    const ROUNDS: u32 = 18;
     let scene = Scene::set_up().await;
     let uri = scene.set.uri();
-    let arguments = ["--snapshot-every", "2s", "--restore-window", "4s"];
+    let arguments = ["--snapshot-every", "2s", "--restore-window", "8s"];
     let mut daemon = scene.backup.start_daemon(&uri, &arguments).expect("start the daemon");
-    let slices = || json(&scene.on_store(&["status"], &["--json"]))["jobs"][0]["slices"].as_u64();
-    let mut written = 0;
-    for round in 1..=12 {
-        scene.things().insert_one(doc! { "_id": -round }).await.expect("insert");
+    scene.backup.wait_for_snapshots(1, &mut daemon).await.expect("initial sync");
+    let job = || json(&scene.on_store(&["status"], &["--json"]))["jobs"][0].clone();
+    for round in 1..=ROUNDS {
+        scene.things().insert_one(doc! { "_id": format!("round {round}") }).await.expect("insert");
         tokio::time::sleep(Duration::from_secs(1)).await;
-        written = written.max(slices().unwrap_or_default());
     }
-    scene.backup.wait_for_snapshots(4, &mut daemon).await.expect("snapshots");
-    let state = scene.state().await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let left = slices().expect("a number");
-    assert!(left < 12, "{left} slices left, {written} at most");
-    daemon.terminate().await.expect("a clean end");
-    scene.restores_to("latest", &state).await;
-    let status = json(&scene.on_store(&["status"], &["--json"]));
-    let spans = status["jobs"][0]["restorable"].as_array().expect("an array").clone();
+    let job = job();
+    let slices = job["slices"].as_u64().expect("a number");
+    assert!(slices < u64::from(ROUNDS), "nothing has left the window: {job}");
+    let spans = job["restorable"].as_array().expect("an array");
+    let seconds = |span: &Value, end: &str| span[end]["t"].as_u64().expect("a number");
     let last = spans.last().expect("a span");
-    assert_eq!(last["to"]["t"], status["jobs"][0]["received"]["t"], "{status}");
-    let seconds = |end: &str| last[end]["t"].as_u64().expect("a number");
-    assert!(seconds("from") + 4 <= seconds("to"), "the window is not restorable: {status}");
-    let old = format!("{},1", spans[0]["to"]["t"].as_u64().expect("a number") + 1);
-    let dump = format!("dump:{}", scene.folder.path().join("dump").display());
-    if spans.len() > 1 {
-        let output = scene.on_store(&["restore", "--at", &old, "--to", &dump], &[]);
-        assert_eq!(code(&output), Some(4), "{old} is in no span: {}", text(&output));
-    }
+    // Two seconds less than the window: one for what is on its way, one for rounding.
+    assert!(seconds(last, "from") + 6 <= seconds(last, "to"), "too little is restorable: {job}");
+
+    let state = scene.state().await;
+    daemon.terminate().await.expect("a clean end");
+    scene.backup.sync(&uri, &[]).await.expect("sync");
+    scene.restores_to("latest", &state).await;
+    let dump = |name: &str| format!("dump:{}", scene.folder.path().join(name).display());
+    let restore = |at: u64, to: &str| {
+        let at = format!("{at},0");
+        scene.on_store(&["restore", "--at", &at, "--to", &dump(to)], &[])
+    };
+    let output = restore(seconds(last, "from") + 2, "inside");
+    assert_eq!(code(&output), Some(0), "in the window: {}", text(&output));
+    let lone = spans.iter().find(|span| seconds(span, "from") == seconds(span, "to"));
+    let lone = lone.unwrap_or_else(|| panic!("no snapshot has lost its slices: {job}"));
+    let output = restore(seconds(lone, "to") + 1, "between");
+    assert_eq!(code(&output), Some(4), "out of the window: {}", text(&output));
 }
