@@ -38,7 +38,7 @@ const RANGE_BYTES: u64 = 64 << 20;
 /// Ranges of one collection at most: bounds its progress document.
 const RANGES_MAX: u64 = 32;
 /// Time between commits of progress.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
 /// Reports waiting for the coordinator. Few are ever sent per second.
 const REPORTS_WAITING: usize = 64;
 /// How often collections in natural order are begun anew before the scan fails.

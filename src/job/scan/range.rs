@@ -22,7 +22,7 @@ const BATCHES_WAITING: usize = 1;
 /// a collation decides the order.
 const PIECE_BYTES: u64 = 32 << 20;
 /// A piece ends after this time, so that a slow source does not put off its checkpoints.
-const PIECE_TIME: Duration = Duration::from_millis(500);
+const PIECE_TIME: Duration = Duration::from_millis(250);
 /// Pieces of one rank before they become one of the next: bounds the progress document, and what a
 /// merge reads at once.
 pub const FOLD_PIECES: usize = 16;
