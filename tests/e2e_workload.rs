@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use bson::doc;
 use headstock::lab::{Backup, Detail, Options, Plan, Program, ReplicaSet, SourceState, Workload};
 use tokio::time::sleep;
 
@@ -30,7 +31,10 @@ async fn follow_and_restore(seed: u64, members: usize) {
     println!("seed {seed}, {members} members");
     let long = std::env::var_os("HEADSTOCK_LONG").is_some();
     let between = Duration::from_secs(if long { 15 } else { 3 });
-    let set = ReplicaSet::start(Options::members(members)).await.expect("start a set");
+    // The workload moves dates into the past, so the TTL monitor has work.
+    let often = ["--setParameter", "ttlMonitorSleepSecs=2"].map(str::to_owned).to_vec();
+    let options = Options { arguments: often, ..Options::members(members) };
+    let set = ReplicaSet::start(options).await.expect("start a set");
     let plan = Plan { preload: if long { 20_000 } else { 4_000 }, ..Plan::small(seed) };
     let mut workload = Workload::start(set.client(), &plan).await.expect("start the workload");
     let folder = tempfile::tempdir().expect("temporary folder");
@@ -50,6 +54,10 @@ async fn follow_and_restore(seed: u64, members: usize) {
         }
     }
     sleep(between).await;
+    // Until the last sync nothing may change any more.
+    let admin = set.client().database("admin");
+    let off = doc! { "setParameter": 1, "ttlMonitorEnabled": false };
+    admin.run_command(off).await.expect("stop the TTL monitor");
     let (last, state) = workload.pause(&set, Detail::Documents).await.expect("pause");
     let summary = workload.stop().await;
     println!("seed {seed}: {summary}");

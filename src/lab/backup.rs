@@ -182,7 +182,8 @@ impl Backup {
         self.program.run(&self.line(&command, more)).await.map(drop)
     }
 
-    /// Restores into a fresh stand-alone server; returns it and its state.
+    /// Restores into a fresh stand-alone server, which leaves expired documents alone; returns it and
+    /// its state.
     ///
     /// # Errors
     /// The server does not start, or the restore fails.
@@ -192,7 +193,8 @@ impl Backup {
         more: &[&str],
         detail: Detail,
     ) -> Result<(Standalone, SourceState)> {
-        let server = Standalone::start(&Options::default()).await?;
+        let arguments = ["--setParameter", "ttlMonitorEnabled=false"].map(str::to_owned).to_vec();
+        let server = Standalone::start(&Options { arguments, ..Options::default() }).await?;
         self.restore(at, &server.uri(), more).await?;
         let state = SourceState::capture(server.client(), detail).await?;
         Ok((server, state))

@@ -17,7 +17,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bson::Document;
+use bson::{Document, doc};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mongodb::error::ErrorKind;
 use mongodb::{Client, Collection, Database};
 use rand::rngs::StdRng;
@@ -38,6 +39,8 @@ const SERIES_START_MS: i64 = 1_767_225_600_000;
 
 /// Documents of an insert while the first ones are loaded.
 const LOAD_BATCH: usize = 1_000;
+/// Inserts under way at a time while documents are loaded in no order.
+const LOADERS: usize = 4;
 
 /// What a workload does.
 #[derive(Debug, Clone)]
@@ -197,6 +200,32 @@ impl Workload {
         Ok(Self { crew, summary })
     }
 
+    /// Loads small documents, their `_id`s of all types, in random order and by several clients at a
+    /// time, so that members of a set come to hold them in different natural orders.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn load(collection: &Collection<Document>, seed: u64, count: u32) -> Result<()> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut numbers: Vec<u32> = (0..count).collect();
+        numbers.shuffle(&mut rng);
+        let batches: Vec<Vec<Document>> = numbers
+            .chunks(LOAD_BATCH)
+            .map(|chunk| {
+                let small = |n: &u32| doc! { "_id": documents::id(&mut rng, *n), "n": n };
+                chunk.iter().map(small).collect()
+            })
+            .collect();
+        let inserts = batches.into_iter().map(|batch| async move {
+            match collection.insert_many(batch).ordered(false).await {
+                // Two numbers may be one `_id`: a null, a NaN.
+                Err(error) if !is_refusal(&error) => Err(Error::driver("load documents")(error)),
+                _ => Ok(()),
+            }
+        });
+        stream::iter(inserts).buffer_unordered(LOADERS).try_collect::<()>().await
+    }
+
     /// Waits until no operation runs and holds the writers; returns the optime of the set's newest
     /// entry, which all its members have, and the state at it.
     ///
@@ -262,19 +291,18 @@ async fn load(collection: &Collection<Document>, rng: &mut StdRng, count: u32) -
         });
         // Some are refused: equal under a collation, or against a validator.
         let inserted = collection.insert_many(documents).ordered(false).await;
-        if let Err(error) = inserted.map(drop).map_err(Error::driver("load documents"))
+        if let Err(error) = inserted
             && !is_refusal(&error)
         {
-            return Err(error);
+            return Err(Error::driver("load documents")(error));
         }
     }
     Ok(())
 }
 
 /// Whether a server understood the operation and said no.
-fn is_refusal(error: &Error) -> bool {
-    let Error::Driver { source, .. } = error else { return false };
-    matches!(*source.kind, ErrorKind::Command(_) | ErrorKind::Write(_) | ErrorKind::InsertMany(_))
+fn is_refusal(error: &mongodb::error::Error) -> bool {
+    matches!(*error.kind, ErrorKind::Command(_) | ErrorKind::Write(_) | ErrorKind::InsertMany(_))
 }
 
 /// One writer's generator and connection: what the operations are methods of.
@@ -369,7 +397,7 @@ impl Writer {
             self.count(kind, result.is_ok());
             if let Err(error) = result {
                 tracing::debug!(?kind, %error, "refused");
-                if !is_refusal(&Error::Driver { action: "write", source: error }) {
+                if !is_refusal(&error) {
                     sleep(BACK_OFF).await;
                 }
             }
