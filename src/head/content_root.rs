@@ -8,12 +8,15 @@
 //!   of an index's `key` keep their order, which has meaning.
 //! - Values stand in the encoding of tree keys, in which numbers of all types that are equal are
 //!   equal (`v: 2` and `v: 2.0`).
+//! - The `size` of a capped collection is rounded up to a multiple of 256: servers before 6.2 do so
+//!   after having logged what they were asked for (seen on 6.0.5, with collMod).
 //! - Index specs are ordered by their canonical form. `ns` and `background` are dropped: servers differ in
 //!   writing them. An absent `v` is 1, what it meant before servers wrote it.
 
 use bson::raw::{CStr, RawArrayBuf, RawBson, RawBsonRef};
 use bson::{RawDocument, RawDocumentBuf};
 
+use super::options::whole;
 use super::{Collection, Error};
 use crate::block::BlockId;
 use crate::tree::{Key, Order};
@@ -24,6 +27,8 @@ const COLLECTION_TAG: &[u8] = b"headstock collection 1\0";
 const CONTENT_TAG: &[u8] = b"headstock content 1\0";
 /// Fields of an index spec that servers write or not.
 const INDEX_NOISE: &[&str] = &["ns", "background"];
+/// Unit of the size of a capped collection.
+const CAPPED_SIZE_UNIT: i64 = 256;
 /// Nesting of options and specs followed; a server takes no deeper documents.
 const MAX_DEPTH: usize = 250;
 
@@ -68,7 +73,7 @@ fn canonical(collection: &Collection) -> Result<Vec<u8>, Error> {
     out.extend_from_slice(&root.documents.to_le_bytes());
     out.extend_from_slice(&root.bytes.to_le_bytes());
     out.extend_from_slice(root.top.as_ref().map_or(&[0; BlockId::LEN][..], |top| top.as_bytes()));
-    let options = sorted(&collection.options, &[], false, 0).map_err(bson("options"))?;
+    let options = canonical_options(collection).map_err(bson("options"))?;
     string(&mut out, encode(&options)?.as_bytes());
     let mut specs = Vec::with_capacity(collection.indexes.len());
     for spec in &collection.indexes {
@@ -88,6 +93,27 @@ fn string(out: &mut Vec<u8>, bytes: &[u8]) {
 
 fn encode(document: &RawDocument) -> Result<Key, Error> {
     Ok(Key::of_value(RawBsonRef::Document(document))?)
+}
+
+fn canonical_options(collection: &Collection) -> Result<RawDocumentBuf, bson::error::Error> {
+    let options = sorted(&collection.options, &[], false, 0)?;
+    if collection.order != Order::Positional {
+        return Ok(options);
+    }
+    let mut rounded = RawDocumentBuf::new();
+    for element in options.iter_elements() {
+        let element = element?;
+        let value = element.value()?;
+        match (element.key().as_str(), whole(value)) {
+            ("size", Some(size)) => {
+                let over = size.rem_euclid(CAPPED_SIZE_UNIT);
+                let up = if over == 0 { 0 } else { CAPPED_SIZE_UNIT - over };
+                rounded.append(element.key(), size.saturating_add(up));
+            }
+            _ => rounded.append(element.key(), value),
+        }
+    }
+    Ok(rounded)
 }
 
 fn canonical_index(spec: &RawDocument) -> Result<RawDocumentBuf, bson::error::Error> {
@@ -177,6 +203,17 @@ mod tests {
             ],
         );
         assert_eq!(a, b);
+    }
+
+    #[test]
+    fn sizes_of_capped_collections_are_rounded_up() {
+        let of = |size: RawBson| {
+            let options = rawdoc! { "capped": true, "size": size };
+            let sample = Collection { order: Order::Positional, ..sample(options, vec![]) };
+            content_root(&[&sample]).expect("valid BSON")
+        };
+        assert_eq!(of(RawBson::Int64(60_256)), of(RawBson::Int32(60_416)));
+        assert_ne!(of(RawBson::Int64(60_416)), of(RawBson::Int32(60_417)));
     }
 
     fn unhex(value: &serde_json::Value) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use bson::raw::{CStr, cstr};
 use bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
 
-use super::{Live, NAMESPACE_NOT_FOUND};
+use super::{Live, NAMESPACE_NOT_FOUND, capped};
 use crate::restore::Error;
 use crate::restore::items::{Item, Shape, is_id_index, without};
 
@@ -34,6 +34,7 @@ impl Live {
     pub async fn create(&self, item: &Item) -> Result<(), Error> {
         let mut command = rawdoc! { "create": item.name() };
         let options = without(&item.ns, &item.options, &[TTL, "uuid"])?;
+        let options = capped::roomy(item, options)?;
         extend(&item.ns, &mut command, &options)?;
         let id_index = item.indexes().find(|spec| is_id_index(spec));
         if let (Shape::Plain | Shape::Capped, Some(spec)) = (item.shape, id_index) {

@@ -9,6 +9,7 @@
 //! Documents are inserted with `w: 1`; what a failover could undo is found by the comparison, which
 //! is made against the primary, and made durable by the majority write that removes the marker.
 
+mod capped;
 mod compare;
 mod load;
 mod make;

@@ -81,6 +81,7 @@ impl Live {
             async move {
                 self.create(item).await?;
                 let summary = self.load(blocks, item).await?;
+                self.lower_bounds(item).await?;
                 let indexes = self.build_indexes(item).await?;
                 Ok::<_, Error>((item, summary, indexes))
             }
