@@ -118,9 +118,12 @@ async fn capped(client: &Client) {
     // Wrapped more than once, and with _ids that do not ascend.
     let entry = |n: i64| rawdoc! { "_id": (n * 7919) % 20_011, "n": n, "pad": "p".repeat(100) };
     insert(client, db, "log", (0..20_000).map(entry).collect()).await;
-    let large = |n: i64| rawdoc! { "_id": -n, "pad": "q".repeat(700_000) };
+    let large = |n: i64| rawdoc! { "_id": -n, "pad": "q".repeat(150_000) };
     command(client, db, doc! { "create": "wide", "capped": true, "size": 32 << 20 }).await;
-    insert(client, db, "wide", (0..20).map(large).collect()).await;
+    for part in 0..4 {
+        let part = (part * 50..part * 50 + 50).map(large);
+        insert(client, db, "wide", part.collect()).await;
+    }
 }
 
 async fn series(client: &Client) {
