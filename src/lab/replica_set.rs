@@ -36,6 +36,8 @@ pub struct Options {
     pub priorities: Vec<f64>,
     /// Size of the oplog, MB (990 is the least the server takes at run time, not at its start).
     pub oplog_mb: u32,
+    /// Cache of each member, GB.
+    pub cache_gb: f64,
     /// Key file and a root user.
     pub auth: bool,
     /// Further arguments of every mongod.
@@ -56,6 +58,7 @@ impl Default for Options {
             name: "lab".to_owned(),
             priorities: Vec::new(),
             oplog_mb: 512,
+            cache_gb: 0.25,
             auth: false,
             arguments: Vec::new(),
             member_arguments: Vec::new(),
@@ -80,8 +83,8 @@ impl Options {
     }
 
     fn base_arguments(&self) -> Vec<String> {
-        let small = ["--wiredTigerCacheSizeGB", "0.25"].map(str::to_owned);
-        small.into_iter().chain(self.arguments.iter().cloned()).collect()
+        let cache = ["--wiredTigerCacheSizeGB".to_owned(), self.cache_gb.to_string()];
+        cache.into_iter().chain(self.arguments.iter().cloned()).collect()
     }
 
     fn member_recipe(&self, member: usize, mongod: &Mongod, folder: &Path) -> Recipe {
