@@ -43,6 +43,9 @@ const THINGS: [&str; 10] = [
 ];
 const STATES: [&str; 4] = ["placed", "paid", "shipped", "delivered"];
 
+/// Makes the n-th document of a collection.
+type Make = fn(&mut StdRng, u32, Size) -> Document;
+
 /// How many documents a shop starts with.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
@@ -81,7 +84,7 @@ impl Shop {
     pub async fn load(client: &Client, size: Size, seed: u64) -> Result<()> {
         let shop = client.database(Self::DATABASE);
         create_collections(&shop).await?;
-        let plans: [(&str, u32, fn(&mut StdRng, u32, Size) -> Document); 3] = [
+        let plans: [(&str, u32, Make); 3] = [
             ("customers", size.customers, customer),
             ("products", size.products, product),
             ("orders", size.orders, order),

@@ -112,7 +112,8 @@ async fn ranges_of_mixed_ids_give_each_document_once_in_order() {
 async fn a_collation_splits_and_arrives_whole() {
     let (set, source) = set_and_source(1).await;
     run(&set, "v", doc! { "create": "c", "collation": { "locale": "en", "strength": 2 } }).await;
-    let word = |n: u32| if n % 2 == 0 { format!("Word{n:05}") } else { format!("word{n:05}") };
+    let word =
+        |n: u32| if n.is_multiple_of(2) { format!("Word{n:05}") } else { format!("word{n:05}") };
     let words: Vec<String> = (0..4_000).map(word).collect();
     insert(&set, "c", words.iter().map(|word| doc! { "_id": word }).collect()).await;
     let one = listed(&source, "v.c").await;

@@ -63,7 +63,7 @@ impl Hand {
         cursor.try_collect::<Vec<Document>>().await.map(drop)
     }
 
-    pub(super) async fn to_capped(&mut self) -> Result<()> {
+    pub(super) async fn make_capped(&mut self) -> Result<()> {
         let (name, other) = (self.churn_name(), self.churn_name());
         let command = match self.rng.random_bool(0.5) {
             true => doc! { "convertToCapped": name, "size": 30_000 },

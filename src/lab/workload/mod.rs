@@ -371,7 +371,7 @@ impl Hand {
             Kind::Recreate => self.recreate().await,
             Kind::Rename => self.rename().await,
             Kind::AggregateInto => self.aggregate_into().await,
-            Kind::ToCapped => self.to_capped().await,
+            Kind::ToCapped => self.make_capped().await,
             Kind::ChangeOptions => self.change_options().await,
             Kind::CreateIndex => self.create_index().await,
             Kind::DropIndex => self.drop_index().await,
