@@ -13,7 +13,7 @@ pub fn write(blocks: &dyn BlockWrite, bytes: &[u8]) -> Result<Vec<BlockId>, Erro
     bytes.chunks(STREAM_BLOCK_BYTES).map(|piece| blocks.put(Kind::Stream, piece)).collect()
 }
 
-/// Reads back what [`write`] stored.
+/// Reads back what [`write()`] stored.
 ///
 /// # Errors
 /// Those of [`BlockRead::get`], and [`Error::Malformed`] if a name is of another kind.

@@ -71,7 +71,7 @@ pub(super) fn write(
     Ok(Some(blocks.put(Kind::Links, out.as_bytes())?))
 }
 
-/// Reads what [`write`] stored.
+/// Reads what [`write()`] stored.
 pub(super) fn read(
     blocks: &dyn BlockRead,
     id: &BlockId,

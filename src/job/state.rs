@@ -57,7 +57,7 @@ pub struct ScanState {
     pub base: Position,
     /// Where the state becomes consistent; known when everything is scanned.
     pub end: Option<Position>,
-    /// What is scanned: a tree of [`super::scan::Progress`] by collection; the empty tree until the
+    /// What is scanned: a tree of the progress by collection; the empty tree until the
     /// collections are listed.
     pub progress: tree::Root,
     /// Whether the collections are listed.

@@ -1,6 +1,6 @@
 //! Every operation and command this version knows, how it is treated and why.
 //!
-//! [`super::parse`] looks each entry up here first: what has no row stops the backup.
+//! [`super::parse()`] looks each entry up here first: what has no row stops the backup.
 
 /// A row of the table.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! The oplog as pure data: entries, diffs, transactions, slices. No I/O.
 //!
-//! - [`position`] and [`parse`] turn an entry into what it does: an [`Operation`], or a part of a
+//! - [`position`] and [`parse()`] turn an entry into what it does: an [`Operation`], or a part of a
 //!   transaction. What is not understood is [`Error::Unknown`], never skipped.
 //! - [`known`] is the table of every operation and command with its treatment.
 //! - [`apply`] computes the document that an update leaves, byte for byte as a secondary does.
 //! - [`transactions`] tells when held operations take effect.
-//! - [`slice`] packs entries into chained runs for storage.
+//! - [`mod@slice`] packs entries into chained runs for storage.
 //!
 //! Documents are handled as raw bytes. A field that an update does not touch keeps its bytes,
 //! duplicate names and invalid UTF-8 included.

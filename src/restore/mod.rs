@@ -1,6 +1,6 @@
 //! Restore: a head at a point in time, written to a target. Never touches a source's oplog.
 //!
-//! A restore has two steps. [`prepare`] makes a [`Plan`] and touches nothing: it finds the snapshot and
+//! A restore has two steps. [`prepare()`] makes a [`Plan`] and touches nothing: it finds the snapshot and
 //! slices that give the point (`resolve`), makes the state at the point over a scratch store
 //! (`materialise`), chooses namespaces (`items`), reads every block under them (`verify`), and looks at the
 //! target. [`Restore::execute`] writes, and compares what it wrote with the backup.

@@ -10,8 +10,8 @@
 //! - [`Key`] orders documents as the server's `_id` index does.
 //! - [`Builder`] makes a tree from sorted input, bottom-up, in memory of one node per level, and
 //!   adopts subtrees of other trees unread.
-//! - [`edit`] and [`edit_positional`] sweep once over the changes.
-//! - [`Cursor`], [`get`] and [`diff`] read; [`verify`] checks every rule of the format.
+//! - [`edit()`] and [`edit_positional`] sweep once over the changes.
+//! - [`Cursor`], [`get`] and [`diff()`] read; [`verify()`] checks every rule of the format.
 //!
 //! The format is `format-spec/04-trees.md`. Nothing here trusts a block: every read is bounded by
 //! [`MAX_LEVEL`], and what breaks a rule is an [`Error`] that names the block.
