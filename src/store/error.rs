@@ -80,8 +80,8 @@ pub enum Error {
     /// A write to a store that was opened for reading.
     #[error("the store was opened for reading only")]
     ReadOnly,
-    /// A reader found the store changing faster than it could register.
-    #[error("the store changed {attempts} times while a reader registered; try again")]
+    /// A reader found its registration removed or the log replaced each time it tried.
+    #[error("the log was replaced {attempts} times while a reader registered; try again")]
     Contended {
         /// How often it tried.
         attempts: u32,

@@ -1,14 +1,16 @@
 //! The registry of readers: `readers/<pid>-<n>`, each under flock by a living reader.
 //!
-//! A reader locks a file under a temporary name, writes the commit it reads into it, renames it to its
-//! final name, and then reads the log again: if a segment of its commit was dropped meanwhile, it
-//! tries the newer one. The writer drops segments by a commit first and lists the readers
-//! afterwards. So either the writer sees the reader, or the reader sees the drop. A file whose lock is free
-//! belongs to a reader that is gone, and the writer removes it.
+//! A reader locks a file under a temporary name, writes the newest commit into it, renames it to its
+//! final name, and then reads the log again: the commit found now is the one it reads. The writer
+//! drops segments by a commit first, lists the readers afterwards, and keeps what was dropped after
+//! the commit of any reader. So either the writer sees the registration, whose commit is no later
+//! than the reader's, or the reader sees the drop. A file whose lock is free belongs to a reader that
+//! is gone, and the writer removes it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::fs::{Access, Disk, File};
 use super::layout::u64_at;
@@ -16,8 +18,10 @@ use super::log::LogFiles;
 use super::record::Commit;
 use super::{CommitSeq, Error};
 
-/// How often a reader tries to register against a writer that keeps dropping segments.
+/// How often a reader tries to read a log whose files the writer keeps replacing.
 const MAX_ATTEMPTS: u32 = 64;
+/// Between two attempts: a writer replaces a log file in less.
+const PAUSE: Duration = Duration::from_millis(10);
 
 static NEXT_NAME: AtomicU32 = AtomicU32::new(0);
 
@@ -68,8 +72,7 @@ pub(super) fn register(
     for _ in 0..MAX_ATTEMPTS {
         let attempt = newest(log).and_then(|commit| {
             let Some(registration) = enter(disk, store_dir, commit.seq)? else { return Ok(None) };
-            let again = newest(log)?;
-            Ok(still_there(&commit, &again).then_some((registration, commit)))
+            Ok(Some((registration, newest(log)?)))
         });
         match attempt {
             Ok(Some(registered)) => return Ok(registered),
@@ -77,7 +80,7 @@ pub(super) fn register(
             // The writer may have replaced a log file, or be half through a record.
             Err(error) => last = Some(error),
         }
-        std::thread::yield_now();
+        std::thread::sleep(PAUSE);
     }
     Err(last.unwrap_or(Error::Contended { attempts: MAX_ATTEMPTS }))
 }
@@ -85,13 +88,6 @@ pub(super) fn register(
 fn newest(log: &LogFiles) -> Result<Commit, Error> {
     let mut read = log.read()?;
     Ok(read.commits.pop().expect("a log that was read has at least one commit"))
-}
-
-/// Whether every segment of a commit is still one of a later commit.
-fn still_there(commit: &Commit, later: &Commit) -> bool {
-    let active = |id| later.active.is_some_and(|(active, _)| active == id);
-    let known = |id| later.segments.contains_key(&id) || active(id);
-    commit.segments.keys().copied().chain(commit.active.map(|(id, _)| id)).all(known)
 }
 
 /// Enters the registry, or returns `None` if the writer took the new file for a stale one.

@@ -135,6 +135,9 @@ async fn another_history_is_told_as_diverged() {
 async fn another_set_of_the_same_name_is_noticed() {
     let (mine, other) = (ReplicaSet::of(1).await.expect("a"), ReplicaSet::of(1).await.expect("b"));
     let source = source(&mine).await;
+    // Sets begun in the same second have optimes in common: this one gets some that the other lacks.
+    let many = (0..40).map(|n| doc! { "_id": n });
+    collection(&mine, "c").insert_many(many).await.expect("insert");
     let start = source.newest_majority().await.expect("newest").optime;
     let elsewhere = Source::connect(&other.uri(), ReadFrom::default()).await.expect("connect");
     collection(&other, "c").insert_one(doc! { "_id": 1 }).await.expect("insert");
