@@ -67,6 +67,8 @@ pub struct JobLine {
 pub struct ScanLine {
     /// Documents read.
     pub documents: u64,
+    /// Documents to read, about.
+    pub documents_estimate: u64,
 }
 
 /// What `headstock status --json` tells.
