@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bson::{RawDocumentBuf, doc};
 use futures::TryStreamExt as _;
-use headstock::lab::{Backup, Detail, Plan, Program, ReplicaSet, ScanLine, SourceState, Workload};
+use headstock::job::{self, ScanInfo};
+use headstock::lab::{Backup, Detail, Plan, Program, ReplicaSet, SourceState, Workload};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::sleep;
@@ -30,12 +31,12 @@ fn seed() -> u64 {
 /// More documents than the server's own collections have.
 const SOME_DOCUMENTS: u64 = 1_000;
 
-/// Whether a killed sync left a scan in the middle of the user's documents.
-async fn left_in_mid_scan(backup: &Backup) -> bool {
+/// Whether the store is in the middle of a scan of the user's documents, as its last commit tells.
+fn in_mid_scan(backup: &Backup) -> bool {
     // Before the first commit there is no store to ask.
-    let Ok(status) = backup.status().await else { return false };
+    let Ok(status) = job::status(backup.store()) else { return false };
     let mut scans = status.jobs.iter().filter_map(|job| job.scan.as_ref());
-    let most = |scan: &ScanLine| scan.documents_estimate / 10 * 9;
+    let most = |scan: &ScanInfo| scan.documents_estimate / 10 * 9;
     scans.any(|scan| (SOME_DOCUMENTS..most(scan)).contains(&scan.documents))
 }
 
@@ -71,7 +72,7 @@ async fn killed_at_random_moments() {
         }
         sleep(Duration::from_millis(rng.random_range(0..1_200))).await;
         assert!(daemon.kill().await.expect("kill"), "seed {seed}: the daemon ended by itself");
-        killed_in_scan += usize::from(left_in_mid_scan(&backup).await);
+        killed_in_scan += usize::from(in_mid_scan(&backup));
         // Before the first commit there is no store to list.
         let now: Vec<String> = match backup.snapshots().await {
             Ok(now) => now.into_iter().map(|snapshot| snapshot.id).collect(),
@@ -112,21 +113,19 @@ async fn natural_order(set: &ReplicaSet, member: usize) -> Vec<String> {
     documents.iter().map(|document| format!("{:?}", document.get("_id"))).collect()
 }
 
-/// Syncs from `host` into fresh stores and kills each sync, until one is caught in mid-scan.
+/// Syncs from `host` into fresh stores and kills each sync as soon as it is in mid-scan, until one is
+/// still there when it is dead.
 async fn killed_in_mid_scan(set: &ReplicaSet, host: &str, folder: &Path) -> Backup {
-    let mut delay = Duration::from_millis(1_900);
-    for attempt in 0..20 {
+    for attempt in 0..5 {
         let program = Program::new(env!("CARGO_BIN_EXE_headstock")).expect("program");
         let backup = Backup::new(program, folder.join(format!("store-{attempt}")));
-        let sync = backup.start_sync(&set.uri(), &["--read-from", host]).expect("start");
-        sleep(delay).await;
-        let killed = sync.kill().await.expect("kill");
-        if killed && left_in_mid_scan(&backup).await {
-            println!("killed in mid-scan after {delay:?}");
+        let mut sync = backup.start_sync(&set.uri(), &["--read-from", host]).expect("start");
+        while !in_mid_scan(&backup) && sync.is_running().expect("ask") {
+            sleep(Duration::from_millis(5)).await;
+        }
+        if sync.kill().await.expect("kill") && in_mid_scan(&backup) {
             return backup;
         }
-        let over = !killed || !backup.snapshots().await.unwrap_or_default().is_empty();
-        delay = if over { delay.mul_f64(0.7) } else { delay.mul_f64(1.3) };
     }
     panic!("no kill came in the middle of a scan");
 }
