@@ -11,7 +11,7 @@ use bson::{Document, doc};
 use mongodb::Client;
 
 use super::{Error, Exit, output};
-use crate::daemon::{self, Signals};
+use crate::daemon::Signals;
 use crate::lab::{
     self, Backup, Detail, Mongod, Options, Program, ReplicaSet, Running, Shop, Size, SnapshotLine,
     SourceState, Standalone,
@@ -49,7 +49,10 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
     // Dropping the story ends its servers and children and removes its files.
     tokio::select! {
         outcome = tell(&folder) => outcome,
-        () = signals.stop() => Err(daemon::Error::Interrupted.into()),
+        () = signals.stop() => {
+            output::line("\nInterrupted: the servers are stopped and all files removed.")?;
+            Ok(Exit::Failed)
+        }
     }
 }
 
