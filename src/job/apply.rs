@@ -4,8 +4,9 @@
 //! are the same: take the first slice after the head's position, apply, go on. A head that failed is
 //! dropped; the committed one and the slices are all there is to it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -23,6 +24,9 @@ const CHANGE_BUDGET_BYTES: usize = 64 << 20;
 const REPLAY_BYTES_MAX: u64 = 1 << 30;
 /// How long the applier sleeps when nothing wakes it.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// Pause after an error that may pass, such as a full disk.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
 
 /// A snapshot asked for.
 struct Wanted {
@@ -146,12 +150,48 @@ impl Worker {
         Self { job, figures, mailbox, waiting: Vec::new(), stopping: false }
     }
 
-    /// Applies until told to stop. An entry that cannot be applied does not end it: what waits is
-    /// told why, the reason becomes part of the job's state, and slices go on being stored.
+    /// Applies until told to stop. An error that may pass is waited out. An entry that cannot be
+    /// applied does not end it: what waits is told why, the reason becomes part of the job's state,
+    /// and slices go on being stored.
     fn run(mut self) -> Result<(), Error> {
-        match self.apply_until_stopped() {
-            Ok(()) => Ok(()),
-            Err(error) => self.stand_still(error),
+        loop {
+            match self.apply_or_panic() {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_transient() && !self.stopping => self.pause(error),
+                Err(error) => return self.stand_still(error),
+            }
+        }
+    }
+
+    /// A panic must not leave everybody waiting for a thread that is gone. What it may have left half
+    /// done is the open head, which goes with it.
+    fn apply_or_panic(&mut self) -> Result<(), Error> {
+        let work = AssertUnwindSafe(|| self.apply_until_stopped());
+        catch_unwind(work).unwrap_or_else(|_| {
+            Err(Error::WorkerLost { job: self.job.name().to_owned(), worker: "applier" })
+        })
+    }
+
+    /// Tells who waits now, and lets some time pass.
+    fn pause(&mut self, error: Error) {
+        let seconds = RETRY_PAUSE.as_secs();
+        tracing::warn!(job = self.job.name(), seconds, "applying goes on after a pause: {error}");
+        self.refuse_waiting(&Arc::new(error));
+        let since = Instant::now();
+        while !self.stopping && since.elapsed() < RETRY_PAUSE {
+            self.hear(true);
+        }
+    }
+
+    fn applied(&self) -> OpTime {
+        self.job.state().head.map_or(OpTime::NULL, |head| head.position.optime)
+    }
+
+    fn refuse_waiting(&mut self, error: &Arc<Error>) {
+        let after = self.applied();
+        for wanted in self.waiting.drain(..) {
+            // Who asked may be gone.
+            let _ = wanted.reply.send(Err(Error::Stopped { after, source: error.clone() }));
         }
     }
 
@@ -296,15 +336,12 @@ impl Worker {
 
     /// Tells everybody who waits, now and later, why nothing is applied, until told to stop.
     fn stand_still(mut self, error: Error) -> Result<(), Error> {
-        let after = self.job.state().head.map_or(OpTime::NULL, |head| head.position.optime);
+        let after = self.applied();
         let error = Arc::new(error);
         tracing::error!(job = self.job.name(), %after, "applying stopped: {error}");
         let recorded = self.set_stopped(Some(error.to_string()));
         loop {
-            for wanted in self.waiting.drain(..) {
-                // Who asked may be gone.
-                let _ = wanted.reply.send(Err(Error::Stopped { after, source: error.clone() }));
-            }
+            self.refuse_waiting(&error);
             if self.stopping {
                 return recorded.and(Err(Error::Stopped { after, source: error }));
             }

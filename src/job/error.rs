@@ -92,6 +92,12 @@ pub enum Error {
         /// The snapshot.
         id: String,
     },
+    /// The job was changed between being read and being written, by another command.
+    #[error("job {job} was changed by another command at the same time; run this one again")]
+    Overtaken {
+        /// The job.
+        job: String,
+    },
     /// There is no consistent state to take a snapshot of.
     #[error("job {job} has no consistent state yet: its initial sync has not finished; let it run")]
     NotConsistent {
@@ -140,8 +146,17 @@ impl Error {
         match self {
             Self::Source(error) => error.is_transient(),
             Self::Background(error) => error.is_transient(),
-            _ => false,
+            _ => self.is_full(),
         }
+    }
+
+    /// Whether a disk was full, however deep below.
+    fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let first: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(self);
+        std::iter::successors(first, |error| error.source())
+            .filter_map(|error| error.downcast_ref::<std::io::Error>())
+            .any(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
     }
 
     /// Whether only a new scan of the source helps.

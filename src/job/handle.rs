@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Error, State};
+use crate::block::BlockId;
 use crate::source::{Identity, Source};
 use crate::store::{self, Session, Store};
 
@@ -21,7 +22,13 @@ struct Inner {
     store: Store,
     name: String,
     /// The committed state. Held while a change is committed, so that changes follow one another.
-    state: Mutex<State>,
+    committed: Mutex<Committed>,
+}
+
+/// A state and the block it was read from or written as; none before the first commit.
+struct Committed {
+    id: Option<BlockId>,
+    state: State,
 }
 
 impl Job {
@@ -52,8 +59,8 @@ impl Job {
     }
 
     fn in_store(store: Store, name: String, identity: Identity) -> Result<Self, Error> {
-        let (_, roots) = store.roots();
-        let state = match roots.get(&name) {
+        let id = store.roots().1.get(&name).copied();
+        let state = match &id {
             Some(id) => State::read(&store, id)?,
             None => State::new(name.clone(), identity.clone(), now_ms()),
         };
@@ -65,8 +72,9 @@ impl Job {
                 found: describe(&identity),
             });
         }
-        let job = Self { inner: Arc::new(Inner { store, name, state: Mutex::new(state) }) };
-        if job.state().identity != identity || !roots.contains_key(job.name()) {
+        let changed = state.identity != identity || id.is_none();
+        let job = Self::of(store, name, Committed { id, state });
+        if changed {
             job.update(&job.store().session(), |state| {
                 state.identity = identity;
                 Ok(())
@@ -82,7 +90,11 @@ impl Job {
     pub fn open(store: Store, name: Option<&str>) -> Result<Self, Error> {
         let (name, id) = super::pick(&store, name)?;
         let state = State::read(&store, &id)?;
-        Ok(Self { inner: Arc::new(Inner { store, name, state: Mutex::new(state) }) })
+        Ok(Self::of(store, name, Committed { id: Some(id), state }))
+    }
+
+    fn of(store: Store, name: String, committed: Committed) -> Self {
+        Self { inner: Arc::new(Inner { store, name, committed: Mutex::new(committed) }) }
     }
 
     /// The job's name.
@@ -100,7 +112,7 @@ impl Job {
     /// The committed state.
     #[must_use]
     pub fn state(&self) -> State {
-        self.lock().clone()
+        self.lock().state.clone()
     }
 
     /// Changes the state and commits it: what `change` does is durable when this returns, or has
@@ -108,26 +120,34 @@ impl Job {
     /// asynchronous code.
     ///
     /// # Errors
-    /// Those of `change` and of the commit.
+    /// [`Error::Overtaken`] if the job was changed through another [`Job::open`] since this one read
+    /// it, and those of `change` and of the commit.
     pub fn update<T>(
         &self,
         _session: &Session,
         change: impl FnOnce(&mut State) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut committed = self.lock();
-        let mut state = committed.clone();
+        let mut state = committed.state.clone();
         let result = change(&mut state)?;
         let id = state.write(&self.inner.store)?;
+        let mut overtaken = false;
         self.inner.store.commit(|roots| {
-            roots.insert(self.inner.name.clone(), id);
+            overtaken = roots.get(self.name()) != committed.id.as_ref();
+            if !overtaken {
+                roots.insert(self.name().to_owned(), id);
+            }
         })?;
-        *committed = state;
+        if overtaken {
+            return Err(Error::Overtaken { job: self.name().to_owned() });
+        }
+        *committed = Committed { id: Some(id), state };
         Ok(result)
     }
 
     /// The state is replaced only after its commit, so one left by a panic is still the committed.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Committed> {
+        self.inner.committed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,11 +12,14 @@ use super::scan::progress::{Piece, Progress, RangeProgress};
 use super::slices::Slice;
 use super::*;
 use crate::block::{self, BlockRead as _, BlockWrite as _, Kind, MemoryBlocks};
+use crate::head;
+use crate::lab::ReplicaSet;
 use crate::oplog::slice::SliceHeader;
 use crate::oplog::{OpTime, Position, Ts, Uuid};
-use crate::source::{Arrival, Identity, Listed, Range, StartPoint};
-use crate::store::RepositorySalt;
-use crate::tree::{Content, Cursor, Order, Root, Shape};
+use crate::source::{Arrival, Identity, Listed, Range, ReadFrom, Source, StartPoint};
+use crate::store::fs::{FsError, Operation};
+use crate::store::{self, RepositorySalt};
+use crate::tree::{self, Content, Cursor, Order, Root, Shape};
 
 const SALT: RepositorySalt = RepositorySalt([7; 32]);
 
@@ -26,6 +29,15 @@ fn optime(secs: u32) -> OpTime {
 
 fn at(secs: u32) -> Position {
     Position { optime: optime(secs), wall_ms: i64::from(secs) * 1000 }
+}
+
+fn identity() -> Identity {
+    Identity {
+        set_name: "rs0".to_owned(),
+        replica_set_id: [5; 12],
+        server_version: "6.0.5".to_owned(),
+        fcv: "6.0".to_owned(),
+    }
 }
 
 /// The slice that ends at `secs` and goes on from ten seconds before.
@@ -93,13 +105,7 @@ fn a_rescan_cuts_off_what_its_slices_overlap() {
 #[test]
 fn the_state_reads_back_and_names_all_its_blocks() {
     let blocks = MemoryBlocks::new();
-    let identity = Identity {
-        set_name: "rs0".to_owned(),
-        replica_set_id: [5; 12],
-        server_version: "6.0.5".to_owned(),
-        fcv: "6.0".to_owned(),
-    };
-    let mut state = State::new("orders".to_owned(), identity, 1_700_000_000_000);
+    let mut state = State::new("orders".to_owned(), identity(), 1_700_000_000_000);
     let start = StartPoint { begin_fetch: optime(1), base: at(2) };
     state.scan = Some(ScanState { end: Some(at(9)), listed: true, ..ScanState::new(start) });
     state.received = Some(at(1000));
@@ -174,4 +180,83 @@ fn pieces_in_any_order_merge_into_what_a_map_holds() {
         found.push(document);
     }
     assert_eq!(found, expected.into_values().collect::<Vec<_>>(), "seed {seed}");
+}
+
+/// A store with one job that has nothing yet.
+fn store_with_a_job(dir: &std::path::Path) -> Store {
+    let store = Store::create(dir, store::Options::default()).expect("create");
+    let state = State::new("orders".to_owned(), identity(), 1_700_000_000_000);
+    let id = state.write(&store).expect("write");
+    store.commit(|roots| _ = roots.insert("orders".to_owned(), id)).expect("commit");
+    store
+}
+
+/// Two commands that open the same job must not undo each other's changes.
+#[test]
+fn a_change_over_another_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = store_with_a_job(dir.path());
+    let open = || Job::open(store.clone(), None).expect("open");
+    let (one, other) = (open(), open());
+    let set = |job: &Job, bytes: u64| {
+        let session = job.store().session();
+        job.update(&session, |state| {
+            state.added_bytes = bytes;
+            Ok(())
+        })
+    };
+    set(&one, 1).expect("the first change");
+    let refused = set(&other, 2);
+    assert!(matches!(refused, Err(Error::Overtaken { .. })), "{refused:?}");
+    assert_eq!(open().state().added_bytes, 1);
+    set(&one, 3).expect("a later change");
+    assert_eq!(open().state().added_bytes, 3);
+}
+
+#[test]
+fn a_full_disk_is_waited_out_however_deep_it_was_met() {
+    let failed = |kind: std::io::ErrorKind| {
+        let (operation, path) = (Operation::Allocate, "x".into());
+        FsError { operation, path, source: kind.into() }
+    };
+    let disk = || failed(std::io::ErrorKind::StorageFull);
+    let block = || block::Error::from(store::Error::from(disk()));
+    let broken = failed(std::io::ErrorKind::PermissionDenied);
+    for (error, transient) in [
+        (Error::Store(disk().into()), true),
+        (Error::Block(block()), true),
+        (Error::Tree(block().into()), true),
+        (Error::Head(tree::Error::from(block()).into()), true),
+        (Error::Head(head::Error::Scratch(disk())), true),
+        (Error::Store(broken.into()), false),
+        (Error::Store(store::Error::Latched { cause: "x".to_owned() }), false),
+    ] {
+        assert_eq!(error.is_transient(), transient, "{error:?}");
+    }
+}
+
+/// A process that ended between choosing where its scan starts and listing must not leave a scan that
+/// reads members which have not come that far. No member ever comes as far as this one.
+#[tokio::test]
+async fn a_scan_goes_on_no_earlier_than_its_base() {
+    let set = ReplicaSet::of(1).await.expect("a set");
+    let source = Source::connect(&set.uri(), ReadFrom::default()).await.expect("connect");
+    let dir = tempfile::tempdir().expect("a directory");
+    let job = Job::open_or_create(&dir.path().join("store"), None, &source).await.expect("job");
+    let newest = source.newest_majority().await.expect("newest");
+    let mut base = newest;
+    base.optime.ts.secs += 3600;
+    let owner = job.clone();
+    let begin = move || {
+        let start = StartPoint { begin_fetch: newest.optime, base };
+        owner.update(&owner.store().session(), |state| {
+            state.scan = Some(ScanState::new(start));
+            Ok(())
+        })
+    };
+    blocking("test", "test", begin).await.expect("begin");
+    let figures = Figures::default();
+    let scan = scan::run(&job, &source, &figures);
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(5), scan).await;
+    assert!(!matches!(ended, Ok(Ok(()))), "scanned a member that is before the base");
 }

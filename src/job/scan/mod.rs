@@ -140,12 +140,15 @@ pub fn amount(blocks: &dyn BlockRead, progress: &Root) -> Result<ScanInfo, Error
     Ok(amount)
 }
 
-/// The collections to scan, with what earlier processes have of them.
+/// The collections to scan, with what earlier processes have of them. Listings and scans must wait
+/// for the base of the scan even where an earlier process chose it and ended before it had listed.
 async fn list(job: &Job, source: &Source) -> Result<Vec<Progress>, Error> {
-    let scan = job.state().scan.filter(|scan| scan.listed);
-    match scan {
+    let scan = job.state().scan;
+    if let Some(scan) = &scan {
+        source.resume_scan_at(scan.base.optime.ts);
+    }
+    match scan.filter(|scan| scan.listed) {
         Some(scan) => {
-            source.resume_scan_at(scan.base.optime.ts);
             let owner = job.clone();
             blocking("scan", job.name(), move || read_all(owner.store(), &scan.progress)).await
         }
