@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use headstock::block::{BlockWrite, Kind};
+use headstock::block::{BlockId, BlockWrite, Kind};
 use headstock::store::fsck::{self, Level};
-use headstock::store::{CommitSeq, Error, Store};
+use headstock::store::{CommitSeq, Error, Options, Store};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use store_common::{child, child_store, copy_dir, fast, put_graph, reach_all, small};
@@ -114,6 +114,57 @@ fn a_torn_tail_is_cut() {
     assert_eq!(reopened(&batch, &batch.after.0, &batch.after.1, true), CommitSeq(2));
 }
 
+/// What was acknowledged is not taken back because its record rots: the commit stands among the blocks
+/// as well, once anything was written after it.
+#[test]
+fn a_damaged_last_record_loses_no_commit() {
+    for durable in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { durable, ..small(true) };
+        let store = Store::create(dir.path(), options.clone()).unwrap();
+        let mut random = StdRng::seed_from_u64(12);
+        let (mut ids, mut ends) = (Vec::new(), Vec::new());
+        let log = || only_file(&dir.path().join("log"));
+        for _ in 0..3 {
+            let id = put_graph(&store, &mut random, 6, 200);
+            store.commit(|roots| _ = roots.insert("job".into(), id)).unwrap();
+            let bytes = std::fs::read(log()).unwrap();
+            ends.push(bytes.iter().rposition(|byte| *byte != 0).unwrap());
+            ids.push(id);
+        }
+        // Closing a durable store writes what stands behind its last commit; a crash does not.
+        if durable {
+            drop(store)
+        } else {
+            std::mem::forget(store)
+        }
+        let mut bytes = std::fs::read(log()).unwrap();
+        bytes[ends[2] - 8] ^= 0xff;
+        if !durable {
+            // The copy of the third was never written, that of the second was, with the third.
+            bytes[ends[1] - 8] ^= 0xff;
+        }
+        std::fs::write(log(), &bytes).unwrap();
+        let newest = if durable { 3 } else { 2 };
+        continue_elsewhere(dir.path(), CommitSeq(newest), ids[newest as usize - 1]);
+    }
+}
+
+/// Opens a copy of a store (whose lock this process may still hold), and finds one commit's state.
+fn continue_elsewhere(dir: &Path, seq: CommitSeq, job: BlockId) {
+    let copy = tempfile::tempdir().unwrap();
+    copy_dir(dir, copy.path());
+    let store = Store::open(copy.path(), small(true)).unwrap();
+    assert_eq!(store.roots().0, seq);
+    assert_eq!(store.roots().1.get("job"), Some(&job));
+    assert!(reach_all(&store).len() > 6);
+    store.commit(|roots| _ = roots.insert("after".into(), job)).unwrap();
+    drop(store);
+    let store = Store::open(copy.path(), small(true)).unwrap();
+    assert_eq!(store.roots().0, CommitSeq(seq.0 + 1));
+    assert_eq!(store.roots().1.len(), 2);
+}
+
 #[test]
 fn damage_in_the_middle_of_the_log_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -214,4 +265,27 @@ fn nothing_acknowledged_is_lost_by_a_kill() {
         let report = fsck::run(&store, Level::Data, &mut |_| {}).unwrap();
         assert!(report.findings.is_empty(), "{:?}", report.findings);
     }
+}
+
+/// Killed before the `STORE` file stands, a creation starts over; what somebody else put there, or what
+/// a store without its `STORE` file holds, is left alone.
+#[test]
+fn an_interrupted_creation_starts_over() {
+    let made = tempfile::tempdir().unwrap();
+    drop(Store::create(made.path(), small(true)).unwrap());
+    std::fs::rename(made.path().join("STORE"), made.path().join("STORE.new")).unwrap();
+    let store = Store::create(made.path(), small(true)).unwrap();
+    store.put(Kind::Leaf, b"leaf").unwrap();
+    store.commit(|_| {}).unwrap();
+    drop(store);
+    let again = |what: &str| {
+        let refused = Store::create(made.path(), small(true)).err();
+        assert!(matches!(refused, Some(Error::NotEmpty { .. })), "{what}: {refused:?}");
+    };
+    again("a store");
+    std::fs::remove_file(made.path().join("STORE")).unwrap();
+    again("segments");
+    std::fs::remove_dir_all(made.path().join("segments")).unwrap();
+    std::fs::write(made.path().join("notes.txt"), "mine").unwrap();
+    again("another file");
 }

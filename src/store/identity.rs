@@ -40,6 +40,10 @@ impl Identity {
 
     pub(super) fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
         let temporary = dir.join("STORE.new");
+        match disk.remove(&temporary) {
+            Err(error) if !error.is_not_found() => return Err(error.into()),
+            _ => {}
+        }
         let file = disk.create(&temporary)?;
         COPIES.iter().try_for_each(|at| file.write_at(*at, &self.encode()))?;
         file.sync()?;

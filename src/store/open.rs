@@ -4,24 +4,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bson::raw::cstr;
-use bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
+use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
 
 use super::append::Target;
 use super::compact;
 use super::fs::{Disk, FsError};
 use super::identity::Identity;
 use super::index::{self, Index};
+use super::layout::{ENTRY_BYTES, Entry, SegmentId};
 use super::log::LogFiles;
 use super::record::Commit;
 use super::segment::{self, Segments};
 use super::session::Sessions;
 use super::writer::{Start, Waiting, Writer};
 use super::{
-    Error, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options, Reader, RepositorySalt, Role, Shared,
+    CommitSeq, Error, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options, Reader, RepositorySalt, Role,
+    Roots, Shared,
     readers::{self, Living},
     recover,
 };
-use crate::block::link;
+use crate::block::{Kind, link, linked};
 
 /// The scratch directory of the writer; a reader's is named as its registration.
 const WRITER_SCRATCH: &str = "writer";
@@ -42,10 +44,10 @@ pub(super) fn create(
         return Err(Error::SegmentSize { bytes: options.segment_bytes });
     }
     disk.create_dir(dir)?;
-    if !disk.list(dir)?.is_empty() {
-        return Err(Error::NotEmpty { dir: dir.to_owned() });
-    }
+    check_empty(&**disk, dir)?;
     let _lock = recover::take_lock(&**disk, dir)?;
+    // Another process may have made a store meanwhile.
+    check_empty(&**disk, dir)?;
     let identity = Identity { uuid: rand::random(), salt };
     let log = LogFiles::new(Arc::clone(disk), dir, identity.uuid, options.durable);
     let directories =
@@ -58,6 +60,23 @@ pub(super) fn create(
     identity.write(&**disk, dir)
 }
 
+/// Whether nothing stands in a directory but what a creation that was interrupted leaves: it ends with
+/// the `STORE` file, and no segment is made before.
+fn check_empty(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    const LEFTOVERS: &[&str] =
+        &["LOCK", "HEAD", "log", "segments", "index", "readers", "scratch", "STORE.new"];
+    let names = disk.list(dir)?;
+    let foreign = names.iter().any(|name| !LEFTOVERS.contains(&name.as_str()));
+    let has_segments = || {
+        let made = names.iter().any(|name| name == "segments");
+        Ok::<_, Error>(made && !disk.list(&segment::directory(dir))?.is_empty())
+    };
+    if foreign || has_segments()? {
+        return Err(Error::NotEmpty { dir: dir.to_owned() });
+    }
+    Ok(())
+}
+
 /// Opens a store for writing.
 pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Shared, Error> {
     let identity = Identity::read(&*disk, dir)?;
@@ -68,13 +87,25 @@ pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
     if read.torn {
         tracing::info!(offset = read.end, "the commit log ends in a torn record, which is ignored");
     }
-    let commit = read.commits.pop().expect("a log that was read has at least one commit");
+    let mut commit = read.commits.pop().expect("a log that was read has at least one commit");
     log_files.remove_others(read.slot.log)?;
     let Options { segment_bytes, durable, mmap } = options;
     let target = Target { disk: Arc::clone(&disk), store, segment_bytes, durable };
     let recovered = recover::segments(&target, dir, &commit)?;
     let segments = Segments::new(Arc::clone(&disk), dir, store, mmap);
     let living = readers::living(&*disk, dir)?;
+    let written_since =
+        recovered.sealed.keys().filter(|id| !commit.segments.contains_key(id)).copied();
+    if let Some((seq, roots)) = newest_copy(&segments, &commit, written_since)? {
+        // Its record was durable before its copy was written: it was acknowledged and then damaged.
+        tracing::error!(
+            commit = seq.0,
+            path = %log_files.path(read.slot.log).display(),
+            offset = read.end,
+            "the newest commit record is damaged; its copy among the blocks is used"
+        );
+        (commit.seq, commit.roots) = (seq, roots);
+    }
     let waiting = recovered.dropped.iter().map(|(segment, bytes)| Waiting {
         segment: *segment,
         bytes: *bytes,
@@ -133,6 +164,49 @@ fn clear_scratch(disk: &dyn Disk, dir: &Path, living: &[Living]) -> Result<(), F
         }
     }
     Ok(())
+}
+
+/// The newest commit after `commit` that has a copy in one of `ids`, the segments that were written
+/// since, if there is one.
+fn newest_copy(
+    segments: &Segments,
+    commit: &Commit,
+    ids: impl Iterator<Item = SegmentId>,
+) -> Result<Option<(CommitSeq, Roots)>, Error> {
+    let mut newest = None;
+    for id in ids {
+        let segment = segments.sealed(id)?;
+        let (_, table) = segment.entries()?;
+        for entry in table.bytes(0, table.count())?.chunks_exact(ENTRY_BYTES) {
+            let Some(entry) = Entry::decode(entry).filter(|entry| entry.kind == Kind::Commit)
+            else {
+                continue;
+            };
+            let block = match segment.read(&entry) {
+                Ok(block) => block,
+                Err(error) => {
+                    tracing::warn!(%error, "a copy of a commit cannot be read");
+                    continue;
+                }
+            };
+            let newer = newest.as_ref().map_or(commit.seq, |(seq, _)| *seq);
+            newest = read_commit_block(&block.bytes).filter(|(seq, _)| *seq > newer).or(newest);
+        }
+    }
+    Ok(newest)
+}
+
+/// Reads [`commit_block`] back; none if it is none.
+fn read_commit_block(bytes: &[u8]) -> Option<(CommitSeq, Roots)> {
+    let document = RawDocument::from_bytes(bytes).ok()?;
+    let seq = u64::try_from(document.get_i64("commit").ok()?).ok()?;
+    let mut roots = Roots::new();
+    for root in document.get_array("roots").ok()? {
+        let root = root.ok()?.as_document()?;
+        let block = linked(root.get("block").ok()??)?;
+        roots.insert(root.get_str("name").ok()?.to_owned(), block);
+    }
+    Some((CommitSeq(seq), roots))
 }
 
 /// A commit as a run of one BSON document: the roots as links, so that it can be walked like any block.
