@@ -188,6 +188,16 @@ pub enum Error {
         #[source]
         source: Box<crate::tree::Error>,
     },
+    /// A cursor that goes up by `_id` went down.
+    #[error(
+        "{member} returned documents of {ns} out of the order of their _ids; run validate on it, or read another member"
+    )]
+    IdOrder {
+        /// The member.
+        member: String,
+        /// The collection.
+        ns: String,
+    },
     /// An entry has a form this version does not know.
     #[error("the oplog of {member} holds, after {after}, an entry that cannot be read")]
     Entry {

@@ -17,6 +17,7 @@
 //! Insertion order has no name for a position that would hold on another cursor: there a loss ends the
 //! scan with [`Error::Restart`], unless nothing was delivered yet.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, cstr, rawdoc};
@@ -259,7 +260,13 @@ impl Reader {
                     ns: self.ns.clone(),
                     source: Box::new(source),
                 })?;
-                let beyond = self.last_key.as_ref().is_none_or(|last| key > *last);
+                // Cursors begin at the last `_id` and go up: what is dropped must be that one alone.
+                let order = self.last_key.as_ref().map_or(Ordering::Greater, |last| key.cmp(last));
+                if order == Ordering::Less {
+                    let (member, ns) = (member.address.clone(), self.ns.clone());
+                    return Err(Error::IdOrder { member, ns });
+                }
+                let beyond = order == Ordering::Greater;
                 if beyond {
                     self.last_key = Some(key);
                 }
