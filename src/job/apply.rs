@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::counted::Counted;
 use super::slices::Slice;
 use super::{Activity, Error, Figures, Job, SnapshotInfo, State, scan, snapshot};
 use crate::head::{self, Head};
@@ -302,12 +303,11 @@ impl Worker {
         self.figures.activity(Activity::Flushing);
         let store = self.job.store();
         let session = store.session();
-        let before = store.stats().added_bytes;
-        let root = open.head.flush(store)?;
-        let added = store.stats().added_bytes.saturating_sub(before);
+        let counted = Counted::new(store);
+        let root = open.head.flush(&counted)?;
         open.unflushed_bytes = 0;
         self.job.update(&session, |state| {
-            state.added_bytes += added;
+            state.added_bytes += counted.added_bytes();
             state.scan = None;
             state.head = Some(root);
             Ok(())

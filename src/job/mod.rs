@@ -25,6 +25,7 @@
 
 pub mod check;
 mod apply;
+mod counted;
 mod error;
 mod fields;
 mod figures;

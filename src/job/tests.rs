@@ -191,6 +191,20 @@ fn store_with_a_job(dir: &std::path::Path) -> Store {
     store
 }
 
+#[test]
+fn what_others_add_is_not_counted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = store_with_a_job(dir.path());
+    let counted = counted::Counted::new(&store);
+    let before = store.stats().added_bytes;
+    counted.put(Kind::Leaf, b"mine").expect("put");
+    let mine = store.stats().added_bytes - before;
+    store.put(Kind::Leaf, b"of another").expect("put");
+    counted.put(Kind::Leaf, b"of another").expect("put");
+    assert_eq!(counted.added_bytes(), mine);
+    assert!(mine > 0);
+}
+
 /// Two commands that open the same job must not undo each other's changes.
 #[test]
 fn a_change_over_another_is_refused() {

@@ -386,8 +386,13 @@ impl BlockRead for Store {
     }
 }
 
-impl BlockWrite for Store {
-    fn put(&self, kind: Kind, raw: &[u8]) -> Result<BlockId, block::Error> {
+impl Store {
+    /// Stores a block as [`BlockWrite::put`] does, and tells how many bytes that added: none if it
+    /// was there.
+    ///
+    /// # Errors
+    /// As [`BlockWrite::put`].
+    pub fn put_counted(&self, kind: Kind, raw: &[u8]) -> Result<(BlockId, u64), block::Error> {
         if raw.len() > MAX_BLOCK_BYTES {
             return Err(block::Error::TooLarge { len: raw.len() });
         }
@@ -395,9 +400,15 @@ impl BlockWrite for Store {
         let writer = shared.writer()?;
         writer.check_latch()?;
         let id = BlockId::of(kind, raw);
-        if shared.find(&id)?.is_none() {
-            writer.put((&shared.segments, &shared.index), id, kind, raw)?;
+        if shared.find(&id)?.is_some() {
+            return Ok((id, 0));
         }
-        Ok(id)
+        Ok((id, writer.put((&shared.segments, &shared.index), id, kind, raw)?))
+    }
+}
+
+impl BlockWrite for Store {
+    fn put(&self, kind: Kind, raw: &[u8]) -> Result<BlockId, block::Error> {
+        self.put_counted(kind, raw).map(|(id, _)| id)
     }
 }

@@ -209,26 +209,27 @@ impl Writer {
         Some(read.and_then(|()| check_record(&self.target.store, &entry, &record)))
     }
 
-    /// Compresses and appends a block that the caller found nowhere.
+    /// Compresses and appends a block that the caller found nowhere. Returns the bytes added.
     pub(super) fn put(
         &self,
         shared: (&Segments, &Index),
         id: BlockId,
         kind: Kind,
         raw: &[u8],
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let (codec, stored) = block::compress(raw);
         self.append_record(shared, (id, kind, codec), raw.len(), &stored)
     }
 
-    /// Appends a stored block, whether or not it stands in a sealed segment already.
+    /// Appends a stored block, whether or not it stands in a sealed segment already. Returns the bytes
+    /// added.
     pub(super) fn append_record(
         &self,
         (segments, index): (&Segments, &Index),
         (id, kind, codec): (BlockId, Kind, Codec),
         raw_len: usize,
         stored: &[u8],
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         self.check_latch()?;
         let header = RecordHeader {
             kind,
@@ -245,8 +246,8 @@ impl Writer {
         append.added_bytes += *appended.as_ref().unwrap_or(&0);
         drop(append);
         let sealed = full.map_or(Ok(()), |full| self.seal(segments, index, &full));
-        self.latching(appended)?;
-        sealed
+        let added = self.latching(appended)?;
+        sealed.map(|()| added)
     }
 
     /// Makes sure that the active segment has room for a record. Returns the segment that was full.
