@@ -2,9 +2,10 @@
 //!
 //! Magic number; a header document; one metadata document per namespace; a terminator. Then per
 //! namespace a segment: its header, its documents, a terminator, and an end: a header with `EOF` and
-//! the CRC-64 of the documents, a terminator. Segments may interleave; here each namespace has one. The
-//! file is synced, then read back whole by a reader of its own and compared, then named (see
-//! [`super::files`]).
+//! the CRC-64 of the documents, a terminator. Segments may interleave; here each namespace has one.
+//! Users, roles and the version of their form stand before all else: mongorestore keeps in memory what
+//! comes of them before the first other namespace, and finds none after it. The file is synced, then
+//! read back whole by a reader of its own and compared, then named (see [`super::files`]).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -24,6 +25,8 @@ const MAGIC: [u8; 4] = 0x8199_E26D_u32.to_le_bytes();
 const TERMINATOR: [u8; 4] = [0xFF; 4];
 /// The only version there is.
 const FORMAT_VERSION: &str = "0.1";
+/// Namespaces whose segments come before all others.
+const STAND_FIRST: [&str; 3] = ["admin.system.users", "admin.system.roles", "admin.system.version"];
 /// The largest document in an archive: a user's, or our metadata.
 const MAX_DOCUMENT_BYTES: usize = (16 << 20) + (16 << 10);
 
@@ -34,7 +37,9 @@ pub(super) fn restore(work: &FileWork, path: &Path) -> Result<Done, Error> {
     let head = head(work)?;
     out.write_all(&head).map_err(Error::io("write", path))?;
     let mut written = HashMap::new();
-    for item in &work.items {
+    let (first, rest): (Vec<&Item>, Vec<&Item>) =
+        work.items.iter().partition(|item| STAND_FIRST.contains(&item.ns.as_str()));
+    for item in first.into_iter().chain(rest) {
         let sum = segment(work, item, path, &mut out)?;
         written.insert(data_ns(item), (item, sum));
     }

@@ -171,7 +171,8 @@ fn a_dump_holds_every_document_byte_for_byte() {
     });
 }
 
-/// A reader of archives: magic, prelude, then segments by their terminators.
+/// A reader of archives: magic, prelude, then segments by their terminators. As mongorestore does, it
+/// wants users, roles and their version before all else.
 fn read_archive(bytes: &[u8]) -> (Hashes, BTreeMap<String, Document>) {
     assert_eq!(bytes[..4], [0x6d, 0xe2, 0x99, 0x81]);
     let mut rest = &bytes[4..];
@@ -208,6 +209,11 @@ fn read_archive(bytes: &[u8]) -> (Hashes, BTreeMap<String, Document>) {
     while let Some(segment) = block() {
         let header = RawDocument::from_bytes(segment[0]).expect("a header");
         let ns = format!("{}.{}", text(header, "db"), text(header, "collection"));
+        let special = ns.starts_with("admin.system.");
+        assert!(
+            !special || hashes.keys().all(|ns: &String| ns.starts_with("admin.system.")),
+            "{ns}"
+        );
         let sums = open.entry(ns.clone()).or_default();
         for document in &segment[1..] {
             sums.0.update(document);

@@ -300,6 +300,7 @@ async fn names(client: &Client) {
     insert(client, "trap_names", &long, vec![rawdoc! { "_id": 1 }]).await;
     command(client, "trap_names", doc! { "create": "empty" }).await;
     insert(client, "trap_names-2_", "c", vec![rawdoc! { "_id": 1 }]).await;
+    insert(client, "Before_admin", "c", vec![rawdoc! { "_id": 1 }]).await;
 }
 
 async fn users(client: &Client) {
