@@ -271,15 +271,22 @@ impl Member {
     }
 
     /// The member's rollback id: another one after than before means that it rolled back between.
-    /// None if the user may not ask.
+    /// None if the user may not ask. Read from `serverStatus`, which the role `backup` allows;
+    /// `replSetGetRBID` is for members of the set only.
     pub async fn rollback_id(&self) -> Result<Option<i32>, Error> {
-        let what = "replSetGetRBID";
-        match self.command("admin", what, doc! { "replSetGetRBID": 1 }).await {
-            Ok(reply) => Ok(Some(reply.get_i32("rbid").map_err(|_| self.reply(what, "rbid"))?)),
+        let what = "serverStatus";
+        let ask = doc! {
+            "serverStatus": 1, "repl": 1, "wiredTiger": 0, "metrics": 0, "locks": 0, "tcmalloc": 0,
+        };
+        match self.command("admin", what, ask).await {
+            Ok(reply) => {
+                let rbid = reply.get_document("repl").and_then(|repl| repl.get_i32("rbid"));
+                Ok(Some(rbid.map_err(|_| self.reply(what, "repl.rbid"))?))
+            }
             Err(error) if is_privilege(&error) => {
                 tracing::warn!(
                     member = self.address,
-                    "no privilege for replSetGetRBID (role clusterMonitor): a rollback while listing collections would go unseen"
+                    "no privilege for serverStatus (role backup or clusterMonitor): a rollback while listing collections would go unseen"
                 );
                 Ok(None)
             }
