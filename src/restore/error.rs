@@ -6,6 +6,18 @@ use super::point::{Nearest, NearestSnapshots};
 use crate::oplog::Ts;
 use crate::{block, head, oplog, store, tree};
 
+/// Code of a server that does not allow its user a command.
+const UNAUTHORIZED: i32 = 13;
+
+fn advice(code: i32) -> &'static str {
+    match code {
+        UNAUTHORIZED => {
+            "; grant the user the roles \"restore\" and \"readWriteAnyDatabase\" on the database admin"
+        }
+        _ => "",
+    }
+}
+
 /// An error of the restore floor.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -219,7 +231,7 @@ pub enum Error {
         source: Box<mongodb::error::Error>,
     },
     /// The server refused a command on a namespace.
-    #[error("{target} refuses {command} for {ns}: {message} (code {code})")]
+    #[error("{target} refuses {command} for {ns}: {message} (code {code}){}", advice(*code))]
     Refused {
         /// The target.
         target: String,

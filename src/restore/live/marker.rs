@@ -113,9 +113,10 @@ impl Live {
         if reply.get_i32("n").unwrap_or_default() != 1 {
             return Err(Error::MarkerLost { id: marker.id.clone() });
         }
-        let drop = rawdoc! { "dropDatabase": 1, "writeConcern": majority() };
-        let reply = self.run(MARKER_DATABASE, "dropDatabase", drop, MARKER_DATABASE).await?;
-        self.check_reply("dropDatabase", MARKER_DATABASE, &reply)
+        // The database goes with its only collection, and fewer roles suffice.
+        let drop = rawdoc! { "drop": MARKER_COLLECTION, "writeConcern": majority() };
+        let reply = self.run(MARKER_DATABASE, "drop", drop, MARKER_DATABASE).await?;
+        self.check_reply("drop", MARKER_DATABASE, &reply)
     }
 }
 
