@@ -48,7 +48,11 @@ pub(super) fn version(mongod: &Path) -> Result<String, Error> {
     version.map(|version| version.trim().to_owned()).ok_or_else(|| Error::Mongod {
         binary: mongod.to_path_buf(),
         what: "did not tell its version",
-        log: said.lines().next().unwrap_or_default().to_owned(),
+        log: [&*said, &*String::from_utf8_lossy(&output.stderr)]
+            .iter()
+            .find_map(|text| text.lines().find(|line| !line.is_empty()))
+            .unwrap_or_default()
+            .to_owned(),
     })
 }
 

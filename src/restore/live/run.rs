@@ -124,10 +124,13 @@ impl Live {
             }
         }
         if let Some(first) = expiring.first() {
-            let more = expiring.len() - 1;
+            let others = match expiring.len() - 1 {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
             done.outcome.notes.push(format!(
-                "documents expire again in {first} and {more} more: the server may be deleting \
-                 what is past its age by now"
+                "documents expire again in {first}{others}: the server may be deleting what is past \
+                 its age by now"
             ));
         }
         Ok(())
