@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Error, State};
 use crate::block::BlockId;
-use crate::source::{Identity, Source};
+use crate::source::{self, Identity, Source};
 use crate::store::{self, Session, Store};
 
 /// Bytes of the longest job name. It becomes a key of every commit and part of messages.
@@ -43,6 +43,14 @@ impl Job {
         source: &Source,
     ) -> Result<Self, Error> {
         let identity = source.identity().await?;
+        if identity.server_version != source::TESTED_VERSION {
+            tracing::warn!(
+                "the source is MongoDB {}; Headstock is tested with {} and built from the \
+                 documented behaviour of other versions",
+                identity.server_version,
+                source::TESTED_VERSION
+            );
+        }
         let name = name.unwrap_or(&identity.set_name).to_owned();
         if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(char::is_control) {
             return Err(Error::BadName { name, max: NAME_BYTES_MAX });

@@ -39,6 +39,9 @@ pub use tail::Tail;
 use connect::Template;
 use topology::Topology;
 
+/// The server version that every test runs against. Others are known by their documentation.
+pub const TESTED_VERSION: &str = "6.0.5";
+
 /// Which member to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
