@@ -151,6 +151,13 @@ fn a_directory_without_a_store_is_told_and_not_touched() {
         assert!(text(&output).contains("holds no store"), "{command:?}: {}", text(&output));
     }
     assert_eq!(folder.path().read_dir().expect("list").count(), 0);
+    let file = folder.path().join("file");
+    std::fs::write(&file, "no store").expect("write");
+    let file = file.to_str().expect("text");
+    for command in commands {
+        let output = run(&[command, &["--store", file]].concat());
+        assert!(text(&output).contains("holds no store"), "{command:?}: {}", text(&output));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,11 +169,13 @@ async fn no_password_is_printed() {
     let file = file.to_str().expect("text").to_owned();
     let broken = "mongodb://joe:hunter2@[::1/?replicaSet=rs&tls=maybe";
     let store = scene.store().to_str().expect("text").to_owned();
-    let attempts: [&[&str]; 6] = [
+    let unescaped = "mongodb://joe:hun/ter?hunter2@localhost/";
+    let attempts: [&[&str]; 7] = [
         &["sync", "--log", "trace", "--store", &store, "--source", &uri],
         &["sync", "--log", "trace", "--store", &store, "--source-file", &file],
         &["sync", "--log", "trace", "--store", &store, "--source", broken],
         &["sync", "--store", &store, &uri],
+        &["sync", "--store", &store, unescaped],
         &["restore", "--store", &store, "--to", &uri, "--at", &uri],
         &["daemon", "--log", "trace", "--store", &store, "--source", broken],
     ];
