@@ -56,7 +56,11 @@ pub async fn connect(store: &Path) -> Result<Option<UnixStream>, Error> {
 }
 
 fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    // A path through a file is no store either; who opens the store will say so.
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::ConnectionRefused
+    )
 }
 
 fn through(dir: &File) -> PathBuf {
