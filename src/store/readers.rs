@@ -21,7 +21,7 @@ use super::{CommitSeq, Error};
 /// How often a reader tries to read a log whose files the writer keeps replacing.
 const MAX_ATTEMPTS: u32 = 64;
 /// Between two attempts: a writer replaces a log file in less.
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(1);
 
 static NEXT_NAME: AtomicU32 = AtomicU32::new(0);
 
