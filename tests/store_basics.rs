@@ -221,3 +221,14 @@ fn scratch_of_the_living_stays() {
     assert!(!others.exists());
     assert!(Path::new(dir.path()).join("readers").read_dir().unwrap().next().is_none());
 }
+
+#[test]
+fn a_reader_leaves_no_scratch_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let _writer = Store::create(dir.path(), small(false)).unwrap();
+    let reader = Store::open_reader(dir.path(), small(false)).unwrap();
+    let scratch = reader.scratch_dir();
+    std::fs::write(scratch.join("left"), "over").unwrap();
+    drop(reader);
+    assert!(!scratch.exists());
+}

@@ -121,6 +121,8 @@ enum Role {
 struct Reader {
     commit: Arc<Commit>,
     active: Option<(Segment, Table)>,
+    // Before the registration: while that stands, the writer leaves the directory alone.
+    _scratch: readers::Scratch,
     _registration: Registration,
 }
 

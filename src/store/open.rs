@@ -149,7 +149,9 @@ pub(super) fn reader(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
     let scratch = scratch(dir).join(registration.name());
     disk.create_dir(&scratch)?;
     let commit = Arc::new(commit);
-    let role = Role::Reader(Box::new(Reader { commit, active, _registration: registration }));
+    let scratch_guard = readers::Scratch { disk: Arc::clone(&disk), path: scratch.clone() };
+    let reader = Reader { commit, active, _scratch: scratch_guard, _registration: registration };
+    let role = Role::Reader(Box::new(reader));
     let (dir, sessions) = (dir.to_owned(), Sessions::default());
     Ok(Shared { dir, scratch, disk, identity, options, segments, index, sessions, role })
 }

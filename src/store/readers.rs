@@ -62,6 +62,21 @@ impl Drop for Registration {
     }
 }
 
+/// The scratch directory of a reader, gone with this value. What a crash leaves, the next writer
+/// removes.
+pub(super) struct Scratch {
+    pub disk: Arc<dyn Disk>,
+    pub path: PathBuf,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = self.disk.remove_tree(&self.path) {
+            tracing::debug!(%error, "a reader's scratch directory is left to the writer to remove");
+        }
+    }
+}
+
 /// Registers a reader of the newest commit.
 pub(super) fn register(
     disk: &Arc<dyn Disk>,
