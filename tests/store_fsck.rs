@@ -170,3 +170,23 @@ fn a_root_of_the_wrong_kind_is_found() {
     let report = verify(dir.path()).unwrap();
     assert_eq!(report.findings[0].code.as_str(), "HS-BLK-004");
 }
+
+#[test]
+fn a_damaged_slot_of_head_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(sample(dir.path()));
+    // The first commit after an opening starts a new log file, and with it the other slot.
+    Store::open(dir.path(), fast(false)).unwrap().commit(|_| {}).unwrap();
+    let head = dir.path().join("HEAD");
+    let whole = std::fs::read(&head).unwrap();
+    for slot in [0, 4096] {
+        let mut damaged = whole.clone();
+        damaged[slot..slot + 16].fill(0xa5);
+        std::fs::write(&head, &damaged).unwrap();
+        let told = match verify(dir.path()) {
+            Ok(report) => format!("{:?}", report.findings),
+            Err(error) => error.to_string(),
+        };
+        assert!(told.contains("HEAD"), "slot at {slot}: {told}");
+    }
+}

@@ -132,7 +132,18 @@ impl LogFiles {
             offset: 0,
             what: "neither slot is valid",
         })?;
-        let file = self.disk.open(&self.path(slot.log), Access::Read)?;
+        let file = match self.disk.open(&self.path(slot.log), Access::Read) {
+            Err(error) if error.is_not_found() => match slots.iter().position(Result::is_err) {
+                // What this slot names went away when the other one was written.
+                Some(bad) => {
+                    let offset = bad as u64 * SLOT_BYTES;
+                    let what = "the slot is damaged, and the other names a log file that is gone";
+                    return Err(Error::Damaged { path: self.head_path(), offset, what });
+                }
+                None => return Err(error.into()),
+            },
+            other => other?,
+        };
         let size = file.size()?;
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
         file.read_at(0, &mut bytes)?;
