@@ -121,8 +121,8 @@ pub struct Report {
 pub struct Compared {
     /// The database.
     pub database: String,
-    /// Collections found equal: by the md5 of `dbHash` and by count at a server, by length and
-    /// checksum in files.
+    /// Collections found equal: at a server by count and by the md5 of `dbHash`, or of the documents
+    /// read back where `dbHash` has another order; by length and checksum in files.
     pub collections: u64,
     /// Documents in them.
     pub documents: u64,

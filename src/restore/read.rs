@@ -2,8 +2,8 @@
 //!
 //! The md5 over the documents in the order of the tree is what a server's `dbHash` reports for the
 //! collection, since its `_id` index or record order is the tree's order. Excepted are collections
-//! whose default collation is not simple, and capped ones, which `dbHash` reads by `_id` too. So the
-//! comparison after a restore costs no second read of the backup.
+//! whose default collation is not simple, and capped ones, which `dbHash` reads by `_id` too: those are
+//! read back in the tree's order. So the comparison after a restore costs no second read of the backup.
 
 use bson::raw::{RawBsonRef, cstr};
 use bson::spec::ElementType;

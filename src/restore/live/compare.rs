@@ -1,9 +1,10 @@
 //! Compares what a live target holds with what the backup held.
 //!
-//! Counts of every collection, and the md5 of `dbHash` where it is the md5 of our trees: `dbHash` reads
-//! in `_id` index order, which a default collation other than simple orders differently. A capped
-//! collection is read back instead: `dbHash` does not see its order, which is part of it. Views are
-//! compared document by document. What could not be compared is said.
+//! Counts of every collection, and the md5 of `dbHash` where it is the md5 of our trees. Where it is not,
+//! the documents are read back in the order of the tree: of a capped collection in the order in which
+//! they were inserted, which `dbHash` does not see; of one whose default collation is not simple by
+//! `_id` under the simple collation, since `dbHash` reads its `_id` index in the other's order. Views
+//! are compared document by document. What could not be compared is said.
 
 use std::collections::HashMap;
 
@@ -11,7 +12,7 @@ use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use futures::TryStreamExt as _;
 use md5::{Digest as _, Md5};
 use mongodb::error::ErrorKind;
-use mongodb::options::Hint;
+use mongodb::options::{Collation, Hint};
 
 use super::{Live, UNAUTHORIZED};
 use crate::restore::items::{Item, Shape, VIEWS, text, without};
@@ -44,24 +45,19 @@ impl Live {
         let mut compared = Compared { database: db.to_owned(), collections: 0, documents: 0 };
         for (item, summary) in stored {
             self.compare_count(item, summary).await?;
-            if item.shape == Shape::Capped {
-                let found = self.natural_md5(item).await?;
+            let found = match (&hashes, hashed(item)) {
+                (_, false) => Some(self.read_md5(item).await?),
+                (Some(hashes), true) => {
+                    Some(hashes.get(item.data_name()).map_or_else(|| "none".into(), Clone::clone))
+                }
+                (None, true) => None,
+            };
+            let (documents, bytes) = (summary.documents, summary.bytes);
+            if let Some(found) = found {
                 different(item, "md5", &found, &summary.md5_hex())?;
                 compared.collections += 1;
-                compared.documents += summary.documents;
-            } else if let Some(hashes) = &hashes {
-                if simple(item) {
-                    let found = hashes.get(item.data_name()).map_or("none", |hash| hash);
-                    different(item, "md5", found, &summary.md5_hex())?;
-                    compared.collections += 1;
-                    compared.documents += summary.documents;
-                } else {
-                    outcome
-                        .notes
-                        .push(format!("{}: only counted, dbHash orders by its collation", item.ns));
-                }
+                compared.documents += documents;
             }
-            let (documents, bytes) = (summary.documents, summary.bytes);
             self.progress.advance(Amount { documents, bytes });
         }
         for (view, _) in items.iter().filter(|(item, _)| item.shape == Shape::View) {
@@ -77,6 +73,7 @@ impl Live {
         stored: &[&(&Item, Summary)],
         outcome: &mut Outcome,
     ) -> Result<Option<HashMap<String, String>>, Error> {
+        let stored: Vec<_> = stored.iter().filter(|(item, _)| hashed(item)).collect();
         if stored.is_empty() {
             return Ok(None);
         }
@@ -101,13 +98,20 @@ impl Live {
         Ok(Some(hashes.iter().filter_map(pair).collect()))
     }
 
-    /// md5 over the documents in the order they were inserted.
-    async fn natural_md5(&self, item: &Item) -> Result<String, Error> {
+    /// md5 over the documents, read in the order of the tree. The server sorts on disk what is too
+    /// large to sort in memory.
+    async fn read_md5(&self, item: &Item) -> Result<String, Error> {
         let failed = |why| self.failed("find", &item.ns, why);
         let documents = self.client.database(item.db());
         let documents = documents.collection::<RawDocumentBuf>(item.data_name());
-        let natural = Hint::Keys(doc! { "$natural": 1 });
-        let mut cursor = documents.find(doc! {}).hint(natural).await.map_err(failed)?;
+        let find = documents.find(doc! {});
+        let find = if item.shape == Shape::Capped {
+            find.hint(Hint::Keys(doc! { "$natural": 1 }))
+        } else {
+            let simple = Collation::builder().locale("simple").build();
+            find.sort(doc! { "_id": 1 }).collation(simple).allow_disk_use(true)
+        };
+        let mut cursor = find.await.map_err(failed)?;
         let mut md5 = Md5::new();
         while let Some(document) = cursor.try_next().await.map_err(failed)? {
             if self.cancel.is_cancelled() {
@@ -154,12 +158,13 @@ impl Live {
     }
 }
 
-/// Whether the default collation compares strings by their bytes.
-fn simple(item: &Item) -> bool {
+/// Whether `dbHash` reads the collection in the order of our tree.
+fn hashed(item: &Item) -> bool {
     let collation = item.options.get("collation").ok().flatten();
-    collation
+    let simple = collation
         .and_then(|collation| collation.as_document())
-        .is_none_or(|collation| text(collation, "locale") == Some("simple"))
+        .is_none_or(|collation| text(collation, "locale") == Some("simple"));
+    simple && item.shape != Shape::Capped
 }
 
 fn different(item: &Item, what: &'static str, found: &str, expected: &str) -> Result<(), Error> {
