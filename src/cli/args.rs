@@ -38,6 +38,21 @@ pub struct JobArgs {
     pub job: Option<String>,
 }
 
+/// The replica set to follow, and the job that holds it.
+#[derive(Debug, Args)]
+pub struct FollowArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Name of the job; the replica set's name unless given
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+    /// Copy everything anew although the job has a state: after the source's oplog ran past it
+    #[arg(long)]
+    pub rescan: bool,
+}
+
 /// The replica set to back up.
 #[derive(Debug, Args)]
 pub struct SourceArgs {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::args::{self, SourceArgs, StoreArgs};
+use super::args::{self, FollowArgs};
 use super::progress::Watch;
 use super::{Error, Exit};
 use crate::daemon::{self, Daemon, Signals};
@@ -23,12 +23,7 @@ EXAMPLES
 #[command(after_long_help = AFTER_HELP)]
 pub struct Args {
     #[command(flatten)]
-    source: SourceArgs,
-    #[command(flatten)]
-    store: StoreArgs,
-    /// Name of the job; the replica set's name unless given
-    #[arg(long, value_name = "NAME")]
-    job: Option<String>,
+    follow: FollowArgs,
     /// Time between snapshots (10s, 15m, 6h, 1d)
     #[arg(long, value_name = "TIME", default_value = "6h", value_parser = args::duration)]
     snapshot_every: Duration,
@@ -40,25 +35,22 @@ pub struct Args {
     #[arg(long, value_name = "PERCENT", default_value_t = daemon::COMPACT_AT_PERCENT)]
     #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
     compact_at: u8,
-    /// Copy everything anew although the job has a state: after the source's oplog ran past it
-    #[arg(long)]
-    rescan: bool,
 }
 
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
     let mut signals = Signals::listen()?;
     let options = daemon::Options {
-        store: args.store.store,
-        job: args.job,
+        store: args.follow.store.store,
+        job: args.follow.job,
         snapshot_every: args.snapshot_every,
         restore_window: args.restore_window,
         compact_at_percent: args.compact_at,
-        rescan: args.rescan,
+        rescan: args.follow.rescan,
     };
-    let uri = args.source.uri()?;
+    let uri = args.follow.source.uri()?;
     let daemon = tokio::select! {
-        daemon = Daemon::start(&uri, args.source.read_from, options) => daemon?,
+        daemon = Daemon::start(&uri, args.follow.source.read_from, options) => daemon?,
         () = signals.stop() => return Ok(Exit::Done),
     };
     let watch = Watch::start(daemon.figures());

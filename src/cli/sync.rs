@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::args::{self, SourceArgs, StoreArgs};
+use super::args::{self, FollowArgs};
 use super::progress::Watch;
 use super::{Error, Exit, output};
 use crate::daemon::{self, Answers, Signals};
@@ -23,19 +23,11 @@ EXAMPLES
 #[command(after_long_help = AFTER_HELP)]
 pub struct Args {
     #[command(flatten)]
-    source: SourceArgs,
-    #[command(flatten)]
-    store: StoreArgs,
-    /// Name of the job; the replica set's name unless given
-    #[arg(long, value_name = "NAME")]
-    job: Option<String>,
+    follow: FollowArgs,
     /// Oplog to keep for restores to any second (10s, 15m, 6h, 1d); as before unless given, 1d at
     /// first
     #[arg(long, value_name = "TIME", value_parser = args::duration)]
     restore_window: Option<std::time::Duration>,
-    /// Copy everything anew although the job has a state: after the source's oplog ran past it
-    #[arg(long)]
-    rescan: bool,
 }
 
 /// Runs the command.
@@ -45,7 +37,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         follow = start(&args) => Arc::new(follow?),
         () = signals.stop() => return Err(daemon::Error::Interrupted.into()),
     };
-    let answers = Answers::start(&args.store.store, follow.clone(), false)?;
+    let answers = Answers::start(&args.follow.store.store, follow.clone(), false)?;
     let watch = Watch::start(follow.figures());
     let outcome = tokio::select! {
         outcome = follow.snapshot() => outcome.map_err(Error::Job),
@@ -69,9 +61,14 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
 }
 
 async fn start(args: &Args) -> Result<Follow, Error> {
-    let source = Source::connect(&args.source.uri()?, args.source.read_from.clone()).await?;
-    let job = Job::open_or_create(&args.store.store, args.job.as_deref(), &source).await?;
-    let options =
-        FollowOptions { restore_window: args.restore_window, rescan: args.rescan, patient: false };
+    let source =
+        Source::connect(&args.follow.source.uri()?, args.follow.source.read_from.clone()).await?;
+    let job =
+        Job::open_or_create(&args.follow.store.store, args.follow.job.as_deref(), &source).await?;
+    let options = FollowOptions {
+        restore_window: args.restore_window,
+        rescan: args.follow.rescan,
+        patient: false,
+    };
     Ok(Follow::start(job, source, options).await?)
 }

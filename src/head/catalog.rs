@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bson::raw::{RawBson, RawBsonRef, cstr};
 use bson::{Binary, RawDocument, RawDocumentBuf};
 
-use super::root::Reader;
+use super::fields::Fields;
 use super::{Error, HeadRoot, content_root, foreign};
 use crate::block::{BlockRead, BlockWrite};
 use crate::oplog::{Ts, Uuid};
@@ -257,7 +257,7 @@ fn read(
 }
 
 fn decode(blocks: &dyn BlockRead, document: &RawDocument) -> Result<(Collection, bool), Error> {
-    let read = Reader { what: "catalog entry", document };
+    let read = Fields { what: "catalog entry", document };
     let uuid = read.optional("_id").and_then(Uuid::from_value);
     let options = read.optional("options").ok_or_else(|| read.malformed("options"))?;
     let options =
@@ -268,7 +268,7 @@ fn decode(blocks: &dyn BlockRead, document: &RawDocument) -> Result<(Collection,
     let aside = matches!(read.optional("aside"), Some(RawBsonRef::Boolean(true)));
     let collection = Collection {
         uuid: uuid.ok_or_else(|| read.malformed("_id"))?,
-        ns: read.text("ns")?.to_owned(),
+        ns: read.text("ns")?,
         options: options.ok_or_else(|| read.malformed("options"))?,
         indexes: indexes.ok_or_else(|| read.malformed("indexes"))?,
         order,

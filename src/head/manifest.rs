@@ -1,10 +1,9 @@
 //! Manifests: named, retained heads.
 
 use bson::raw::cstr;
-use bson::spec::BinarySubtype;
-use bson::{Binary, DateTime, RawDocument, RawDocumentBuf};
+use bson::{DateTime, RawDocument, RawDocumentBuf};
 
-use super::root::{Reader, count_to_bson};
+use super::fields::{self, Fields};
 use super::{Error, HeadRoot};
 use crate::block::{self, BlockId, BlockRead, BlockWrite, Kind};
 use crate::oplog::Ts;
@@ -50,13 +49,11 @@ impl Manifest {
         out.append(cstr!("head"), self.head.to_bson());
         out.append(cstr!("taken"), DateTime::from_millis(self.taken_ms));
         out.append(cstr!("set_name"), self.set_name.as_str());
-        let set_id =
-            Binary { subtype: BinarySubtype::Generic, bytes: self.replica_set_id.to_vec() };
-        out.append(cstr!("replica_set_id"), set_id);
+        out.append(cstr!("replica_set_id"), fields::bytes(&self.replica_set_id));
         out.append(cstr!("fcv"), self.fcv.as_str());
         out.append(cstr!("server_version"), self.server_version.as_str());
         out.append(cstr!("rule_version"), i64::from(self.rule_version));
-        out.append(cstr!("added_bytes"), count_to_bson(self.added_bytes));
+        out.append(cstr!("added_bytes"), fields::count(self.added_bytes));
         out.append(cstr!("keep"), self.keep);
         out
     }
@@ -66,16 +63,16 @@ impl Manifest {
     /// # Errors
     /// [`Error::Malformed`].
     pub fn from_bson(document: &RawDocument) -> Result<Self, Error> {
-        let read = Reader { what: "manifest", document };
+        let read = Fields { what: "manifest", document };
         let rule_version = u32::try_from(read.count("rule_version")?);
         Ok(Self {
-            id: read.text("_id")?.to_owned(),
-            head: HeadRoot::from_bson(read.document("head")?)?,
+            id: read.text("_id")?,
+            head: HeadRoot::from_bson(read.document("head")?.document)?,
             taken_ms: read.millis("taken")?,
-            set_name: read.text("set_name")?.to_owned(),
-            replica_set_id: read.bytes("replica_set_id")?,
-            fcv: read.text("fcv")?.to_owned(),
-            server_version: read.text("server_version")?.to_owned(),
+            set_name: read.text("set_name")?,
+            replica_set_id: read.binary("replica_set_id")?,
+            fcv: read.text("fcv")?,
+            server_version: read.text("server_version")?,
             rule_version: rule_version.map_err(|_| read.malformed("rule_version"))?,
             added_bytes: read.count("added_bytes")?,
             keep: read.flag("keep")?,

@@ -29,6 +29,7 @@ mod coll_mod;
 mod commands;
 pub mod content_root;
 mod error;
+pub(crate) mod fields;
 mod foreign;
 mod held;
 mod manifest;

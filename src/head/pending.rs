@@ -8,12 +8,11 @@
 use std::collections::BTreeMap;
 
 use bson::raw::{RawBsonRef, cstr};
-use bson::spec::BinarySubtype;
 use bson::{Binary, RawDocument, RawDocumentBuf, Timestamp};
 
 use super::commands::{Build, Builds};
+use super::fields::{self, Fields};
 use super::held::{Held, HeldId};
-use super::root::{Reader, count_to_bson, optime_to_bson};
 use super::state::Divergences;
 use super::{Error, foreign};
 use crate::block::{BlockId, BlockRead, BlockWrite, Kind};
@@ -59,13 +58,13 @@ pub(super) fn write(
     }
     let mut out = RawDocumentBuf::new();
     if let Some(until) = pending.fuzzy_until {
-        out.append(cstr!("fuzzy_until"), optime_to_bson(until));
+        out.append(cstr!("fuzzy_until"), fields::optime(until));
     }
     let counts = &pending.divergences;
-    out.append(cstr!("update_on_missing"), count_to_bson(counts.update_on_missing));
-    out.append(cstr!("delete_on_missing"), count_to_bson(counts.delete_on_missing));
-    out.append(cstr!("insert_on_existing"), count_to_bson(counts.insert_on_existing));
-    out.append(cstr!("catalog_surprises"), count_to_bson(counts.catalog));
+    out.append(cstr!("update_on_missing"), fields::count(counts.update_on_missing));
+    out.append(cstr!("delete_on_missing"), fields::count(counts.delete_on_missing));
+    out.append(cstr!("insert_on_existing"), fields::count(counts.insert_on_existing));
+    out.append(cstr!("catalog_surprises"), fields::count(counts.catalog));
     out.append(cstr!("transactions"), transactions.to_bson());
     out.append(cstr!("builds"), builds.to_bson());
     Ok(Some(blocks.put(Kind::Links, out.as_bytes())?))
@@ -80,13 +79,9 @@ pub(super) fn read(
     let block = blocks.get(id)?;
     let malformed = Error::Malformed { what: "pending state", field: "document" };
     let document = RawDocument::from_bytes(&block.bytes).map_err(|_| malformed)?;
-    let read = Reader { what: "pending state", document };
-    let fuzzy_until = match read.optional("fuzzy_until") {
-        None => None,
-        Some(_) => Some(read.optime("fuzzy_until")?),
-    };
+    let read = Fields { what: "pending state", document };
     Ok(Pending {
-        fuzzy_until,
+        fuzzy_until: read.optional_optime("fuzzy_until")?,
         divergences: Divergences {
             update_on_missing: read.count("update_on_missing")?,
             delete_on_missing: read.count("delete_on_missing")?,
@@ -114,11 +109,10 @@ fn write_transactions(
             out.append(cstr!("_id"), Timestamp::from(part.optime.ts));
             out.append(cstr!("t"), part.optime.term);
             out.append(cstr!("chain"), Timestamp::from(first));
-            out.append(cstr!("operations"), count_to_bson(part.operations));
+            out.append(cstr!("operations"), fields::count(part.operations));
             out.append(cstr!("entry"), foreign::links(&held.store(blocks, part.handle)?));
             if part.optime.ts == first {
-                let lsid = Binary { subtype: BinarySubtype::Generic, bytes: chain.lsid.clone() };
-                out.append(cstr!("lsid"), lsid);
+                out.append(cstr!("lsid"), fields::bytes(&chain.lsid));
                 if let Some(number) = chain.txn_number {
                     out.append(cstr!("txn_number"), number);
                 }
@@ -150,7 +144,7 @@ fn read_transactions(
     let mut chains: BTreeMap<Ts, Chain<HeldId>> = BTreeMap::new();
     let mut cursor = Cursor::new(blocks, root);
     while let Some(document) = cursor.next()? {
-        let read = Reader { what: "held oplog entry", document: &document };
+        let read = Fields { what: "held oplog entry", document: &document };
         let timestamp = |field| match read.optional(field) {
             Some(RawBsonRef::Timestamp(ts)) => Ok(Ts::from(ts)),
             _ => Err(read.malformed(field)),
@@ -204,7 +198,7 @@ fn read_builds(blocks: &dyn BlockRead, root: &tree::Root) -> Result<Builds, Erro
     let mut builds = Builds::new();
     let mut cursor = Cursor::new(blocks, root);
     while let Some(document) = cursor.next()? {
-        let read = Reader { what: "index build", document: &document };
+        let read = Fields { what: "index build", document: &document };
         let uuid = |field| {
             read.optional(field).and_then(Uuid::from_value).ok_or_else(|| read.malformed(field))
         };

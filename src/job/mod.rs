@@ -27,7 +27,6 @@ pub mod check;
 mod apply;
 mod counted;
 mod error;
-mod fields;
 mod figures;
 mod follow;
 mod handle;

@@ -8,8 +8,8 @@ use bson::raw::{RawArrayBuf, RawBsonRef, cstr};
 use bson::{RawDocument, RawDocumentBuf, Timestamp};
 
 use super::Error;
-use super::fields::Fields;
 use crate::block::{BlockId, BlockRead, BlockWrite, stream};
+use crate::head::fields::Fields;
 use crate::oplog::slice::{self, SliceHeader};
 use crate::oplog::{OpTime, Ts};
 use crate::store::RepositorySalt;

@@ -8,10 +8,10 @@ use bson::raw::cstr;
 use bson::{DateTime, RawDocument, RawDocumentBuf};
 
 use super::Error;
-use super::fields::{self, Fields};
 use super::slices::SliceChain;
 use crate::block::{self, BlockId, BlockRead, BlockWrite, Kind};
 use crate::head::HeadRoot;
+use crate::head::fields::{self, Fields};
 use crate::oplog::{OpTime, Position};
 use crate::source::{Identity, StartPoint};
 use crate::tree;
@@ -154,7 +154,7 @@ impl State {
     fn from_bson(document: &RawDocument) -> Result<Self, Error> {
         let read = Fields { what: WHAT, document };
         if read.count("v")? != VERSION.unsigned_abs() {
-            return Err(read.malformed("v"));
+            return Err(read.malformed("v").into());
         }
         let head = read.optional_document("head")?;
         let stopped = read.optional("stopped").map(|_| read.text("stopped")).transpose()?;

@@ -8,8 +8,8 @@ use bson::raw::{RawArrayBuf, RawBson, cstr};
 use bson::{Binary, RawDocument, RawDocumentBuf};
 
 use crate::block::{BlockRead, BlockWrite};
+use crate::head::fields::{self, Fields};
 use crate::job::Error;
-use crate::job::fields::{self, Fields};
 use crate::oplog::Uuid;
 use crate::source::{Arrival, Listed, Range};
 use crate::tree::{self, Key};

@@ -1,4 +1,4 @@
-//! Reading and writing the fields of the documents that a job stores.
+//! Reading and writing the fields of the documents that the head and the floors above it store.
 
 use bson::raw::{RawArrayBuf, RawBsonRef, cstr};
 use bson::spec::BinarySubtype;
@@ -142,6 +142,11 @@ impl<'a> Fields<'a> {
     /// What [`optime`] wrote.
     pub fn optime(&self, field: &'static str) -> Result<OpTime, Error> {
         self.document(field)?.as_optime()
+    }
+
+    /// What [`optime`] wrote, if it is there.
+    pub fn optional_optime(&self, field: &'static str) -> Result<Option<OpTime>, Error> {
+        self.optional(field).map(|_| self.optime(field)).transpose()
     }
 
     /// What [`position`] wrote.
