@@ -34,6 +34,7 @@ fn main() {
             job: "bench".to_owned(),
             snapshots: vec![manifest.clone()],
             slices: Vec::new(),
+            gaps: Vec::new(),
         };
         let request = Request {
             at: At::Latest,

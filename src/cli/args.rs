@@ -48,9 +48,13 @@ pub struct FollowArgs {
     /// Name of the job; the replica set's name unless given
     #[arg(long, value_name = "NAME")]
     pub job: Option<String>,
-    /// Copy everything anew although the job has a state: after the source's oplog ran past it
+    /// Copy everything anew although the job has a state; restore points stay
     #[arg(long)]
     pub rescan: bool,
+    /// Where only a new copy helps (the source's oplog ran past the job), stop and say so instead of
+    /// beginning one
+    #[arg(long, conflicts_with = "rescan")]
+    pub no_rescan: bool,
 }
 
 /// The replica set to back up.

@@ -47,6 +47,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         restore_window: args.restore_window,
         compact_at_percent: args.compact_at,
         rescan: args.follow.rescan,
+        heal: !args.follow.no_rescan,
     };
     let uri = args.follow.source.uri()?;
     let daemon = tokio::select! {

@@ -102,7 +102,9 @@ impl Error {
     /// Whether only a new scan of the source helps.
     fn wants_rescan(&self) -> bool {
         match self {
-            Self::Job(error) | Self::Daemon(daemon::Error::Job(error)) => error.needs_rescan(),
+            Self::Job(error) | Self::Daemon(daemon::Error::Job(error)) => {
+                error.is_healed_by_rescan()
+            }
             _ => false,
         }
     }

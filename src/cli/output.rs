@@ -36,6 +36,16 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// Seconds in the unit that a person would say them in.
+pub fn hours(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{}.{} h", seconds / 3600, seconds % 3600 / 360),
+        _ => format!("{}.{} d", seconds / 86_400, seconds % 86_400 / 8640),
+    }
+}
+
 /// How many times `part` fits into `whole`, one digit after the point.
 pub fn ratio(whole: u64, part: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]

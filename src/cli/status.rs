@@ -3,20 +3,24 @@
 use super::args::StoreArgs;
 use super::{Error, Exit, output};
 use crate::daemon;
-use crate::job::{JobStatus, StoreStatus};
+use crate::job::{self, JobStatus, StoreStatus};
 
 const AFTER_HELP: &str = "\
 --json prints one object:
   store    {dir, commit, blocks, stored_bytes, segments}
   daemon   whether a daemon runs on the store; its live figures are then in `jobs`
   jobs     array of {name, set_name, replica_set_id, server_version, fcv, phase, scan, head,
-           received, lag_seconds, restorable, snapshots, slices, restore_window_seconds, stopped}
+           received, lag_seconds, oplog_window_seconds, oplog_seconds_left, restorable, gaps,
+           snapshots, slices, restore_window_seconds, stopped}
     phase       scanning, catching-up or tailing
     scan        {documents, bytes, documents_estimate, bytes_estimate, collections,
                 collections_done} while scanning, else null
     head        {t, i, term, wall_time} of the last entry that the head has durably, or null
     received    the same of the last durable oplog entry
+    oplog_window_seconds  how far the source's oplog reaches back, as last seen, or null
+    oplog_seconds_left    until that oplog will have run past the job if it stays where it is
     restorable  array of {from, to}: between them every second can be restored
+    gaps        array of {after, until, reason, noticed_at}: what cannot be restored, and why
     stopped     why entries are stored but not applied, or null
 
 EXAMPLES
@@ -78,11 +82,25 @@ fn print_job(job: &JobStatus) -> Result<(), Error> {
             output::line(&format!("  {name:<10} {} ({},{})", point.wall_time, point.t, point.i))?;
         }
     }
+    if let (Some(lag), Some(window), Some(left)) =
+        (job.lag_seconds, job.oplog_window_seconds, job.oplog_seconds_left)
+    {
+        let warning = if job::is_short(left, window) { "  WARNING: little is left" } else { "" };
+        output::line(&format!(
+            "  behind     {lag} s; the source's oplog holds {}, {} until it runs past{warning}",
+            output::hours(window),
+            output::hours(left),
+        ))?;
+    }
     for span in &job.restorable {
         output::line(&format!(
             "  restorable {} ({},{}) to {} ({},{})",
             span.from.wall_time, span.from.t, span.from.i, span.to.wall_time, span.to.t, span.to.i
         ))?;
+    }
+    for gap in &job.gaps {
+        let until = gap.until.as_ref().map_or("now", |until| &until.wall_time);
+        output::line(&format!("  GAP        {} to {until}: {}", gap.after.wall_time, gap.reason))?;
     }
     output::line(&format!(
         "  kept       {} snapshots, {} oplog slices, window {} s",

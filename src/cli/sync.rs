@@ -28,6 +28,10 @@ pub struct Args {
     /// first
     #[arg(long, value_name = "TIME", value_parser = args::duration)]
     restore_window: Option<std::time::Duration>,
+    /// The source has another history than the job holds, because it was restored or initiated anew:
+    /// go on with it. Restore points of the old one stay, and unchanged data is not stored again
+    #[arg(long, conflicts_with_all = ["no_rescan", "rescan"])]
+    new_timeline: bool,
 }
 
 /// Runs the command.
@@ -63,11 +67,13 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
 async fn start(args: &Args) -> Result<Follow, Error> {
     let source =
         Source::connect(&args.follow.source.uri()?, args.follow.source.read_from.clone()).await?;
-    let job =
-        Job::open_or_create(&args.follow.store.store, args.follow.job.as_deref(), &source).await?;
+    let (store, name) = (&args.follow.store.store, args.follow.job.as_deref());
+    let job = Job::open_or_create(store, name, &source, args.new_timeline).await?;
     let options = FollowOptions {
         restore_window: args.restore_window,
         rescan: args.follow.rescan,
+        new_timeline: args.new_timeline,
+        heal: !args.follow.no_rescan,
         patient: false,
     };
     Ok(Follow::start(job, source, options).await?)

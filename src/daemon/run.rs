@@ -41,6 +41,8 @@ pub struct Options {
     pub compact_at_percent: u8,
     /// Scan anew although the job has a head.
     pub rescan: bool,
+    /// Scan anew without being asked where nothing else helps.
+    pub heal: bool,
 }
 
 /// A daemon whose jobs run.
@@ -57,10 +59,13 @@ impl Daemon {
     /// Those of the source and the store, among them that another process writes the store.
     pub async fn start(uri: &str, from: ReadFrom, options: Options) -> Result<Self, Error> {
         let source = Source::connect(uri, from).await?;
-        let job = Job::open_or_create(&options.store, options.job.as_deref(), &source).await?;
+        let job =
+            Job::open_or_create(&options.store, options.job.as_deref(), &source, false).await?;
         let follow_options = FollowOptions {
             restore_window: Some(options.restore_window),
             rescan: options.rescan,
+            new_timeline: false,
+            heal: options.heal,
             patient: true,
         };
         tracing::info!(job = job.name(), store = %options.store.display(), "daemon started");

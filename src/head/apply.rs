@@ -9,12 +9,17 @@ use super::changes::Target;
 use super::commands::Commands;
 use super::held::HeldId;
 use super::namespaces::kept;
-use super::{Error, Head};
+use super::{Error, Head, Rescan};
 use crate::oplog::transactions::{Outcome, Phase};
 use crate::oplog::{
     self, ApplyOps, OpTime, Operation, Parsed, Position, Ts, Update, Uuid, operations, parse,
 };
 use crate::tree::{Key, Order};
+
+/// Where servers keep their versions,
+const VERSIONS: &str = "admin.system.version";
+/// and the document of the feature compatibility version.
+const FCV: &str = "featureCompatibilityVersion";
 
 impl Head {
     /// Applies an entry whose position was checked.
@@ -139,7 +144,19 @@ impl Head {
         self.pending.fuzzy_until.is_some_and(|until| ts <= until.ts)
     }
 
+    /// A scan reads collections by the rules of one version.
+    fn check_fcv(&self, ns: &str, id: RawBsonRef<'_>, ts: Ts) -> Result<(), Error> {
+        let changes = ns == VERSIONS && id == RawBsonRef::String(FCV) && self.is_fuzzy(ts);
+        if !changes {
+            return Ok(());
+        }
+        Err(Error::NeedsRescan { ts, ns: ns.to_owned(), why: Rescan::FcvChanged })
+    }
+
     fn operation(&mut self, operation: Operation<'_>, ts: Ts) -> Result<(), Error> {
+        if let Operation::Update { ns, id, .. } = operation {
+            self.check_fcv(ns, id, ts)?;
+        }
         match operation {
             Operation::Noop(_) => Ok(()),
             Operation::Insert { ns, uuid, document } => match self.target(ns, uuid, ts)? {

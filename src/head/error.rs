@@ -159,6 +159,9 @@ pub enum Rescan {
     /// A collection became capped in place.
     #[error("convertToCapped removes documents without naming them")]
     ConvertedToCapped,
+    /// The feature compatibility version changed while collections were being scanned.
+    #[error("the feature compatibility version changed during the scan")]
+    FcvChanged,
     /// A range of record ids was truncated.
     #[error("truncateRange removes documents by record id, which a backup does not have")]
     Truncated,

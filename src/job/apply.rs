@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::counted::Counted;
 use super::slices::Slice;
-use super::{Activity, Error, Figures, Job, SnapshotInfo, State, scan, snapshot};
+use super::{Activity, Error, Figures, Job, SnapshotInfo, State, Stopped, scan, snapshot};
 use crate::head::{self, Head};
 use crate::oplog::slice::entries;
 use crate::oplog::{OpTime, Position, Ts, position};
@@ -58,9 +58,19 @@ struct Mailbox {
     woken: Condvar,
 }
 
+/// Why an applier stands still for good.
+#[derive(Debug, Clone)]
+pub struct Halted {
+    /// The last entry applied.
+    pub after: OpTime,
+    /// The error.
+    pub error: Arc<Error>,
+}
+
 /// A running applier.
 pub struct Applier {
     mailbox: Arc<Mailbox>,
+    halted: watch::Receiver<Option<Halted>>,
     thread: tokio::sync::Mutex<Option<JoinHandle<Result<(), Error>>>>,
 }
 
@@ -78,9 +88,25 @@ impl Applier {
                 waker.leave(|letters| letters.slices = true);
             }
         });
-        let inbox = mailbox.clone();
-        let thread = tokio::task::spawn_blocking(move || Worker::new(job, figures, inbox).run());
-        Self { mailbox, thread: tokio::sync::Mutex::new(Some(thread)) }
+        let (sender, halted) = watch::channel(None);
+        let worker = Worker::new(job, figures, mailbox.clone(), sender);
+        let thread = tokio::task::spawn_blocking(move || worker.run());
+        Self { mailbox, halted, thread: tokio::sync::Mutex::new(Some(thread)) }
+    }
+
+    /// Returns once the applier stands still for good; never if it is stopped before.
+    pub async fn halted(&self) -> Halted {
+        let mut halted = self.halted.clone();
+        let found = halted.wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
+        match found {
+            Some(halted) => halted,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Why it stands still, if it does.
+    pub fn is_halted(&self) -> Option<Halted> {
+        self.halted.borrow().clone()
     }
 
     /// Takes a snapshot once everything up to `at_least` is applied.
@@ -131,8 +157,11 @@ struct Worker {
     job: Job,
     figures: Figures,
     mailbox: Arc<Mailbox>,
+    halted: watch::Sender<Option<Halted>>,
     /// Snapshots asked for and not reached yet.
     waiting: Vec<Wanted>,
+    /// The last entry applied to the open head.
+    reached: OpTime,
     stopping: bool,
 }
 
@@ -141,14 +170,22 @@ struct Open {
     head: Head,
     /// First timestamp that the next slice may begin with.
     next: Ts,
+    /// From where on entries before the base of a scan are collected: a slice may begin before it.
+    preload_from: Option<OpTime>,
     /// The end of the last slice; none before the first of a scan.
     last: Option<OpTime>,
     unflushed_bytes: u64,
 }
 
 impl Worker {
-    fn new(job: Job, figures: Figures, mailbox: Arc<Mailbox>) -> Self {
-        Self { job, figures, mailbox, waiting: Vec::new(), stopping: false }
+    fn new(
+        job: Job,
+        figures: Figures,
+        mailbox: Arc<Mailbox>,
+        halted: watch::Sender<Option<Halted>>,
+    ) -> Self {
+        let (waiting, reached) = (Vec::new(), OpTime::NULL);
+        Self { job, figures, mailbox, halted, waiting, reached, stopping: false }
     }
 
     /// Applies until told to stop. An error that may pass is waited out. An entry that cannot be
@@ -184,12 +221,8 @@ impl Worker {
         }
     }
 
-    fn applied(&self) -> OpTime {
-        self.job.state().head.map_or(OpTime::NULL, |head| head.position.optime)
-    }
-
     fn refuse_waiting(&mut self, error: &Arc<Error>) {
-        let after = self.applied();
+        let after = self.reached;
         for wanted in self.waiting.drain(..) {
             // Who asked may be gone.
             let _ = wanted.reply.send(Err(Error::Stopped { after, source: error.clone() }));
@@ -198,6 +231,7 @@ impl Worker {
 
     fn apply_until_stopped(&mut self) -> Result<(), Error> {
         let mut open = self.open()?;
+        self.reached = open.head.position().optime;
         if self.job.state().stopped.is_some() {
             self.set_stopped(None)?;
         }
@@ -222,15 +256,17 @@ impl Worker {
                 let head = Head::load(self.blocks(), self.config(&state), root)?;
                 let last = root.position.optime;
                 let next = Ts { inc: last.ts.inc.saturating_add(1), ..last.ts };
-                Ok(Open { head, next, last: Some(last), unflushed_bytes: 0 })
+                Ok(Open { head, next, preload_from: None, last: Some(last), unflushed_bytes: 0 })
             }
             (_, Some(scan)) => {
                 let end = scan.end.ok_or_else(missing)?;
                 let scanned = scan::scanned(self.job.store(), &scan.progress)?;
                 let config = self.config(&state);
                 let head = Head::from_scan(self.blocks(), config, scan.base, end.optime, scanned)?;
-                let next = scan.begin_fetch.ts;
-                Ok(Open { head, next, last: None, unflushed_bytes: 0 })
+                let first = state.slices.first_reaching(self.job.store(), scan.begin_fetch.ts)?;
+                let next = first.map_or(scan.begin_fetch.ts, |first| first.header.first.optime.ts);
+                let preload_from = Some(scan.begin_fetch);
+                Ok(Open { head, next, preload_from, last: None, unflushed_bytes: 0 })
             }
             (None, None) => Err(missing()),
         }
@@ -251,10 +287,10 @@ impl Worker {
 
     /// Applies the next slice if there is one. The session keeps the slices of the state at hand from
     /// being compacted away while they are read.
-    fn apply_next(&self, open: &mut Open) -> Result<bool, Error> {
-        let store = self.job.store();
+    fn apply_next(&mut self, open: &mut Open) -> Result<bool, Error> {
+        let store = self.job.store().clone();
         let _session = store.session();
-        let Some(slice) = self.job.state().slices.first_from(store, open.next)? else {
+        let Some(slice) = self.job.state().slices.first_from(&store, open.next)? else {
             self.figures.activity(Activity::Following);
             return Ok(false);
         };
@@ -272,14 +308,16 @@ impl Worker {
         Ok(true)
     }
 
-    fn apply(&self, open: &mut Open, slice: &Slice) -> Result<(), Error> {
+    fn apply(&mut self, open: &mut Open, slice: &Slice) -> Result<(), Error> {
         let bytes = slice.read(self.job.store())?;
         let base = open.head.position().optime;
         for entry in entries(&bytes) {
             let entry = entry?;
-            if position(entry)?.optime > base {
+            let at = position(entry)?.optime;
+            if at > base {
                 open.head.apply(entry)?;
-            } else {
+                self.reached = at;
+            } else if open.preload_from.is_some_and(|from| at >= from) {
                 open.head.preload(entry)?;
             }
         }
@@ -336,10 +374,13 @@ impl Worker {
 
     /// Tells everybody who waits, now and later, why nothing is applied, until told to stop.
     fn stand_still(mut self, error: Error) -> Result<(), Error> {
-        let after = self.applied();
+        let after = self.reached;
         let error = Arc::new(error);
         tracing::error!(job = self.job.name(), %after, "applying stopped: {error}");
-        let recorded = self.set_stopped(Some(error.to_string()));
+        let of_entry = error.is_of_entry().then_some(after);
+        let recorded =
+            self.set_stopped(Some(Stopped { reason: error.to_string(), after: of_entry }));
+        self.halted.send_replace(Some(Halted { after, error: error.clone() }));
         loop {
             self.refuse_waiting(&error);
             if self.stopping {
@@ -349,9 +390,9 @@ impl Worker {
         }
     }
 
-    fn set_stopped(&self, reason: Option<String>) -> Result<(), Error> {
+    fn set_stopped(&self, stopped: Option<Stopped>) -> Result<(), Error> {
         self.job.update(&self.job.store().session(), |state| {
-            state.stopped = reason;
+            state.stopped = stopped;
             Ok(())
         })
     }
@@ -367,7 +408,8 @@ fn is_before_5(version: &str) -> bool {
 /// # Errors
 /// [`Error::NotConsistent`], [`Error::Stopped`], and those of the store.
 pub fn snapshot_of_what_is_stored(job: Job) -> Result<SnapshotInfo, Error> {
-    let worker = Worker::new(job, Figures::default(), Arc::default());
+    let (halted, _) = watch::channel(None);
+    let mut worker = Worker::new(job, Figures::default(), Arc::default(), halted);
     let mut open = worker.open()?;
     while worker.apply_next(&mut open)? {}
     worker.flush(&mut open)?;

@@ -59,8 +59,9 @@ pub enum Error {
     },
     /// The job backs up another replica set than the one given.
     #[error(
-        "job {job} backs up replica set {expected}, but the source is {found}; check --source, or \
-         name another job with --job"
+        "job {job} backs up replica set {expected}, but the source is {found}; check --source, name \
+         another job with --job, or, if the set was made anew and the job is to go on with it, run \
+         `headstock sync --new-timeline` once"
     )]
     AnotherSet {
         /// The job.
@@ -103,6 +104,36 @@ pub enum Error {
     NotConsistent {
         /// The job.
         job: String,
+    },
+    /// Entries were stored by another reader of the oplog meanwhile: read on after them.
+    #[error("the oplog of job {job} was stored further by another reader; read on after it")]
+    Superseded {
+        /// The job.
+        job: String,
+    },
+    /// The new timeline begins before the old one ends, so that times would be ambiguous.
+    #[error(
+        "the source's newest entry {begins} is not after {ends}, the newest this job has of its old \
+         timeline: check the clocks of its members and wait, or name another job with --job"
+    )]
+    TimelineOverlap {
+        /// Where the new timeline would begin.
+        begins: OpTime,
+        /// The newest entry of the old one.
+        ends: OpTime,
+    },
+    /// The source's oplog ran past the job again and again.
+    #[error(
+        "the source's oplog ran past job {job} {times} times before a copy of the source was \
+         complete: enlarge its oplog (replSetResizeOplog), or run where the source is read faster"
+    )]
+    OplogTooSmall {
+        /// The job.
+        job: String,
+        /// How often.
+        times: u32,
+        /// The last time.
+        source: Box<Error>,
     },
     /// The oplog slices do not chain.
     #[error("job {job} lacks the oplog after {after}; run `headstock fsck`, then sync --rescan")]
@@ -157,6 +188,38 @@ impl Error {
         std::iter::successors(first, |error| error.source())
             .filter_map(|error| error.downcast_ref::<std::io::Error>())
             .any(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
+    }
+
+    /// Whether an entry of the oplog is the reason, so that nothing after it can be restored.
+    #[must_use]
+    pub fn is_of_entry(&self) -> bool {
+        use head::Error as H;
+        match self {
+            Self::Oplog(_) => true,
+            Self::Head(error) => matches!(
+                error,
+                H::Oplog(_)
+                    | H::Update { .. }
+                    | H::UnknownCollection { .. }
+                    | H::NameTaken { .. }
+                    | H::NeedsRescan { .. }
+                    | H::UnknownField { .. }
+                    | H::MovedAside { .. }
+            ),
+            _ => false,
+        }
+    }
+
+    /// Whether a new scan of the source helps, and is no mixture of two histories.
+    #[must_use]
+    pub fn is_healed_by_rescan(&self) -> bool {
+        match self {
+            Self::Source(source::Error::Diverged { .. }) => false,
+            Self::Background(error) | Self::Stopped { source: error, .. } => {
+                error.is_healed_by_rescan()
+            }
+            error => error.needs_rescan(),
+        }
     }
 
     /// Whether only a new scan of the source helps.

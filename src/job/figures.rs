@@ -29,6 +29,7 @@ struct Rest {
     received: Option<Position>,
     applied: Option<Position>,
     newest: Option<Position>,
+    oplog_window_secs: Option<u64>,
 }
 
 /// What a job is doing.
@@ -85,6 +86,8 @@ pub struct Seen {
     pub applied: Option<Position>,
     /// The newest majority-committed entry of the source, when it was last asked.
     pub newest: Option<Position>,
+    /// How far the source's oplog reached back when it was last asked, in seconds.
+    pub oplog_window_secs: Option<u64>,
 }
 
 impl Figures {
@@ -104,6 +107,7 @@ impl Figures {
             received: rest.received,
             applied: rest.applied,
             newest: rest.newest,
+            oplog_window_secs: rest.oplog_window_secs,
         }
     }
 
@@ -139,6 +143,10 @@ impl Figures {
 
     pub(super) fn newest(&self, newest: Position) {
         self.rest(|rest| rest.newest = Some(newest));
+    }
+
+    pub(super) fn oplog_window(&self, seconds: u64) {
+        self.rest(|rest| rest.oplog_window_secs = Some(seconds));
     }
 
     fn rest<T>(&self, change: impl FnOnce(&mut Rest) -> T) -> T {

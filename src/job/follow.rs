@@ -1,15 +1,19 @@
 //! Following a source: the workers of a job, started, watched and stopped together.
+//!
+//! A supervisor runs the tail, the scan or applier, and a look at the source's oplog now and then. What
+//! only a new scan can cure (the oplog ran past the job, an entry that carries no documents) is cured
+//! by one: the applier is stopped, the gap is noted, everything starts again. Restores go on meanwhile.
 
-use std::sync::{Arc, OnceLock};
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::apply::Applier;
-use super::{
-    Activity, Error, Figures, Job, ScanState, SnapshotInfo, blocking, scan, snapshot, tail,
-};
+use super::apply::{Applier, Halted};
+use super::heal::{self, Why};
+use super::{Activity, Error, Figures, Job, SnapshotInfo, Stopped, blocking, scan, snapshot, tail};
 use crate::oplog::Position;
 use crate::source::Source;
 
@@ -18,6 +22,11 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// Longest pause between attempts to reach the source.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
+/// Time between looks at how far the source's oplog reaches back.
+const LOOK_AT_OPLOG_EVERY: Duration = Duration::from_secs(30);
+/// New scans in a row that may end without a consistent head.
+const HEALS_MAX: u32 = 3;
+
 /// How to follow a source.
 #[derive(Debug, Clone, Default)]
 pub struct FollowOptions {
@@ -25,6 +34,10 @@ pub struct FollowOptions {
     pub restore_window: Option<Duration>,
     /// Scan anew although the job has a head. Snapshots stay.
     pub rescan: bool,
+    /// The source has another history than the job holds: begin a new timeline. Snapshots stay.
+    pub new_timeline: bool,
+    /// Whether to scan anew without being asked where nothing else helps.
+    pub heal: bool,
     /// Whether to wait for a source that does not answer, instead of failing.
     pub patient: bool,
 }
@@ -35,9 +48,19 @@ enum Stage {
     /// There is no head yet.
     Scanning,
     /// The applier runs.
-    Applying,
-    /// A worker failed.
-    Failed(Arc<Error>),
+    Applying(Arc<Applier>),
+    /// A worker failed; the applier, if there is one, runs on until it is stopped.
+    Failed(Arc<Error>, Option<Arc<Applier>>),
+}
+
+impl Stage {
+    fn applier(&self) -> Option<Arc<Applier>> {
+        match self {
+            Self::Scanning => None,
+            Self::Applying(applier) => Some(applier.clone()),
+            Self::Failed(_, applier) => applier.clone(),
+        }
+    }
 }
 
 /// The running workers of a job. Stop them with [`Follow::stop`]; dropping them loses nothing either,
@@ -46,9 +69,9 @@ pub struct Follow {
     job: Job,
     source: Source,
     figures: Figures,
+    heal: bool,
     stage: watch::Receiver<Stage>,
-    applier: Arc<OnceLock<Applier>>,
-    workers: tokio::sync::Mutex<JoinSet<()>>,
+    supervisor: tokio::sync::Mutex<JoinSet<()>>,
 }
 
 impl Follow {
@@ -62,21 +85,20 @@ impl Follow {
             blocking("opener", job.name(), move || snapshot::set_window(&owner, window)).await?;
         }
         let state = job.state();
-        if options.rescan || (state.scan.is_none() && state.head.is_none()) {
-            begin_scan(&job, &source).await?;
+        if options.new_timeline && state.received.is_some() {
+            heal::begin_scan(&job, &source, Why::NewTimeline).await?;
+        } else if options.rescan || (state.scan.is_none() && state.head.is_none()) {
+            heal::begin_scan(&job, &source, Why::Asked).await?;
         }
         let figures = Figures::default();
-        let (received, heard) = watch::channel(None);
         let (stage, watched) = watch::channel(Stage::Scanning);
-        let stage = Arc::new(stage);
-        let mut workers = JoinSet::new();
-        let applier = Arc::new(OnceLock::new());
-        let crew = Crew { job, source, figures, patient: options.patient, stage, applier };
-        workers.spawn(crew.clone().tail(received));
-        workers.spawn(crew.clone().lead(heard));
-        let Crew { job, source, figures, applier, .. } = crew;
-        let workers = tokio::sync::Mutex::new(workers);
-        Ok(Self { job, source, figures, stage: watched, applier, workers })
+        let (stage, patient, heal) = (Arc::new(stage), options.patient, options.heal);
+        let crew = Crew { job, source, figures, patient, heal, stage };
+        let mut supervisor = JoinSet::new();
+        supervisor.spawn(crew.clone().supervise());
+        let Crew { job, source, figures, .. } = crew;
+        let supervisor = tokio::sync::Mutex::new(supervisor);
+        Ok(Self { job, source, figures, heal, stage: watched, supervisor })
     }
 
     /// The job.
@@ -92,32 +114,67 @@ impl Follow {
     }
 
     /// Takes a snapshot that has everything which is majority-committed at the source now. Waits
-    /// for an initial sync to end.
+    /// for an initial sync to end, also for one that turns out to be needed.
     ///
     /// # Errors
     /// [`Error::Stopped`], [`Error::Background`] if a worker failed, those of the source.
     pub async fn snapshot(&self) -> Result<SnapshotInfo, Error> {
-        let applier = self.applier().await?;
-        let newest = self.source.newest_majority().await?;
-        self.figures.newest(newest);
-        tokio::select! {
-            taken = applier.snapshot(&self.job, newest.optime) => taken,
-            error = self.failed() => Err(error),
+        loop {
+            let applier = self.applier().await?;
+            let newest = self.source.newest_majority().await?;
+            self.figures.newest(newest);
+            self.note_identity().await?;
+            let taken = tokio::select! {
+                taken = applier.snapshot(&self.job, newest.optime) => taken,
+                error = self.failed() => Err(error),
+            };
+            // Either it was stopped because a new scan begins, or it stands where one will help.
+            let healing = |halted: Halted| self.heal && halted.error.is_healed_by_rescan();
+            let stopped = matches!(taken, Err(Error::Interrupted { .. }));
+            if taken.is_ok() || !(stopped || applier.is_halted().is_some_and(healing)) {
+                return taken;
+            }
+            let replaced = |stage: &Stage| match stage {
+                Stage::Applying(now) => !Arc::ptr_eq(now, &applier),
+                _ => true,
+            };
+            if self.stage.clone().wait_for(replaced).await.is_err() {
+                return taken;
+            }
         }
+    }
+
+    /// Versions change while a source is followed; a snapshot is to carry those of its time.
+    async fn note_identity(&self) -> Result<(), Error> {
+        let identity = match self.source.identity().await {
+            Err(crate::source::Error::FcvInTransition { .. }) => return Ok(()),
+            identity => identity?,
+        };
+        if self.job.state().identity == identity {
+            return Ok(());
+        }
+        let owner = self.job.clone();
+        blocking("opener", self.job.name(), move || {
+            owner.update(&owner.store().session(), |state| {
+                state.identity = identity;
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// Whether the initial sync is over, so that a snapshot would not have to wait for it.
     #[must_use]
     pub fn has_head(&self) -> bool {
-        matches!(*self.stage.borrow(), Stage::Applying)
+        matches!(*self.stage.borrow(), Stage::Applying(_))
     }
 
     /// Returns when a worker has failed for good.
     pub async fn failed(&self) -> Error {
         let mut stage = self.stage.clone();
-        let failed = stage.wait_for(|stage| matches!(stage, Stage::Failed(_))).await;
+        let failed = stage.wait_for(|stage| matches!(stage, Stage::Failed(..))).await;
         match failed.as_deref() {
-            Ok(Stage::Failed(error)) => Error::Background(error.clone()),
+            Ok(Stage::Failed(error, _)) => Error::Background(error.clone()),
             _ => Error::Interrupted { job: self.job.name().to_owned() },
         }
     }
@@ -128,39 +185,31 @@ impl Follow {
     /// Those of the last flush; the failure of a worker was told before.
     pub async fn stop(&self) -> Result<(), Error> {
         self.figures.activity(Activity::Stopping);
-        self.workers.lock().await.shutdown().await;
-        match self.applier.get() {
+        self.supervisor.lock().await.shutdown().await;
+        let applier = self.stage.borrow().applier();
+        match applier {
             Some(applier) => applier.stop(&self.job).await,
             None => Ok(()),
         }
     }
 
-    async fn applier(&self) -> Result<&Applier, Error> {
+    async fn applier(&self) -> Result<Arc<Applier>, Error> {
         let mut stage = self.stage.clone();
         let settled = stage.wait_for(|stage| !matches!(stage, Stage::Scanning)).await;
-        if let Ok(Stage::Failed(error)) = settled.as_deref() {
-            return Err(Error::Background(error.clone()));
+        match settled.as_deref() {
+            Ok(Stage::Failed(error, _)) => Err(Error::Background(error.clone())),
+            Ok(Stage::Applying(applier)) => Ok(applier.clone()),
+            _ => Err(Error::Interrupted { job: self.job.name().to_owned() }),
         }
-        let interrupted = || Error::Interrupted { job: self.job.name().to_owned() };
-        self.applier.get().ok_or_else(interrupted)
     }
 }
 
-/// Chooses where a scan starts, and commits it.
-async fn begin_scan(job: &Job, source: &Source) -> Result<(), Error> {
-    let start = source.start_point().await?;
-    let owner = job.clone();
-    blocking("opener", job.name(), move || {
-        let store = owner.store();
-        owner.update(&store.session(), |state| {
-            state.scan = Some(ScanState::new(start));
-            state.head = None;
-            state.received = None;
-            // The new slices begin here; old ones between them would break their chain.
-            state.slices.cut_off(store, store.salt(), start.begin_fetch)
-        })
-    })
-    .await
+/// Why the workers do not go on as they are.
+enum End {
+    /// A worker failed.
+    Failed(Error),
+    /// The applier stands still before an entry that only a new scan gets past.
+    Halted(Halted),
 }
 
 /// What every worker has.
@@ -170,49 +219,159 @@ struct Crew {
     source: Source,
     figures: Figures,
     patient: bool,
+    heal: bool,
     stage: Arc<watch::Sender<Stage>>,
-    /// Set once, when there is a head.
-    applier: Arc<OnceLock<Applier>>,
 }
 
 impl Crew {
+    /// Runs the workers, and cures what a new scan can, until something fails for good.
+    async fn supervise(self) {
+        let mut heals = 0;
+        loop {
+            let end = self.work(heals > 0).await;
+            if self.job.state().is_consistent() {
+                heals = 0;
+            }
+            heals += 1;
+            let healed = match self.cure(end) {
+                Ok((_, error)) if heals > HEALS_MAX => {
+                    let (job, source) = (self.job.name().to_owned(), Box::new(error));
+                    Err(Error::OplogTooSmall { job, times: HEALS_MAX, source })
+                }
+                Ok((why, error)) => self.rescan(why, &error).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = healed {
+                return self.fail(error).await;
+            }
+        }
+    }
+
+    /// Runs the workers until one ends. After a new scan a snapshot is taken at once: restore points
+    /// begin with it.
+    async fn work(&self, anew: bool) -> End {
+        let (received, heard) = watch::channel(None);
+        let mut workers = JoinSet::new();
+        workers.spawn(self.clone().tail(received));
+        workers.spawn(self.clone().lead(heard, anew));
+        let looking = self.clone();
+        workers.spawn(async move { match looking.look_at_oplog().await {} });
+        let ended = workers.join_next().await;
+        workers.shutdown().await;
+        let lost = || Error::WorkerLost { job: self.job.name().to_owned(), worker: "supervisor" };
+        ended.and_then(Result::ok).unwrap_or_else(|| End::Failed(lost()))
+    }
+
+    /// The new scan that cures an end, or its error.
+    fn cure(&self, end: End) -> Result<(Why, Error), Error> {
+        match end {
+            End::Failed(error) if self.heal && error.is_healed_by_rescan() => {
+                Ok((Why::Lost { reason: error.to_string() }, error))
+            }
+            End::Failed(error) => Err(error),
+            End::Halted(Halted { after, error }) => {
+                let reason = error.to_string();
+                Ok((Why::Unapplied { after, reason }, Error::Background(error)))
+            }
+        }
+    }
+
+    async fn rescan(&self, why: Why, error: &Error) -> Result<(), Error> {
+        let job = self.job.name();
+        tracing::error!(job, "the source is scanned anew, older points stay restorable: {error}");
+        // The applier ends first: nothing it still writes may come after what a scan begins.
+        let applier = self.stage.send_replace(Stage::Scanning).applier();
+        if let Some(applier) = applier
+            && let Err(error) = applier.stop(&self.job).await
+            && applier.is_halted().is_none()
+        {
+            tracing::warn!(job, "the last flush failed: {error}");
+        }
+        let mut pause = RETRY_FIRST;
+        loop {
+            match heal::begin_scan(&self.job, &self.source, why.clone()).await {
+                Err(error) if self.retry("scan", &error, &mut pause).await => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Keeps the figure of how far the source's oplog reaches back, and warns when it gets short.
+    async fn look_at_oplog(&self) -> Infallible {
+        loop {
+            match self.source.oplog_window().await {
+                Ok((oldest, newest)) => {
+                    let seconds = newest.ts.secs.saturating_sub(oldest.ts.secs).into();
+                    self.figures.oplog_window(seconds);
+                    self.warn_of_overrun(oldest.ts.secs, seconds);
+                }
+                Err(error) => tracing::debug!(job = self.job.name(), "oplog window: {error}"),
+            }
+            tokio::time::sleep(LOOK_AT_OPLOG_EVERY).await;
+        }
+    }
+
+    fn warn_of_overrun(&self, oldest_secs: u32, window_secs: u64) {
+        let Some(received) = self.job.state().received else { return };
+        let left: u64 = received.optime.ts.secs.saturating_sub(oldest_secs).into();
+        if super::info::is_short(left, window_secs) {
+            tracing::warn!(
+                job = self.job.name(),
+                seconds_left = left,
+                window_seconds = window_secs,
+                "the source's oplog is about to run past this job: enlarge it, or relieve this host"
+            );
+        }
+    }
+
     /// Tails until it fails for good.
-    async fn tail(self, received: watch::Sender<Option<Position>>) {
+    async fn tail(self, received: watch::Sender<Option<Position>>) -> End {
         let mut pause = RETRY_FIRST;
         loop {
             let before = self.job.state().received;
             let Err(error) = tail::run(&self.job, &self.source, &self.figures, &received).await
             else {
-                return;
+                continue;
             };
             if self.job.state().received != before {
                 pause = RETRY_FIRST;
             }
+            if matches!(error, Error::Superseded { .. }) {
+                continue;
+            }
             if !self.retry("tail", &error, &mut pause).await {
-                return self.fail(error);
+                return End::Failed(error);
             }
         }
     }
 
-    /// Scans if there is no head, then starts the applier.
-    async fn lead(self, received: watch::Receiver<Option<Position>>) {
+    /// Scans if there is no head, then starts the applier and waits for its trouble.
+    async fn lead(self, received: watch::Receiver<Option<Position>>, anew: bool) -> End {
         let mut pause = RETRY_FIRST;
         while self.job.state().scan.is_some_and(|scan| scan.end.is_none()) {
             if let Err(error) = scan::run(&self.job, &self.source, &self.figures).await
                 && !self.retry("scan", &error, &mut pause).await
             {
-                return self.fail(error);
+                return End::Failed(error);
             }
         }
-        self.applier
-            .get_or_init(|| Applier::start(self.job.clone(), self.figures.clone(), received));
-        self.stage.send_if_modified(|stage| {
-            let scanning = matches!(stage, Stage::Scanning);
-            if scanning {
-                *stage = Stage::Applying;
+        let applier = Applier::start(self.job.clone(), self.figures.clone(), received);
+        let applier = Arc::new(applier);
+        self.stage.send_replace(Stage::Applying(applier.clone()));
+        let end = self.job.state().scan.and_then(|scan| scan.end);
+        if let Some(end) = end.filter(|_| anew) {
+            // Why there is none is what the applier stands still for.
+            match applier.snapshot(&self.job, end.optime).await {
+                Ok(taken) => tracing::info!(snapshot = taken.id, "snapshot of the new scan taken"),
+                Err(error) => tracing::debug!("no snapshot of the new scan: {error}"),
             }
-            scanning
-        });
+        }
+        let halted = applier.halted().await;
+        if self.heal && halted.error.is_healed_by_rescan() {
+            return End::Halted(halted);
+        }
+        // It tells everybody who asks; slices go on being stored.
+        std::future::pending().await
     }
 
     /// Waits before another attempt, if one makes sense.
@@ -227,7 +386,22 @@ impl Crew {
         true
     }
 
-    fn fail(&self, error: Error) {
-        self.stage.send_replace(Stage::Failed(Arc::new(error)));
+    /// Tells who waits. What the operator must decide stands in the job's state, too.
+    async fn fail(&self, error: Error) {
+        if error.needs_rescan() {
+            let (owner, reason) = (self.job.clone(), error.to_string());
+            let noted = blocking("supervisor", self.job.name(), move || {
+                owner.update(&owner.store().session(), |state| {
+                    let after = state.stopped.as_ref().and_then(|stopped| stopped.after);
+                    state.stopped = Some(Stopped { reason, after });
+                    Ok(())
+                })
+            });
+            if let Err(error) = noted.await {
+                tracing::warn!(job = self.job.name(), "the reason was not noted: {error}");
+            }
+        }
+        let applier = self.stage.borrow().applier();
+        self.stage.send_replace(Stage::Failed(Arc::new(error), applier));
     }
 }

@@ -32,7 +32,8 @@ struct Committed {
 }
 
 impl Job {
-    /// Opens the job of a source, making the store and the job where they do not exist yet.
+    /// Opens the job of a source, making the store and the job where they do not exist yet. With
+    /// `new_timeline` the job may have backed up another replica set before.
     ///
     /// # Errors
     /// [`Error::AnotherSet`] if the job backs up another replica set; [`Error::Store`], among them
@@ -41,6 +42,7 @@ impl Job {
         dir: &Path,
         name: Option<&str>,
         source: &Source,
+        new_timeline: bool,
     ) -> Result<Self, Error> {
         let identity = source.identity().await?;
         if identity.server_version != source::TESTED_VERSION {
@@ -61,19 +63,24 @@ impl Job {
                 true => Store::open(&dir, store::Options::default())?,
                 false => Store::create(&dir, store::Options::default())?,
             };
-            Self::in_store(store, name, identity)
+            Self::in_store(store, name, identity, new_timeline)
         })
         .await
     }
 
-    fn in_store(store: Store, name: String, identity: Identity) -> Result<Self, Error> {
+    fn in_store(
+        store: Store,
+        name: String,
+        identity: Identity,
+        new_timeline: bool,
+    ) -> Result<Self, Error> {
         let id = store.roots().1.get(&name).copied();
         let state = match &id {
             Some(id) => State::read(&store, id)?,
             None => State::new(name.clone(), identity.clone(), now_ms()),
         };
         let same = state.identity.replica_set_id == identity.replica_set_id;
-        if !same || state.identity.set_name != identity.set_name {
+        if !new_timeline && (!same || state.identity.set_name != identity.set_name) {
             return Err(Error::AnotherSet {
                 job: name,
                 expected: describe(&state.identity),

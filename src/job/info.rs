@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Seen, State, hex};
+use super::{Gap, Seen, State, hex};
 use crate::head::Manifest;
 use crate::oplog::Position;
 
@@ -91,6 +91,19 @@ pub struct SpanInfo {
     pub to: PointInfo,
 }
 
+/// A range of time that cannot be restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapInfo {
+    /// The last point before it.
+    pub after: PointInfo,
+    /// The first point after it, once there is one.
+    pub until: Option<PointInfo>,
+    /// Why it cannot be restored.
+    pub reason: String,
+    /// When it was noticed, RFC 3339 in UTC.
+    pub noticed_at: String,
+}
+
 /// A job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobStatus {
@@ -114,8 +127,15 @@ pub struct JobStatus {
     pub received: Option<PointInfo>,
     /// Seconds between now and the wall clock of the last durable entry.
     pub lag_seconds: Option<u64>,
+    /// How far the source's oplog reaches back, in seconds, when it was last asked.
+    pub oplog_window_seconds: Option<u64>,
+    /// Seconds until the source's oplog will have run past the job, if the job stays where it is and
+    /// the source goes on writing as it does.
+    pub oplog_seconds_left: Option<u64>,
     /// Spans in which every second can be restored, oldest first.
     pub restorable: Vec<SpanInfo>,
+    /// What lies between them because of trouble, oldest first.
+    pub gaps: Vec<GapInfo>,
     /// How many snapshots there are.
     pub snapshots: u64,
     /// How many oplog slices there are.
@@ -196,6 +216,7 @@ impl JobStatus {
         let lag = state.received.map(|last| {
             u64::try_from(now_ms.saturating_sub(last.wall_ms)).unwrap_or_default() / 1000
         });
+        let window = state.oplog_window_secs;
         Self {
             name: state.name.clone(),
             set_name: identity.set_name.clone(),
@@ -207,11 +228,14 @@ impl JobStatus {
             head: state.head.as_ref().map(|head| head.position.into()),
             received: state.received.map(PointInfo::from),
             lag_seconds: lag,
+            oplog_window_seconds: window,
+            oplog_seconds_left: window.zip(lag).map(|(window, lag)| window.saturating_sub(lag)),
+            gaps: gaps(state, &restorable),
             restorable,
             snapshots: state.snapshots.documents,
             slices: state.slices.count(),
             restore_window_seconds: state.restore_window_ms / 1000,
-            stopped: state.stopped.clone(),
+            stopped: state.stopped.as_ref().map(|stopped| stopped.reason.clone()),
         }
     }
 
@@ -228,6 +252,26 @@ impl JobStatus {
             });
         }
     }
+}
+
+/// Whether so little is left of the source's oplog that somebody should look: less than a quarter.
+#[must_use]
+pub fn is_short(left_secs: u64, window_secs: u64) -> bool {
+    left_secs < window_secs / 4
+}
+
+fn gaps(state: &State, restorable: &[SpanInfo]) -> Vec<GapInfo> {
+    let info = |gap: &Gap| {
+        let ts = gap.after.optime.ts;
+        let beyond = |span: &&SpanInfo| (span.from.t, span.from.i) > (ts.secs, ts.inc);
+        GapInfo {
+            after: gap.after.into(),
+            until: restorable.iter().find(beyond).map(|span| span.from.clone()),
+            reason: gap.reason.clone(),
+            noticed_at: wall_time(gap.noticed_ms),
+        }
+    };
+    state.gaps.iter().map(info).collect()
 }
 
 const SCANNING: &str = "scanning";

@@ -22,6 +22,9 @@
 //!   happened, for an entry applied but not flushed has left no trace in any commit.
 //!
 //! A slice goes only when a committed head covers it and no restore needs it ([`snapshot`]).
+//!
+//! What only a new scan can cure is cured by one (`heal`), and what cannot be restored because of it is
+//! noted ([`Gaps`]).
 
 pub mod check;
 mod apply;
@@ -29,7 +32,9 @@ mod counted;
 mod error;
 mod figures;
 mod follow;
+mod gaps;
 mod handle;
+mod heal;
 mod info;
 mod read;
 mod scan;
@@ -45,14 +50,15 @@ pub use apply::snapshot_of_what_is_stored;
 pub use error::Error;
 pub use figures::{Activity, Expected, Figures, Seen};
 pub use follow::{Follow, FollowOptions};
+pub use gaps::{Gap, Gaps};
 pub use handle::{Job, NAME_BYTES_MAX, now_ms};
 pub use info::{
-    JobStatus, OptimeInfo, PointInfo, ScanInfo, SnapshotInfo, SpanInfo, StoreInfo, StoreStatus,
-    wall_time,
+    GapInfo, JobStatus, OptimeInfo, PointInfo, ScanInfo, SnapshotInfo, SpanInfo, StoreInfo,
+    StoreStatus, is_short, wall_time,
 };
 pub use read::{list_snapshots, open_backup, status, status_of};
 pub use slices::{Slice, SliceChain};
-pub use state::{ScanState, State};
+pub use state::{ScanState, State, Stopped};
 
 use crate::block::BlockId;
 use crate::store::Store;

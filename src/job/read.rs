@@ -7,7 +7,7 @@ use super::{
     Error, JobStatus, PointInfo, SnapshotInfo, SpanInfo, State, StoreInfo, StoreStatus, now_ms,
     pick, scan, snapshot,
 };
-use crate::oplog::Position;
+use crate::oplog::{OpTime, Position};
 use crate::restore;
 use crate::store::{self, Store};
 
@@ -53,7 +53,8 @@ pub fn open_backup(dir: &Path, job: Option<&str>) -> Result<restore::Backup, Err
         Ok(())
     })?;
     let snapshots = snapshot::manifests(&store, &state)?;
-    Ok(restore::Backup { repository: Arc::new(store), job: name, snapshots, slices })
+    let gaps = unreachable_after(&state);
+    Ok(restore::Backup { repository: Arc::new(store), job: name, snapshots, slices, gaps })
 }
 
 /// Tells what a store holds, by reading it.
@@ -82,6 +83,12 @@ pub fn status_of(store: &Store) -> Result<StoreStatus, Error> {
     Ok(StoreStatus { store: store_info(store), daemon: false, jobs })
 }
 
+/// The entries that no restore from a snapshot before them gets past.
+fn unreachable_after(state: &State) -> Vec<OpTime> {
+    let gaps = state.gaps.iter().map(|gap| gap.after.optime);
+    gaps.chain(state.stopped.as_ref().and_then(|stopped| stopped.after)).collect()
+}
+
 /// The figures of a store.
 fn store_info(store: &Store) -> StoreInfo {
     let stats = store.stats();
@@ -99,6 +106,8 @@ fn store_info(store: &Store) -> StoreInfo {
 fn restorable(store: &Store, state: &State) -> Result<Vec<SpanInfo>, Error> {
     let manifests = snapshot::manifests(store, state)?;
     let mut snapshots = manifests.iter().map(|manifest| manifest.head.position).peekable();
+    let mut gaps = unreachable_after(state);
+    gaps.sort_unstable();
     let mut spans: Vec<(Position, Position)> = Vec::new();
     state.slices.for_each(store, &mut |slice| {
         let (first, last) = (slice.header.first, slice.header.last);
@@ -111,7 +120,11 @@ fn restorable(store: &Store, state: &State) -> Result<Vec<SpanInfo>, Error> {
             && to.optime >= prev
             && to.optime < last.optime
         {
-            *to = last;
+            let limit = gaps.iter().find(|gap| **gap >= to.optime);
+            *to = match limit.filter(|gap| **gap < last.optime) {
+                Some(gap) => Position { optime: *gap, wall_ms: i64::from(gap.ts.secs) * 1000 },
+                None => last,
+            };
         }
         Ok(())
     })?;

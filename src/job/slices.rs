@@ -154,6 +154,38 @@ impl SliceChain {
         }
     }
 
+    /// The oldest slice whose last entry is at or after `from`. Looks through all of them.
+    ///
+    /// # Errors
+    /// [`Error::Tree`], [`Error::Oplog`].
+    pub fn first_reaching(&self, blocks: &dyn BlockRead, from: Ts) -> Result<Option<Slice>, Error> {
+        let mut found = None;
+        self.for_each(blocks, &mut |slice| {
+            if found.is_none() && slice.header.last.optime.ts >= from {
+                found = Some(slice);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The first entry from which the slices go on to the newest without a break; none if there are no
+    /// slices. Looks through all of them.
+    ///
+    /// # Errors
+    /// [`Error::Tree`], [`Error::Oplog`].
+    pub fn unbroken_from(&self, blocks: &dyn BlockRead) -> Result<Option<OpTime>, Error> {
+        let (mut from, mut end) = (None, OpTime::NULL);
+        self.for_each(blocks, &mut |slice| {
+            if from.is_none() || slice.header.prev != end {
+                from = Some(slice.header.first.optime);
+            }
+            end = slice.header.last.optime;
+            Ok(())
+        })?;
+        Ok(from)
+    }
+
     /// Every slice, oldest first.
     ///
     /// # Errors

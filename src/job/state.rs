@@ -8,6 +8,7 @@ use bson::raw::cstr;
 use bson::{DateTime, RawDocument, RawDocumentBuf};
 
 use super::Error;
+use super::gaps::Gaps;
 use super::slices::SliceChain;
 use crate::block::{self, BlockId, BlockRead, BlockWrite, Kind};
 use crate::head::HeadRoot;
@@ -42,10 +43,24 @@ pub struct State {
     pub restore_window_ms: u64,
     /// Bytes added to the store for the head since the newest snapshot.
     pub added_bytes: u64,
-    /// Why applying stands still, as told to the operator.
-    pub stopped: Option<String>,
+    /// What cannot be restored although there are snapshots before it.
+    pub gaps: Gaps,
+    /// Applying stands still.
+    pub stopped: Option<Stopped>,
+    /// How far the source's oplog reached back when it was last asked, in seconds.
+    pub oplog_window_secs: Option<u64>,
     /// When the job was made, in milliseconds since the Unix epoch.
     pub created_ms: i64,
+}
+
+/// Entries are stored and not applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stopped {
+    /// Why, as told to the operator.
+    pub reason: String,
+    /// The last entry that this version can apply, where an entry is the reason: no restore goes
+    /// beyond it.
+    pub after: Option<OpTime>,
 }
 
 /// An initial sync under way.
@@ -92,7 +107,9 @@ impl State {
             snapshots: tree::Root::default(),
             restore_window_ms: RESTORE_WINDOW_MS,
             added_bytes: 0,
+            gaps: Gaps::default(),
             stopped: None,
+            oplog_window_secs: None,
             created_ms: now_ms,
         }
     }
@@ -145,8 +162,15 @@ impl State {
         out.append(cstr!("snapshots"), self.snapshots.to_bson());
         out.append(cstr!("restore_window_ms"), fields::count(self.restore_window_ms));
         out.append(cstr!("added_bytes"), fields::count(self.added_bytes));
-        if let Some(reason) = &self.stopped {
-            out.append(cstr!("stopped"), reason.as_str());
+        out.append(cstr!("gaps"), self.gaps.to_bson());
+        if let Some(stopped) = &self.stopped {
+            out.append(cstr!("stopped"), stopped.reason.as_str());
+            if let Some(after) = stopped.after {
+                out.append(cstr!("stopped_after"), fields::optime(after));
+            }
+        }
+        if let Some(seconds) = self.oplog_window_secs {
+            out.append(cstr!("oplog_window_secs"), fields::count(seconds));
         }
         Ok(out)
     }
@@ -157,7 +181,7 @@ impl State {
             return Err(read.malformed("v").into());
         }
         let head = read.optional_document("head")?;
-        let stopped = read.optional("stopped").map(|_| read.text("stopped")).transpose()?;
+        let window = read.optional("oplog_window_secs").map(|_| read.count("oplog_window_secs"));
         Ok(Self {
             name: read.text("job")?,
             identity: identity_from_bson(read.document("source")?)?,
@@ -168,10 +192,22 @@ impl State {
             snapshots: read.tree("snapshots")?,
             restore_window_ms: read.count("restore_window_ms")?,
             added_bytes: read.count("added_bytes")?,
-            stopped,
+            gaps: Gaps::from_bson(read, "gaps")?,
+            stopped: stopped_from_bson(read)?,
+            oplog_window_secs: window.transpose()?,
             created_ms: read.millis("created")?,
         })
     }
+}
+
+fn stopped_from_bson(read: Fields<'_>) -> Result<Option<Stopped>, Error> {
+    if read.optional("stopped").is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Stopped {
+        reason: read.text("stopped")?,
+        after: read.optional_optime("stopped_after")?,
+    }))
 }
 
 /// What the document is called in messages.

@@ -98,13 +98,19 @@ impl Open {
         let next = Self::after(self.builder.last());
         let (header, bytes) = self.builder.finish()?;
         let (entries, raw_bytes, last) = (header.entries, header.raw_bytes, header.last);
-        let owner = job.clone();
+        let (owner, window_secs) = (job.clone(), figures.seen().oplog_window_secs);
         blocking("tail", job.name(), move || {
             let store = owner.store();
             let session = store.session();
             let pieces = stream::write(store, &bytes)?;
             owner.update(&session, |state| {
+                // A tail that was given up may still be here when another has taken its place.
+                let before = state.received.map_or(OpTime::NULL, |received| received.optime);
+                if before != header.prev {
+                    return Err(Error::Superseded { job: owner.name().to_owned() });
+                }
                 state.received = Some(header.last);
+                state.oplog_window_secs = window_secs.or(state.oplog_window_secs);
                 state.slices.push(store, store.salt(), Slice { header, pieces })
             })
         })

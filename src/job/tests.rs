@@ -62,6 +62,29 @@ fn chain(blocks: &MemoryBlocks, slices: u32) -> SliceChain {
     chain
 }
 
+fn manifest(secs: u32) -> head::Manifest {
+    head::Manifest {
+        id: format!("at {secs}"),
+        head: head::HeadRoot {
+            position: at(secs),
+            consistent_from: Some(optime(1)),
+            catalog: Root::default(),
+            pending: None,
+            content_root: [0; 32],
+            documents: 0,
+            logical_bytes: 0,
+        },
+        taken_ms: 0,
+        set_name: "rs0".to_owned(),
+        replica_set_id: [5; 12],
+        fcv: "6.0".to_owned(),
+        server_version: "6.0.5".to_owned(),
+        rule_version: head::RULE_VERSION,
+        added_bytes: 0,
+        keep: false,
+    }
+}
+
 fn ends(blocks: &MemoryBlocks, chain: &SliceChain) -> Vec<u32> {
     let mut ends = Vec::new();
     let mut each = |slice: Slice| {
@@ -110,7 +133,16 @@ fn the_state_reads_back_and_names_all_its_blocks() {
     state.scan = Some(ScanState { end: Some(at(9)), listed: true, ..ScanState::new(start) });
     state.received = Some(at(1000));
     state.slices = chain(&blocks, 100);
-    state.stopped = Some("an entry of another kind".to_owned());
+    let reason = "an entry of another kind".to_owned();
+    state.stopped = Some(Stopped { reason: reason.clone(), after: Some(optime(990)) });
+    let gap = |secs| Gap { after: at(secs), reason: reason.clone(), noticed_ms: 5 };
+    let snapshots = [manifest(20), manifest(60)];
+    for secs in [10, 40, 50, 70] {
+        state.gaps.add(gap(secs), &snapshots);
+    }
+    let after: Vec<u32> = state.gaps.iter().map(|gap| gap.after.optime.ts.secs).collect();
+    assert_eq!(after, [40, 70], "before every snapshot, and two with none between, tell nothing");
+    state.oplog_window_secs = Some(3_600);
     let id = state.write(&blocks).expect("write");
     assert_eq!(State::read(&blocks, &id).expect("read"), state);
     let raw = blocks.get(&id).expect("block");
@@ -256,7 +288,8 @@ async fn a_scan_goes_on_no_earlier_than_its_base() {
     let set = ReplicaSet::of(1).await.expect("a set");
     let source = Source::connect(&set.uri(), ReadFrom::default()).await.expect("connect");
     let dir = tempfile::tempdir().expect("a directory");
-    let job = Job::open_or_create(&dir.path().join("store"), None, &source).await.expect("job");
+    let job =
+        Job::open_or_create(&dir.path().join("store"), None, &source, false).await.expect("job");
     let newest = source.newest_majority().await.expect("newest");
     let mut base = newest;
     base.optime.ts.secs += 3600;

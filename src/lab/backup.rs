@@ -60,6 +60,21 @@ pub struct JobLine {
     pub received: Option<Point>,
     /// Why nothing is applied any more.
     pub stopped: Option<String>,
+    /// What cannot be restored.
+    pub gaps: Vec<GapLine>,
+    /// Seconds until the source's oplog runs past the job.
+    pub oplog_seconds_left: Option<u64>,
+}
+
+/// A range of time that cannot be restored.
+#[derive(Debug, Clone, Deserialize)]
+pub struct GapLine {
+    /// The last point before it.
+    pub after: Point,
+    /// The first point after it.
+    pub until: Option<Point>,
+    /// Why.
+    pub reason: String,
 }
 
 /// Progress of a scan.

@@ -16,7 +16,7 @@ mod replica_set;
 mod shop;
 mod workload;
 
-pub use backup::{Backup, JobLine, Point, ScanLine, SnapshotLine, StatusLine, StoreLine};
+pub use backup::{Backup, GapLine, JobLine, Point, ScanLine, SnapshotLine, StatusLine, StoreLine};
 pub use error::Error;
 pub use mongod::{Mongod, Release};
 pub use oracle::{Detail, SourceState};

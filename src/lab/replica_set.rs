@@ -205,6 +205,11 @@ impl ReplicaSet {
         self.servers[member].run(&mut self.watcher).await
     }
 
+    /// The data directory of a member, for a test to copy while the member is stopped.
+    pub fn data(&self, member: usize) -> &Path {
+        self.servers[member].data()
+    }
+
     /// Index of the primary, waited for.
     ///
     /// # Errors
@@ -271,22 +276,29 @@ impl ReplicaSet {
     /// Not so in time.
     pub async fn wait_replicated(&self) -> Result<OpTime> {
         let deadline = Instant::now() + STATE_LIMIT;
-        let primary = self.primary().await?;
         loop {
-            let target = self.last_write(primary, "opTime").await?;
-            let mut reached = self.last_write(primary, "majorityOpTime").await? >= target;
-            for member in self.running() {
-                reached &= self.last_write(member, "opTime").await? >= target;
-                reached &= self.last_write(member, "majorityOpTime").await? >= target;
+            let primary = self.primary().await?;
+            // A member that rolls back closes its connections.
+            match self.replicated(primary).await {
+                Ok(Some(target)) => return Ok(target),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Ok(None) if Instant::now() > deadline => {
+                    return Err(timeout("replicate its newest entry"));
+                }
+                Ok(None) | Err(_) => tokio::time::sleep(POLL).await,
             }
-            if reached {
-                return Ok(target);
-            }
-            if Instant::now() > deadline {
-                return Err(timeout("replicate its newest entry"));
-            }
-            tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// The primary's newest entry, if every running member has it and knows that it is committed.
+    async fn replicated(&self, primary: usize) -> Result<Option<OpTime>> {
+        let target = self.last_write(primary, "opTime").await?;
+        let mut reached = self.last_write(primary, "majorityOpTime").await? >= target;
+        for member in self.running() {
+            reached &= self.last_write(member, "opTime").await? >= target;
+            reached &= self.last_write(member, "majorityOpTime").await? >= target;
+        }
+        Ok(reached.then_some(target))
     }
 
     fn running(&self) -> Vec<usize> {
@@ -300,8 +312,9 @@ impl ReplicaSet {
     async fn last_write(&self, member: usize, field: &'static str) -> Result<OpTime> {
         let hello = self.hello(member).await?;
         let missing = || Error::Reply { command: "hello", field };
-        let optime = hello.get_document("lastWrite").and_then(|write| write.get_document(field));
-        let optime = optime.map_err(|_| missing())?;
+        let write = hello.get_document("lastWrite").map_err(|_| missing())?;
+        // A member that has just been started does not know what is committed.
+        let Ok(optime) = write.get_document(field) else { return Ok(OpTime::NULL) };
         let ts = optime.get_timestamp("ts").map_err(|_| missing())?;
         Ok(OpTime { ts: ts.into(), term: optime.get_i64("t").map_err(|_| missing())? })
     }

@@ -47,6 +47,7 @@ use std::time::Instant;
 use crate::block::BlockId;
 use crate::blockstore::Repository;
 use crate::head::Manifest;
+use crate::oplog::OpTime;
 use crate::oplog::slice::SliceHeader;
 use items::Selection;
 use live::{Marker, Work};
@@ -65,6 +66,8 @@ pub struct Backup {
     pub snapshots: Vec<Manifest>,
     /// Its oplog slices, in any order.
     pub slices: Vec<Slice>,
+    /// Entries after each of which the slices lead to no restore point from a snapshot before it.
+    pub gaps: Vec<OpTime>,
 }
 
 /// An oplog slice, as a job's state names it.

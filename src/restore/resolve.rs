@@ -28,13 +28,21 @@ pub(super) struct History {
     job: String,
     snapshots: Vec<Manifest>,
     slices: Vec<Slice>,
+    /// Entries that nothing before them leads beyond.
+    gaps: Vec<OpTime>,
 }
 
 impl History {
-    pub fn new(job: String, mut snapshots: Vec<Manifest>, mut slices: Vec<Slice>) -> Self {
+    pub fn new(
+        job: String,
+        mut snapshots: Vec<Manifest>,
+        mut slices: Vec<Slice>,
+        mut gaps: Vec<OpTime>,
+    ) -> Self {
         snapshots.sort_by_key(order_of);
         slices.sort_by_key(|slice| slice.header.first.optime);
-        Self { job, snapshots, slices }
+        gaps.sort_unstable();
+        Self { job, snapshots, slices, gaps }
     }
 
     /// Finds the way to a point.
@@ -111,14 +119,23 @@ impl History {
         Ok(Route { base: base.clone(), upto, slices, named })
     }
 
-    /// Slices that go on from `start`, unbroken.
+    /// The gap that ends what `start` leads to, if there is one.
+    fn gap_after(&self, start: OpTime) -> Option<OpTime> {
+        self.gaps.iter().copied().find(|gap| *gap >= start)
+    }
+
+    /// Slices that go on from `start`, unbroken, up to the one in which a gap begins.
     fn chain(&self, start: OpTime) -> Vec<&Slice> {
+        let gap = self.gap_after(start);
         let mut end = start;
         let mut chain = Vec::new();
         for slice in &self.slices {
             let header = &slice.header;
             if header.last.optime <= end {
                 continue;
+            }
+            if gap.is_some_and(|gap| header.first.optime > gap) {
+                break;
             }
             // The first may begin before the snapshot: it was taken in the middle of a slice.
             let joins = header.prev == end || (chain.is_empty() && header.first.optime <= end);
@@ -134,7 +151,8 @@ impl History {
     /// How far the slices after a snapshot reach; its own optime where there are none.
     fn end_of(&self, base: &Manifest) -> OpTime {
         let start = base.head.position.optime;
-        self.chain(start).last().map_or(start, |slice| slice.header.last.optime)
+        let end = self.chain(start).last().map_or(start, |slice| slice.header.last.optime);
+        self.gap_after(start).map_or(end, |gap| end.min(gap))
     }
 
     /// The nearest restorable points below and above `ts`.

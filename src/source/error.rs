@@ -141,7 +141,7 @@ pub enum Error {
     },
     /// The oplog does not hold the entry we stopped at: the source's history was changed.
     #[error(
-        "the oplog of {member} holds {found} where this backup has {expected}: the source was restored or lost a majority; a new initial sync is needed"
+        "the oplog of {member} holds {found} where this backup has {expected}: the source was restored or lost a majority. Nothing of it was mixed in and all restore points stay; to go on with its new history, run `headstock sync --new-timeline` once"
     )]
     Diverged {
         /// The member.
@@ -153,7 +153,7 @@ pub enum Error {
     },
     /// No member has, majority-committed, the entry we stopped at, yet.
     #[error(
-        "no member of the source has reached {from} yet (newest on {member}: {newest}); if it was restored from an older backup, a new initial sync is needed"
+        "no member of the source has reached {from} yet (newest on {member}: {newest}); if it was restored from an older backup, run `headstock sync --new-timeline` once to go on with it"
     )]
     Behind {
         /// The member asked last.

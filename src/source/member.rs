@@ -43,6 +43,8 @@ pub(super) struct Hello {
     pub delayed: bool,
     /// Seconds of the newest entry.
     pub last_write_secs: u32,
+    /// The term in which a primary was elected.
+    pub election_term: Option<i64>,
 }
 
 /// Limits and sizes of a cursor.
@@ -295,6 +297,12 @@ impl Member {
     }
 }
 
+/// An electionId ends with the term, in eight bytes.
+fn election_term(id: &bson::oid::ObjectId) -> i64 {
+    let [_, _, _, _, term @ ..] = id.bytes();
+    i64::from_be_bytes(term)
+}
+
 /// `ts` and `t` of an entry or an optime document.
 pub(super) fn optime(document: &Document) -> Option<OpTime> {
     let ts = document.get_timestamp("ts").ok()?;
@@ -327,6 +335,7 @@ impl Hello {
             last_write_secs: last_write
                 .and_then(|optime| optime.get_timestamp("ts"))
                 .map_or(0, |ts| ts.time),
+            election_term: reply.get_object_id("electionId").ok().map(|id| election_term(&id)),
         }
     }
 }

@@ -234,6 +234,14 @@ impl Source {
         self.read_newest_majority().await
     }
 
+    /// The oldest and the newest entry that the member read from has.
+    ///
+    /// # Errors
+    /// Those of any command.
+    pub async fn oplog_window(&self) -> Result<(OpTime, OpTime), Error> {
+        self.read_oplog_window().await
+    }
+
     /// The end of a scan: newest entry of the set, waited for until majority-committed. At or after
     /// everything that scans of this source delivered.
     ///

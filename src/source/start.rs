@@ -40,6 +40,13 @@ impl Source {
         self.inner.topology.attempt(On::Primary, newest).await
     }
 
+    pub(super) async fn read_oplog_window(&self) -> Result<(OpTime, OpTime), Error> {
+        let both = |member: Arc<Member>| async move {
+            Ok((member.oldest().await?.optime, member.newest(false).await?.optime))
+        };
+        self.inner.topology.attempt(On::Reader, both).await
+    }
+
     pub(super) async fn choose_end(&self) -> Result<Position, Error> {
         let seen = self.inner.seen();
         let end = |member: Arc<Member>| async move {

@@ -6,8 +6,9 @@
 //!
 //! - the oplog of that member begins later: another member may reach further back; if none does, the
 //!   tail fell off ([`Error::FellOff`]);
-//! - or the entry was replaced, which majority-committed entries never are: the history of the source
-//!   was changed from outside ([`Error::Diverged`]);
+//! - or the entry was replaced, or is missing on a primary that would have to have it, which never
+//!   happens to majority-committed entries: the history of the source was changed from outside
+//!   ([`Error::Diverged`]);
 //! - or there is no such entry yet: the member lags, another one is tried ([`Error::Behind`]).
 
 use std::sync::Arc;
@@ -172,6 +173,12 @@ impl Reader {
                 return Ok(batch);
             }
             if since.elapsed() > SEAM_WAIT {
+                if let Some(primary) = self.inner.topology.writable_primary().await
+                    && let Some(found) = self.lacking(&primary).await?
+                {
+                    let (member, expected) = (primary.address.clone(), self.last);
+                    return Err(Error::Diverged { member, expected, found });
+                }
                 let newest = member.newest(true).await?.optime.ts;
                 return Err(Error::Behind {
                     member: member.address.clone(),
@@ -180,6 +187,16 @@ impl Reader {
                 });
             }
         }
+    }
+
+    /// The newest entry of a primary whose oplog ends before the last entry delivered, although it was
+    /// elected in that entry's term or later. A majority-committed entry stands in the oplog of every
+    /// such primary, so the source has another history now.
+    async fn lacking(&self, primary: &Member) -> Result<Option<OpTime>, Error> {
+        let newest = primary.newest(false).await?.optime;
+        let hello = primary.hello().await?;
+        let entitled = hello.primary && hello.election_term >= Some(self.last.term);
+        Ok((entitled && newest.ts < self.last.ts).then_some(newest))
     }
 
     /// The entries of a batch beyond the last one delivered.

@@ -94,6 +94,14 @@ impl Topology {
         }
     }
 
+    /// The member that says it is the primary, all members asked anew; none if none says so.
+    pub async fn writable_primary(&self) -> Option<Arc<Member>> {
+        let mut state = self.state.lock().await;
+        let (answers, _) = self.ask_all(&mut state).await.ok()?;
+        self.take_primary(&mut state, &answers).await.ok()?;
+        answers.iter().any(|answer| answer.hello.primary).then(|| state.primary.clone())?
+    }
+
     /// Says that a member failed; the next call of `member` asks all members again.
     pub async fn failed(&self, member: &Member) {
         let mut state = self.state.lock().await;

@@ -129,6 +129,7 @@ impl Made {
             job: "lab".to_owned(),
             snapshots: vec![manifest],
             slices: Vec::new(),
+            gaps: Vec::new(),
         };
         Self { backup, store, at, _dir: dir }
     }

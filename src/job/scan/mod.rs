@@ -26,6 +26,7 @@ use self::range::{News, RangeScan, Report};
 use super::{Activity, Error, Expected, Figures, Job, ScanInfo, blocking};
 use crate::block::BlockRead;
 use crate::head::Scanned;
+use crate::oplog::Position;
 use crate::source::{Arrival, Range, Source};
 use crate::store::Session;
 use crate::tree::{self, Content, Cursor, Edit, Order, Root, Shape};
@@ -75,6 +76,7 @@ pub async fn run(job: &Job, source: &Source, figures: &Figures) -> Result<(), Er
         figures: figures.clone(),
         session: Arc::new(session),
         collections: list(job, source).await?,
+        base: job.state().scan.map(|scan| scan.base),
         restarts: 0,
         dirty: BTreeSet::new(),
         queue: VecDeque::new(),
@@ -180,6 +182,8 @@ struct Scanner {
     /// Pieces stand in the store before a checkpoint names them.
     session: Arc<Session>,
     collections: Vec<Progress>,
+    /// Which scan this is: a checkpoint of one that was given up must not count for the next.
+    base: Option<Position>,
     restarts: u32,
     /// Collections that changed since the last checkpoint.
     dirty: BTreeSet<usize>,
@@ -359,7 +363,7 @@ impl Scanner {
     }
 
     /// Commits what changed. With `end` the scan is finished.
-    async fn checkpoint(&mut self, end: Option<crate::oplog::Position>) -> Result<(), Error> {
+    async fn checkpoint(&mut self, end: Option<Position>) -> Result<(), Error> {
         let started = Instant::now();
         let changed = std::mem::take(&mut self.dirty).into_iter();
         let changed: Vec<Progress> = changed.map(|index| self.collections[index].clone()).collect();
@@ -368,12 +372,14 @@ impl Scanner {
         }
         let added = self.job.store().stats().added_bytes;
         let growth = added.saturating_sub(std::mem::replace(&mut self.added_before, added));
-        let (job, session) = (self.job.clone(), self.session.clone());
+        let (job, session, base) = (self.job.clone(), self.session.clone(), self.base);
         let collections = changed.len();
         blocking("scan", self.job.name(), move || {
             job.update(&session, |state| {
                 state.added_bytes += growth;
-                let Some(scan) = &mut state.scan else { return Ok(()) };
+                let Some(scan) = state.scan.as_mut().filter(|scan| Some(scan.base) == base) else {
+                    return Ok(());
+                };
                 scan.progress = write(job.store(), &scan.progress, &changed)?;
                 scan.listed = true;
                 scan.end = end;

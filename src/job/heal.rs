@@ -1,0 +1,99 @@
+//! Starting a scan, the first or a new one.
+//!
+//! A new scan never takes anything away: snapshots stay, and so do the slices after them, so every
+//! point that could be restored still can. The head goes, after a snapshot of it was taken; what of the
+//! new trees it had already is not stored again.
+//!
+//! Where the job holds the oplog from the start of the scan on, or will without a break, the slices just
+//! go on, and there is no gap. Else the tail starts anew with the scan, the slices after that start
+//! are received again, and what lies between is a gap.
+
+use super::gaps::Gap;
+use super::handle::now_ms;
+use super::{Error, Job, ScanState, State, blocking, snapshot};
+use crate::oplog::{OpTime, Position};
+use crate::source::{Source, StartPoint};
+
+/// Why a scan is started.
+#[derive(Debug, Clone)]
+pub(super) enum Why {
+    /// There is nothing yet, or the operator asked for it.
+    Asked,
+    /// Entries cannot be applied from here on. The oplog goes on.
+    Unapplied {
+        /// The last entry that was applied.
+        after: OpTime,
+        /// What stopped it.
+        reason: String,
+    },
+    /// The oplog cannot be followed any more from where it was left.
+    Lost {
+        /// What happened.
+        reason: String,
+    },
+    /// The source has another history now, and the operator knows.
+    NewTimeline,
+}
+
+/// Chooses where a scan starts, and commits it.
+///
+/// # Errors
+/// [`Error::TimelineOverlap`], those of the source and of the store.
+pub(super) async fn begin_scan(job: &Job, source: &Source, why: Why) -> Result<(), Error> {
+    let start = source.start_point().await?;
+    let owner = job.clone();
+    blocking("opener", job.name(), move || {
+        if owner.state().is_consistent() {
+            snapshot::take(&owner)?;
+        }
+        let session = owner.store().session();
+        owner.update(&session, |state| commit_scan(&owner, state, start, &why))
+    })
+    .await
+}
+
+fn commit_scan(job: &Job, state: &mut State, start: StartPoint, why: &Why) -> Result<(), Error> {
+    let (store, begin) = (job.store(), start.begin_fetch);
+    let goes_on = match why {
+        Why::Asked | Why::Unapplied { .. } => {
+            let from = state.slices.unbroken_from(store)?;
+            state.received.is_some() && from.is_some_and(|from| from <= begin)
+        }
+        Why::Lost { .. } | Why::NewTimeline => false,
+    };
+    let gap = gap(state, why, goes_on);
+    if !goes_on {
+        if let (Why::NewTimeline, Some(received)) = (why, state.received)
+            && begin.ts <= received.optime.ts
+        {
+            return Err(Error::TimelineOverlap { begins: begin, ends: received.optime });
+        }
+        state.received = None;
+        state.slices.cut_off(store, store.salt(), begin)?;
+    }
+    if let Some(gap) = gap {
+        let manifests = snapshot::manifests(store, state)?;
+        state.gaps.add(gap, &manifests);
+    }
+    state.scan = Some(ScanState::new(start));
+    state.head = None;
+    state.stopped = None;
+    Ok(())
+}
+
+/// What cannot be restored because of the new scan.
+fn gap(state: &State, why: &Why, goes_on: bool) -> Option<Gap> {
+    let received = state.received?;
+    let noticed_ms = now_ms();
+    let stopped = state.stopped.as_ref().and_then(|stopped| stopped.after);
+    let at = |optime: OpTime| Position { optime, wall_ms: i64::from(optime.ts.secs) * 1000 };
+    let (after, reason) = match why {
+        Why::Asked if goes_on => return None,
+        Why::Asked => (received, "a new scan was asked for, and it began after this".to_owned()),
+        Why::Unapplied { after, reason } => (at(*after), reason.clone()),
+        Why::Lost { reason } => (received, reason.clone()),
+        Why::NewTimeline => (received, "a new timeline of the source begins".to_owned()),
+    };
+    let after = stopped.filter(|stopped| *stopped < after.optime).map_or(after, at);
+    Some(Gap { after, reason, noticed_ms })
+}
