@@ -26,6 +26,7 @@ fn main() {
         rule_version: RULE_VERSION,
         added_bytes: 0,
         keep: false,
+        scope: headstock::head::Scope::all(),
     };
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     for trust in [false, true] {

@@ -97,6 +97,7 @@ pub fn head(store: &Store, documents: &[RawDocumentBuf]) -> Head {
     };
     let config = Config {
         salt: store.salt(),
+        scope: headstock::head::Scope::all(),
         scratch_dir: store.scratch_dir(),
         change_budget_bytes: CHANGE_BUDGET_BYTES,
         trims_capped_unlogged: false,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Error;
+use crate::head::scope::{Pattern, Scope};
 use crate::source::ReadFrom;
 
 /// Bytes of a connection string file; a longer file is not one.
@@ -48,6 +49,13 @@ pub struct FollowArgs {
     /// Name of the job; the replica set's name unless given
     #[arg(long, value_name = "NAME")]
     pub job: Option<String>,
+    /// Back up only these namespaces: DB or DB.COLLECTION, * stands for any characters, ? for one.
+    /// Remembered by the job; '*' alone means everything again
+    #[arg(long, value_name = "FILTER")]
+    pub include: Vec<Pattern>,
+    /// Do not back up these namespaces, with the same wildcards
+    #[arg(long, value_name = "FILTER")]
+    pub exclude: Vec<Pattern>,
     /// Copy everything anew although the job has a state; restore points stay
     #[arg(long)]
     pub rescan: bool,
@@ -55,6 +63,16 @@ pub struct FollowArgs {
     /// beginning one
     #[arg(long, conflicts_with = "rescan")]
     pub no_rescan: bool,
+}
+
+impl FollowArgs {
+    /// Which namespaces are to be backed up from now on; none if nothing was said.
+    pub fn scope(&self) -> Result<Option<Scope>, Error> {
+        if self.include.is_empty() && self.exclude.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Scope::new(self.include.clone(), self.exclude.clone())?))
+    }
 }
 
 /// The replica set to back up.

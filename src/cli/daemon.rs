@@ -40,7 +40,9 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
     let mut signals = Signals::listen()?;
+    let scope = args.follow.scope()?;
     let options = daemon::Options {
+        scope,
         store: args.follow.store.store,
         job: args.follow.job,
         snapshot_every: args.snapshot_every,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Exit, redact};
+use crate::head::scope::TooManyFilters;
 use crate::{daemon, job, lab, restore, source, store};
 
 /// The failure of a command.
@@ -29,6 +30,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Too many filters.
+    #[error(transparent)]
+    Filters(#[from] TooManyFilters),
     /// The store.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -70,6 +74,7 @@ impl Error {
         match self {
             Self::Job(job::Error::WhichJob { .. } | job::Error::BadName { .. })
             | Self::Daemon(daemon::Error::Job(job::Error::WhichJob { .. })) => Exit::Usage,
+            Self::Filters(_) => Exit::Usage,
             Self::Plan { .. } => Exit::Refused,
             Self::Daemon(error) if error.is_refusal() => Exit::Refused,
             _ => Exit::Failed,

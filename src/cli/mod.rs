@@ -11,6 +11,7 @@ mod error;
 mod exit;
 mod fsck;
 mod logging;
+mod namespaces;
 mod output;
 mod progress;
 mod redact;
@@ -69,6 +70,7 @@ enum Command {
     Status(status::Args),
     Fsck(fsck::Args),
     Compact(compact::Args),
+    Namespaces(namespaces::Args),
 }
 
 /// Runs the program: parses the arguments of the process, runs the command, reports its outcome.
@@ -104,6 +106,7 @@ fn run(command: Command) -> Result<Exit, Error> {
             Command::Status(args) => status::run(args).await,
             Command::Fsck(args) => fsck::run(args).await,
             Command::Compact(args) => compact::run(args).await,
+            Command::Namespaces(args) => namespaces::run(&args),
         }
     })
 }

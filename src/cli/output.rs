@@ -46,6 +46,16 @@ pub fn hours(seconds: u64) -> String {
     }
 }
 
+/// What a filtered job holds; none if it is not filtered.
+pub fn filters(include: &[String], exclude: &[String]) -> Option<String> {
+    let included = if include.is_empty() { "everything".to_owned() } else { include.join(", ") };
+    match (include, exclude) {
+        ([], []) => None,
+        (_, []) => Some(included),
+        _ => Some(format!("{included} without {}", exclude.join(", "))),
+    }
+}
+
 /// How many times `part` fits into `whole`, one digit after the point.
 pub fn ratio(whole: u64, part: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]

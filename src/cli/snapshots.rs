@@ -16,6 +16,7 @@ const AFTER_HELP: &str = "\
   added_bytes    bytes that it added to the store
   content_root   hash of all its content, hexadecimal: equal where two snapshots are equal
   keep           whether it is protected from deletion
+  include        filters of what it holds, empty for everything; exclude what of that it does not
   set_name       replica set, and replica_set_id, fcv, server_version of the source
 
 EXAMPLES
@@ -47,8 +48,9 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
 }
 
 fn print(snapshots: &[SnapshotInfo]) -> Result<(), Error> {
-    const HEADINGS: [&str; 7] = ["ID", "JOB", "TIME", "KEEP", "DOCUMENTS", "SIZE", "ADDED"];
-    const FIRST_FIGURE: usize = 4;
+    const HEADINGS: [&str; 8] =
+        ["ID", "JOB", "TIME", "KEEP", "HOLDS", "DOCUMENTS", "SIZE", "ADDED"];
+    const FIRST_FIGURE: usize = 5;
     let rows: Vec<Vec<String>> = snapshots
         .iter()
         .map(|snapshot| {
@@ -57,6 +59,8 @@ fn print(snapshots: &[SnapshotInfo]) -> Result<(), Error> {
                 snapshot.job.clone(),
                 snapshot.wall_time.clone(),
                 if snapshot.keep { "keep" } else { "" }.to_owned(),
+                output::filters(&snapshot.include, &snapshot.exclude)
+                    .unwrap_or_else(|| "everything".to_owned()),
                 snapshot.documents.to_string(),
                 output::bytes(snapshot.logical_bytes),
                 output::bytes(snapshot.added_bytes),

@@ -11,7 +11,7 @@ const AFTER_HELP: &str = "\
   daemon   whether a daemon runs on the store; its live figures are then in `jobs`
   jobs     array of {name, set_name, replica_set_id, server_version, fcv, phase, scan, head,
            received, lag_seconds, oplog_window_seconds, oplog_seconds_left, restorable, gaps,
-           snapshots, slices, restore_window_seconds, stopped}
+           snapshots, slices, restore_window_seconds, include, exclude, stopped}
     phase       scanning, catching-up or tailing
     scan        {documents, bytes, documents_estimate, bytes_estimate, collections,
                 collections_done} while scanning, else null
@@ -20,7 +20,9 @@ const AFTER_HELP: &str = "\
     oplog_window_seconds  how far the source's oplog reaches back, as last seen, or null
     oplog_seconds_left    until that oplog will have run past the job if it stays where it is
     restorable  array of {from, to}: between them every second can be restored
-    gaps        array of {after, until, reason, noticed_at}: what cannot be restored, and why
+    gaps        array of {namespaces, after, until, reason, noticed_at}: what cannot be restored,
+                and why; of all namespaces where none is named
+    include     filters of what is backed up, empty for everything; exclude what of that is not
     stopped     why entries are stored but not applied, or null
 
 EXAMPLES
@@ -67,6 +69,9 @@ fn print_job(job: &JobStatus) -> Result<(), Error> {
         "job {}: {} of replica set {} ({}, MongoDB {})",
         job.name, job.phase, job.set_name, job.replica_set_id, job.server_version
     ))?;
+    if let Some(filters) = output::filters(&job.include, &job.exclude) {
+        output::line(&format!("  FILTERED   {filters}"))?;
+    }
     if let Some(scan) = &job.scan {
         output::line(&format!(
             "  scanned    {} documents, {} of about {}; {} of {} collections done",
@@ -100,7 +105,14 @@ fn print_job(job: &JobStatus) -> Result<(), Error> {
     }
     for gap in &job.gaps {
         let until = gap.until.as_ref().map_or("now", |until| &until.wall_time);
-        output::line(&format!("  GAP        {} to {until}: {}", gap.after.wall_time, gap.reason))?;
+        let of = match &gap.namespaces[..] {
+            [] => String::new(),
+            some => format!("{}: ", some.join(", ")),
+        };
+        output::line(&format!(
+            "  GAP        {} to {until}: {of}{}",
+            gap.after.wall_time, gap.reason
+        ))?;
     }
     output::line(&format!(
         "  kept       {} snapshots, {} oplog slices, window {} s",

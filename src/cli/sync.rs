@@ -71,6 +71,7 @@ async fn start(args: &Args) -> Result<Follow, Error> {
     let job = Job::open_or_create(store, name, &source, args.new_timeline).await?;
     let options = FollowOptions {
         restore_window: args.restore_window,
+        scope: args.follow.scope()?,
         rescan: args.follow.rescan,
         new_timeline: args.new_timeline,
         heal: !args.follow.no_rescan,

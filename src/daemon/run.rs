@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use super::{Answers, Error, Signals, control};
+use crate::head::Scope;
 use crate::job::{Figures, Follow, FollowOptions, Job, snapshot};
 use crate::source::{ReadFrom, Source};
 use crate::store::compact::Settings;
@@ -39,6 +40,8 @@ pub struct Options {
     pub restore_window: Duration,
     /// Share of dead bytes at which the store is compacted, in percent; zero never.
     pub compact_at_percent: u8,
+    /// Which namespaces to back up from now on; as before if none.
+    pub scope: Option<Scope>,
     /// Scan anew although the job has a head.
     pub rescan: bool,
     /// Scan anew without being asked where nothing else helps.
@@ -63,6 +66,7 @@ impl Daemon {
             Job::open_or_create(&options.store, options.job.as_deref(), &source, false).await?;
         let follow_options = FollowOptions {
             restore_window: Some(options.restore_window),
+            scope: options.scope.clone(),
             rescan: options.rescan,
             new_timeline: false,
             heal: options.heal,

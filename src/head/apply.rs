@@ -8,7 +8,6 @@ use super::change::{Change, Missing, Pending, count};
 use super::changes::Target;
 use super::commands::Commands;
 use super::held::HeldId;
-use super::namespaces::kept;
 use super::{Error, Head, Rescan};
 use crate::oplog::transactions::{Outcome, Phase};
 use crate::oplog::{
@@ -177,7 +176,7 @@ impl Head {
             Operation::Delete { ns, uuid, id } => match self.lookup(ns, uuid) {
                 Some(target) => self.delete(target, id, ts),
                 None => {
-                    if kept(ns) && !self.is_fuzzy(ts) {
+                    if self.misses(ns, uuid) && !self.is_fuzzy(ts) {
                         count(&self.context.counters.delete_on_missing);
                     }
                     Ok(())
@@ -192,6 +191,8 @@ impl Head {
         Commands {
             catalog: &mut self.catalog,
             builds: &mut self.pending.builds,
+            absent: &mut self.pending.absent,
+            scope: &self.config.scope,
             changes: &mut self.changes,
             capped: &mut self.capped,
             counters: &self.context.counters,
@@ -207,6 +208,13 @@ impl Head {
         Some((Target { uuid, incarnation: entry.incarnation, root }, order))
     }
 
+    /// Whether it is wrong that the head has no such collection. One that is renamed away before the
+    /// operation's transaction is committed has the name of its time, which goes.
+    fn misses(&self, ns: &str, uuid: Option<Uuid>) -> bool {
+        let absent = uuid.is_some_and(|uuid| self.pending.absent.contains_key(&uuid));
+        self.config.scope.keeps(ns) && !absent
+    }
+
     /// The collection an operation writes to; none if it is left out, or gone by the end of the scan.
     fn target(
         &self,
@@ -215,7 +223,7 @@ impl Head {
         ts: Ts,
     ) -> Result<Option<(Target, Order)>, Error> {
         match self.lookup(ns, uuid) {
-            None if kept(ns) && !self.is_fuzzy(ts) => {
+            None if self.misses(ns, uuid) && !self.is_fuzzy(ts) => {
                 Err(Error::UnknownCollection { ts, ns: ns.to_owned(), uuid })
             }
             found => Ok(found),

@@ -12,9 +12,11 @@ use super::capped::Capped;
 use super::catalog::Catalog;
 use super::change::{Counters, count};
 use super::changes::Changes;
-use super::namespaces::{kept, split};
-use super::options::{default_id_index, index_name, is_capped, is_clustered, is_true, without};
-use super::{Collection, Error, Rescan, coll_mod};
+use super::namespaces::split;
+use super::options::{
+    default_id_index, index_name, is_capped, is_clustered, is_temporary, is_true, without,
+};
+use super::{Collection, Error, Rescan, Scope, coll_mod};
 use crate::oplog::{Command, IndexBuild, Ts, Uuid};
 use crate::tree::{Order, Root};
 
@@ -32,6 +34,8 @@ pub(super) type Builds = BTreeMap<Uuid, Build>;
 pub(super) struct Commands<'a> {
     pub catalog: &'a mut Catalog,
     pub builds: &'a mut Builds,
+    pub absent: &'a mut BTreeMap<Uuid, String>,
+    pub scope: &'a Scope,
     pub changes: &'a mut Changes,
     pub capped: &'a mut BTreeMap<Uuid, Capped>,
     pub counters: &'a Counters,
@@ -91,11 +95,16 @@ impl Commands<'_> {
     /// The collection of a command that needs one; none if it is rightly not there.
     fn need(&self, uuid: Option<Uuid>, ns: &str) -> Result<Option<Uuid>, Error> {
         match self.find(uuid, ns) {
-            None if kept(ns) && !self.fuzzy => {
+            None if self.scope.keeps(ns) && !self.is_absent(uuid) && !self.fuzzy => {
                 Err(Error::UnknownCollection { ts: self.ts, ns: ns.to_owned(), uuid })
             }
             found => Ok(found),
         }
+    }
+
+    /// Whether the documents of a collection are known to be missing.
+    fn is_absent(&self, uuid: Option<Uuid>) -> bool {
+        uuid.is_some_and(|uuid| self.absent.contains_key(&uuid))
     }
 
     fn surprise(&self) {
@@ -105,7 +114,7 @@ impl Commands<'_> {
     }
 
     fn rescan(&self, ns: &str, why: Rescan) -> Result<(), Error> {
-        if kept(ns) {
+        if self.scope.keeps(ns) {
             return Err(Error::NeedsRescan { ts: self.ts, ns: ns.to_owned(), why });
         }
         Ok(())
@@ -132,7 +141,8 @@ impl Commands<'_> {
         spec: &RawDocument,
         id_index: Option<&RawDocument>,
     ) -> Result<(), Error> {
-        if !kept(ns) {
+        let temporary = is_temporary(spec) && self.scope.keeps_temporary(ns);
+        if !temporary && !self.scope.keeps(ns) {
             return Ok(());
         }
         let ts = self.ts;
@@ -165,13 +175,17 @@ impl Commands<'_> {
         self.catalog.remove(uuid);
         self.changes.forget(uuid);
         self.capped.remove(&uuid);
+        self.absent.remove(&uuid);
         self.builds.retain(|_, build| build.collection != uuid);
     }
 
     fn drop_named(&mut self, uuid: Option<Uuid>, ns: &str) -> Result<(), Error> {
         match self.find(uuid, ns) {
             Some(uuid) => self.forget(uuid),
-            None if kept(ns) => self.surprise(),
+            None if self.is_absent(uuid) => {
+                uuid.map(|uuid| self.absent.remove(&uuid));
+            }
+            None if self.scope.keeps(ns) => self.surprise(),
             None => {}
         }
         Ok(())
@@ -185,6 +199,7 @@ impl Commands<'_> {
             self.surprise();
             self.forget(uuid);
         }
+        self.absent.retain(|_, ns| split(ns).0 != db);
         Ok(())
     }
 
@@ -200,16 +215,9 @@ impl Commands<'_> {
         if let Some(target) = drop_target.filter(|target| Some(*target) != found) {
             self.forget(target);
         }
-        let Some(uuid) = found else {
-            if self.fuzzy || !kept(to) {
-                return Ok(());
-            }
-            if !kept(from) {
-                return self.rescan(to, Rescan::NoLongerLeftOut);
-            }
-            return Err(Error::UnknownCollection { ts: self.ts, ns: from.to_owned(), uuid });
-        };
-        if !kept(to) && !self.fuzzy {
+        let Some(uuid) = found else { return self.rename_unheld(uuid, from, to) };
+        let tracked = self.scope.keeps(to) || (stay_temp && self.scope.keeps_temporary(to));
+        if !tracked && !self.fuzzy {
             self.forget(uuid);
             return Ok(());
         }
@@ -224,6 +232,20 @@ impl Commands<'_> {
             })?;
         }
         Ok(())
+    }
+
+    /// A collection that was not tracked may get a name that is: its documents are in no entry.
+    fn rename_unheld(&mut self, uuid: Option<Uuid>, from: &str, to: &str) -> Result<(), Error> {
+        let known = uuid.is_some_and(|uuid| self.absent.remove(&uuid).is_some());
+        let tracked = self.scope.keeps(to);
+        match uuid {
+            Some(uuid) if tracked && (known || !self.scope.keeps(from)) => {
+                self.absent.insert(uuid, to.to_owned());
+                Ok(())
+            }
+            _ if self.fuzzy || !tracked => Ok(()),
+            _ => Err(Error::UnknownCollection { ts: self.ts, ns: from.to_owned(), uuid }),
+        }
     }
 
     fn coll_mod(
@@ -288,7 +310,7 @@ impl Commands<'_> {
 
     fn drop_index(&mut self, uuid: Option<Uuid>, ns: &str, name: &str) -> Result<(), Error> {
         let Some(uuid) = self.find(uuid, ns) else {
-            if kept(ns) {
+            if self.scope.keeps(ns) && !self.is_absent(uuid) {
                 self.surprise();
             }
             return Ok(());

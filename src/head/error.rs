@@ -150,9 +150,6 @@ pub enum Rescan {
     /// Data files were imported.
     #[error("importCollection brings documents that are in no entry")]
     Imported,
-    /// A left-out collection was renamed to a name that is backed up.
-    #[error("a collection that was left out gets a name that is backed up")]
-    NoLongerLeftOut,
     /// setFCV converts time series collections.
     #[error("time series collections are converted in place")]
     ViewlessTimeseries,

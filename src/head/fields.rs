@@ -112,6 +112,14 @@ impl<'a> Fields<'a> {
         self.get(field, |value| value.as_str().map(str::to_owned))
     }
 
+    /// The strings of an array.
+    pub fn texts(&self, field: &'static str) -> Result<Vec<String>, Error> {
+        let array = self.get(field, |value| value.as_array())?;
+        let text = |value: Result<RawBsonRef<'_>, _>| value.ok()?.as_str().map(str::to_owned);
+        let texts: Option<Vec<String>> = array.into_iter().map(text).collect();
+        texts.ok_or_else(|| self.malformed(field))
+    }
+
     /// A boolean.
     pub fn flag(&self, field: &'static str) -> Result<bool, Error> {
         self.get(field, |value| value.as_bool())

@@ -4,7 +4,7 @@ use bson::raw::cstr;
 use bson::{DateTime, RawDocument, RawDocumentBuf};
 
 use super::fields::{self, Fields};
-use super::{Error, HeadRoot};
+use super::{Error, HeadRoot, Scope};
 use crate::block::{self, BlockId, BlockRead, BlockWrite, Kind};
 use crate::oplog::Ts;
 
@@ -31,6 +31,8 @@ pub struct Manifest {
     pub added_bytes: u64,
     /// Never expired by a policy.
     pub keep: bool,
+    /// Which namespaces it holds.
+    pub scope: Scope,
 }
 
 impl Manifest {
@@ -55,6 +57,7 @@ impl Manifest {
         out.append(cstr!("rule_version"), i64::from(self.rule_version));
         out.append(cstr!("added_bytes"), fields::count(self.added_bytes));
         out.append(cstr!("keep"), self.keep);
+        out.append(cstr!("scope"), self.scope.to_bson());
         out
     }
 
@@ -76,6 +79,7 @@ impl Manifest {
             rule_version: rule_version.map_err(|_| read.malformed("rule_version"))?,
             added_bytes: read.count("added_bytes")?,
             keep: read.flag("keep")?,
+            scope: Scope::from_bson(read.document("scope")?)?,
         })
     }
 

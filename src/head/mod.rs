@@ -17,6 +17,7 @@
 //! - `held`: operations of open transactions.
 //! - [`content_root`]: the hash two heads are compared by.
 //! - [`namespaces`]: what is backed up and what is left out, with the reason.
+//! - [`scope`]: what of that a job's filters keep.
 //!
 //! The stored forms are `format-spec/06-heads.md`.
 
@@ -39,6 +40,7 @@ mod options;
 mod pending;
 mod root;
 mod runs;
+pub mod scope;
 mod state;
 mod sweep;
 #[cfg(test)]
@@ -48,6 +50,7 @@ pub use catalog::{Collection, catalog};
 pub use error::{Error, Rescan};
 pub use manifest::Manifest;
 pub use root::HeadRoot;
+pub use scope::Scope;
 pub use state::{Config, Divergences, Head};
 
 /// What a scan found of one collection, to start a head from: its finished tree and its catalog

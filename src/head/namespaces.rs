@@ -3,15 +3,6 @@
 //! The rule is by name and the same for every version, so that two heads of one source always agree
 //! on what their content is. A name in no row is kept: leaving out is always stated.
 
-/// What is done with a namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
-    /// Backed up.
-    Keep,
-    /// Not scanned, not tracked.
-    Leave(Reason),
-}
-
 /// Why a namespace is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -40,61 +31,97 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// How a row names collections.
+/// Which collections of a database a row is about.
 #[derive(Debug, Clone, Copy)]
-enum Name {
-    /// This collection.
+pub enum Name {
+    /// All.
+    Any,
+    /// The one of this name.
     Is(&'static str),
-    /// Every collection whose name starts so.
+    /// Every one whose name starts so.
     Starts(&'static str),
 }
 
-/// A row: database, collections, reason.
-type Row = (&'static str, Name, Reason);
+impl Name {
+    fn covers(self, collection: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Is(name) => collection == name,
+            Self::Starts(start) => collection.starts_with(start),
+        }
+    }
+}
 
-/// What is left out besides `local` and `system.profile`.
-const LEFT_OUT: &[Row] = &[
-    ("admin", Name::Is("system.keys"), Reason::Keys),
-    ("config", Name::Is("external_validation_keys"), Reason::Keys),
-    ("config", Name::Is("transactions"), Reason::NotLogged),
-    ("config", Name::Is("image_collection"), Reason::NotLogged),
-    ("config", Name::Is("system.preimages"), Reason::NotLogged),
-    ("config", Name::Is("system.sessions"), Reason::Momentary),
-    ("config", Name::Is("system.indexBuilds"), Reason::Momentary),
-    ("config", Name::Starts("tenantMigration"), Reason::Momentary),
-    ("config", Name::Starts("sampledQueries"), Reason::Momentary),
-    ("config", Name::Starts("analyzeShardKeySplitPoints"), Reason::Momentary),
-    ("config", Name::Is("queryAnalyzers"), Reason::Momentary),
-    ("config", Name::Is("lockpings"), Reason::Momentary),
-    ("config", Name::Is("locks"), Reason::Momentary),
-    ("config", Name::Is("mongos"), Reason::Momentary),
-    ("config", Name::Is("actionlog"), Reason::Momentary),
-    ("config", Name::Starts("cache."), Reason::Rebuilt),
-    ("config", Name::Starts("shard.catalog."), Reason::Rebuilt),
-    ("config", Name::Is("vectorClock"), Reason::NodeState),
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Is(name) => f.write_str(name),
+            Self::Starts(start) => write!(f, "{start}*"),
+        }
+    }
+}
+
+/// A row: what is left out, and why.
+#[derive(Debug, Clone, Copy)]
+pub struct LeftOut {
+    /// The database; none for any.
+    pub database: Option<&'static str>,
+    /// Its collections.
+    pub collections: Name,
+    /// Why.
+    pub reason: Reason,
+}
+
+const fn any(collections: Name, reason: Reason) -> LeftOut {
+    LeftOut { database: None, collections, reason }
+}
+
+const fn of(database: &'static str, collections: Name, reason: Reason) -> LeftOut {
+    LeftOut { database: Some(database), collections, reason }
+}
+
+use Name::{Any, Is, Starts};
+use Reason::{Keys, Momentary, NodeState, NotLogged, Rebuilt};
+
+/// The table: all that is left out. Everything else is backed up.
+pub static LEFT_OUT: &[LeftOut] = &[
+    of("local", Any, NodeState),
+    any(Is("system.profile"), NodeState),
+    of("admin", Is("system.keys"), Keys),
+    of("config", Is("external_validation_keys"), Keys),
+    of("config", Is("transactions"), NotLogged),
+    of("config", Is("image_collection"), NotLogged),
+    of("config", Is("system.preimages"), NotLogged),
+    of("config", Is("system.sessions"), Momentary),
+    of("config", Is("system.indexBuilds"), Momentary),
+    of("config", Starts("tenantMigration"), Momentary),
+    of("config", Starts("sampledQueries"), Momentary),
+    of("config", Starts("analyzeShardKeySplitPoints"), Momentary),
+    of("config", Is("queryAnalyzers"), Momentary),
+    of("config", Is("lockpings"), Momentary),
+    of("config", Is("locks"), Momentary),
+    of("config", Is("mongos"), Momentary),
+    of("config", Is("actionlog"), Momentary),
+    of("config", Starts("cache."), Rebuilt),
+    of("config", Starts("shard.catalog."), Rebuilt),
+    of("config", Is("vectorClock"), NodeState),
 ];
 
-/// The rule for a collection `db.name`.
+/// Why a collection `db.name` is left out; none if it is backed up.
 #[must_use]
-pub fn rule(ns: &str) -> Rule {
+pub fn left_out(ns: &str) -> Option<Reason> {
     let (db, collection) = split(ns);
-    if db == "local" || collection == "system.profile" {
-        return Rule::Leave(Reason::NodeState);
-    }
-    let row = LEFT_OUT.iter().find(|(of, name, _)| {
-        *of == db
-            && match name {
-                Name::Is(whole) => collection == *whole,
-                Name::Starts(start) => collection.starts_with(start),
-            }
-    });
-    row.map_or(Rule::Keep, |(_, _, reason)| Rule::Leave(*reason))
+    let covers = |row: &&LeftOut| {
+        row.database.is_none_or(|of| of == db) && row.collections.covers(collection)
+    };
+    LEFT_OUT.iter().find(covers).map(|row| row.reason)
 }
 
 /// Whether a collection is backed up.
 #[must_use]
 pub fn kept(ns: &str) -> bool {
-    rule(ns) == Rule::Keep
+    left_out(ns).is_none()
 }
 
 /// The database and the collection of a namespace; the collection is empty if there is no dot.
@@ -123,7 +150,7 @@ mod tests {
             "localhost.c",
             "config.localReshardingOperations.donor",
         ] {
-            assert_eq!(rule(ns), Rule::Keep, "{ns}");
+            assert_eq!(left_out(ns), None, "{ns}");
         }
         for (ns, reason) in [
             ("local.oplog.rs", Reason::NodeState),
@@ -134,7 +161,7 @@ mod tests {
             ("config.cache.chunks.app.users", Reason::Rebuilt),
             ("config.vectorClock", Reason::NodeState),
         ] {
-            assert_eq!(rule(ns), Rule::Leave(reason), "{ns}");
+            assert_eq!(left_out(ns), Some(reason), "{ns}");
         }
     }
 }

@@ -41,6 +41,11 @@ pub(super) fn with(
     Ok(out)
 }
 
+/// Whether servers drop the collection when they start: it waits to be renamed.
+pub(super) fn is_temporary(options: &RawDocument) -> bool {
+    matches!(options.get("temp"), Ok(Some(value)) if is_true(value))
+}
+
 /// Whether a value counts as true, as servers read flags.
 pub(super) fn is_true(value: RawBsonRef<'_>) -> bool {
     match value {

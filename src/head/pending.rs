@@ -26,6 +26,8 @@ pub(super) struct Pending {
     pub divergences: Divergences,
     pub builds: Builds,
     pub transactions: Assembler<HeldId>,
+    /// Collections that are tracked by name and whose documents are missing.
+    pub absent: BTreeMap<Uuid, String>,
 }
 
 impl Pending {
@@ -36,6 +38,7 @@ impl Pending {
             divergences: Divergences::default(),
             builds: Builds::new(),
             transactions: Assembler::new(),
+            absent: BTreeMap::new(),
         }
     }
 }
@@ -52,6 +55,7 @@ pub(super) fn write(
     let nothing = transactions == tree::Root::default()
         && builds == tree::Root::default()
         && pending.fuzzy_until.is_none()
+        && pending.absent.is_empty()
         && pending.divergences == Divergences::default();
     if nothing {
         return Ok(None);
@@ -67,6 +71,7 @@ pub(super) fn write(
     out.append(cstr!("catalog_surprises"), fields::count(counts.catalog));
     out.append(cstr!("transactions"), transactions.to_bson());
     out.append(cstr!("builds"), builds.to_bson());
+    out.append(cstr!("absent"), write_absent(blocks, shape, &pending.absent)?.to_bson());
     Ok(Some(blocks.put(Kind::Links, out.as_bytes())?))
 }
 
@@ -90,6 +95,7 @@ pub(super) fn read(
         },
         builds: read_builds(blocks, &read.tree("builds")?)?,
         transactions: read_transactions(blocks, &read.tree("transactions")?, held)?,
+        absent: read_absent(blocks, &read.tree("absent")?)?,
     })
 }
 
@@ -174,6 +180,31 @@ fn read_transactions(
     let mut chains: Vec<_> = chains.into_values().collect();
     chains.sort_by_key(|chain| chain.parts.last().map(|part| part.optime));
     Ok(Assembler::restore(chains)?)
+}
+
+fn write_absent(
+    blocks: &dyn BlockWrite,
+    shape: &Shape,
+    absent: &BTreeMap<Uuid, String>,
+) -> Result<tree::Root, Error> {
+    let mut documents = BTreeMap::new();
+    for (uuid, ns) in absent {
+        let mut out = RawDocumentBuf::new();
+        out.append(cstr!("_id"), Binary::from(*uuid));
+        out.append(cstr!("ns"), ns.as_str());
+        documents.insert(Key::of_document(&out)?, out);
+    }
+    build(blocks, shape, documents.into_values())
+}
+
+fn read_absent(blocks: &dyn BlockRead, root: &tree::Root) -> Result<BTreeMap<Uuid, String>, Error> {
+    let mut absent = BTreeMap::new();
+    let mut cursor = Cursor::new(blocks, root);
+    while let Some(document) = cursor.next()? {
+        let read = Fields { what: "absent collection", document: &document };
+        absent.insert(read.get("_id", Uuid::from_value)?, read.text("ns")?);
+    }
+    Ok(absent)
 }
 
 fn write_builds(

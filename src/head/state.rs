@@ -11,11 +11,10 @@ use super::catalog::Catalog;
 use super::change::{Context, Counters};
 use super::changes::Changes;
 use super::held::Held;
-use super::namespaces::kept;
-use super::options::{is_finished_index, whole};
+use super::options::{is_finished_index, is_temporary, whole};
 use super::pending::{self, Pending};
 use super::sweep::sweep;
-use super::{Collection, Error, HeadRoot, Scanned};
+use super::{Collection, Error, HeadRoot, Scanned, Scope};
 use crate::block::{BlockRead, BlockWrite};
 use crate::oplog::{self, NameOrder, OpTime, Position, Ts, Uuid};
 use crate::store::RepositorySalt;
@@ -34,6 +33,8 @@ pub struct Config {
     pub salt: RepositorySalt,
     /// Where sorted runs of changes go: an existing directory that only this head uses.
     pub scratch_dir: PathBuf,
+    /// Which namespaces are tracked.
+    pub scope: Scope,
     /// Bytes of pending changes held in memory before a run is written.
     pub change_budget_bytes: usize,
     /// Whether the source's servers are older than 5.0: they trim capped collections without
@@ -77,6 +78,8 @@ pub struct Head {
     /// Its `divergences` are those at the last flush; the counters of the context run on.
     pub(super) pending: Pending,
     pub(super) context: Context,
+    /// Collections went that the root it was loaded from has.
+    narrowed: bool,
     spent: bool,
 }
 
@@ -112,6 +115,7 @@ impl Head {
             held,
             pending,
             context,
+            narrowed: false,
             spent: false,
         }
     }
@@ -132,7 +136,7 @@ impl Head {
     ) -> Result<Self, Error> {
         let mut catalog = Catalog::new();
         let ts = start.optime.ts;
-        for mut collection in collections.into_iter().filter(|found| kept(&found.ns)) {
+        for mut collection in collections.into_iter().filter(|found| tracks(&config.scope, found)) {
             collection.indexes.retain(|spec| is_finished_index(spec));
             if let Some(holder) = catalog.holder(&collection.ns) {
                 catalog.move_aside(ts, holder)?;
@@ -171,6 +175,7 @@ impl Head {
         };
         let mut head = Self::new(blocks, config, root.position, catalog, pending, held);
         head.consistent_from = root.consistent_from;
+        head.narrowed = head.forget_what_is_not_tracked();
         Ok(head)
     }
 
@@ -225,13 +230,7 @@ impl Head {
         let Some(until) = self.pending.fuzzy_until.filter(|until| until.ts <= at.ts) else {
             return Ok(());
         };
-        let left_out: Vec<Uuid> = self
-            .catalog
-            .iter()
-            .filter(|entry| !kept(&entry.collection.ns))
-            .map(|entry| entry.collection.uuid)
-            .collect();
-        left_out.into_iter().for_each(|uuid| self.commands(at.ts).forget(uuid));
+        self.forget_what_is_not_tracked();
         let aside = self.catalog.iter().filter(|entry| entry.aside);
         let names: Vec<String> = aside.map(|entry| entry.collection.ns.clone()).collect();
         if !names.is_empty() {
@@ -240,6 +239,30 @@ impl Head {
         self.pending.fuzzy_until = None;
         self.consistent_from = Some(until.max(at));
         Ok(())
+    }
+
+    /// Whether the root that the head was loaded from has collections which are not tracked any more, so
+    /// that a flush is needed although no entry was applied.
+    #[must_use]
+    pub fn is_narrowed(&self) -> bool {
+        self.narrowed
+    }
+
+    /// Returns whether there was anything.
+    fn forget_what_is_not_tracked(&mut self) -> bool {
+        let entries = self.catalog.iter().map(|entry| &entry.collection);
+        let others = entries.filter(|collection| !tracks(&self.config.scope, collection));
+        let others: Vec<Uuid> = others.map(|collection| collection.uuid).collect();
+        let (ts, any) = (self.position.optime.ts, !others.is_empty());
+        others.into_iter().for_each(|uuid| self.commands(ts).forget(uuid));
+        any
+    }
+
+    /// Collections with names that are tracked, whose documents the head does not have: they got the
+    /// names from names that were not. By UUID, with their names.
+    #[must_use]
+    pub fn absent(&self) -> &BTreeMap<Uuid, String> {
+        &self.pending.absent
     }
 
     /// Prepare timestamps of undecided prepared transactions, lowest first.
@@ -315,6 +338,7 @@ impl Head {
             head.pending.divergences = head.context.counters.read();
             let pending =
                 pending::write(blocks, &head.shapes.links, &head.pending, &mut head.held)?;
+            head.narrowed = false;
             let (documents, logical_bytes) = head.counts();
             Ok(HeadRoot {
                 position: head.position,
@@ -352,6 +376,12 @@ impl Head {
     pub fn collections(&self) -> Vec<&Collection> {
         self.catalog.iter().map(|entry| &entry.collection).collect()
     }
+}
+
+/// Whether a collection is tracked.
+fn tracks(scope: &Scope, collection: &Collection) -> bool {
+    scope.keeps(&collection.ns)
+        || (is_temporary(&collection.options) && scope.keeps_temporary(&collection.ns))
 }
 
 /// How a capped collection is bounded.

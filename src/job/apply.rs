@@ -71,6 +71,7 @@ pub struct Halted {
 pub struct Applier {
     mailbox: Arc<Mailbox>,
     halted: watch::Receiver<Option<Halted>>,
+    absent: watch::Receiver<Vec<String>>,
     thread: tokio::sync::Mutex<Option<JoinHandle<Result<(), Error>>>>,
 }
 
@@ -89,9 +90,21 @@ impl Applier {
             }
         });
         let (sender, halted) = watch::channel(None);
-        let worker = Worker::new(job, figures, mailbox.clone(), sender);
+        let (missing, absent) = watch::channel(Vec::new());
+        let worker = Worker::new(job, figures, mailbox.clone(), sender, missing);
         let thread = tokio::task::spawn_blocking(move || worker.run());
-        Self { mailbox, halted, thread: tokio::sync::Mutex::new(Some(thread)) }
+        Self { mailbox, halted, absent, thread: tokio::sync::Mutex::new(Some(thread)) }
+    }
+
+    /// Returns the names of collections that are to be backed up and whose documents are missing, once
+    /// there are any.
+    pub async fn absent(&self) -> Vec<String> {
+        let mut absent = self.absent.clone();
+        let found = absent.wait_for(|names| !names.is_empty()).await.map(|names| names.clone());
+        match found {
+            Ok(names) => names,
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Returns once the applier stands still for good; never if it is stopped before.
@@ -158,6 +171,7 @@ struct Worker {
     figures: Figures,
     mailbox: Arc<Mailbox>,
     halted: watch::Sender<Option<Halted>>,
+    absent: watch::Sender<Vec<String>>,
     /// Snapshots asked for and not reached yet.
     waiting: Vec<Wanted>,
     /// The last entry applied to the open head.
@@ -183,9 +197,10 @@ impl Worker {
         figures: Figures,
         mailbox: Arc<Mailbox>,
         halted: watch::Sender<Option<Halted>>,
+        absent: watch::Sender<Vec<String>>,
     ) -> Self {
         let (waiting, reached) = (Vec::new(), OpTime::NULL);
-        Self { job, figures, mailbox, halted, waiting, reached, stopping: false }
+        Self { job, figures, mailbox, halted, absent, waiting, reached, stopping: false }
     }
 
     /// Applies until told to stop. An error that may pass is waited out. An entry that cannot be
@@ -279,6 +294,7 @@ impl Worker {
     fn config(&self, state: &State) -> head::Config {
         head::Config {
             salt: self.job.store().salt(),
+            scope: state.scope.clone(),
             scratch_dir: self.job.store().scratch_dir(),
             change_budget_bytes: CHANGE_BUDGET_BYTES,
             trims_capped_unlogged: is_before_5(&state.identity.server_version),
@@ -321,6 +337,15 @@ impl Worker {
                 open.head.preload(entry)?;
             }
         }
+        // While a scan is caught up with, a drop that is still to come may explain it.
+        if open.head.consistent_from().is_some() {
+            let names: Vec<String> = open.head.absent().values().cloned().collect();
+            self.absent.send_if_modified(|told| {
+                let news = *told != names;
+                *told = names;
+                news
+            });
+        }
         let last = slice.header.last;
         open.next = Ts { inc: last.optime.ts.inc.saturating_add(1), ..last.optime.ts };
         open.last = Some(last.optime);
@@ -335,7 +360,7 @@ impl Worker {
         let position = open.head.position();
         let complete = open.last.is_some_and(|last| last >= position.optime);
         let committed = self.job.state().head.is_some_and(|head| head.position == position);
-        if !complete || committed {
+        if !complete || (committed && !open.head.is_narrowed()) {
             return Ok(());
         }
         self.figures.activity(Activity::Flushing);
@@ -408,8 +433,8 @@ fn is_before_5(version: &str) -> bool {
 /// # Errors
 /// [`Error::NotConsistent`], [`Error::Stopped`], and those of the store.
 pub fn snapshot_of_what_is_stored(job: Job) -> Result<SnapshotInfo, Error> {
-    let (halted, _) = watch::channel(None);
-    let mut worker = Worker::new(job, Figures::default(), Arc::default(), halted);
+    let ((halted, _), (absent, _)) = (watch::channel(None), watch::channel(Vec::new()));
+    let mut worker = Worker::new(job, Figures::default(), Arc::default(), halted, absent);
     let mut open = worker.open()?;
     while worker.apply_next(&mut open)? {}
     worker.flush(&mut open)?;

@@ -105,6 +105,15 @@ pub enum Error {
         /// The job.
         job: String,
     },
+    /// Collections got names that are backed up, from names that are not.
+    #[error(
+        "{namespaces}: renamed from a name that is not backed up, so the documents are missing until \
+         the source is scanned anew"
+    )]
+    Absent {
+        /// Their names.
+        namespaces: String,
+    },
     /// Entries were stored by another reader of the oplog meanwhile: read on after them.
     #[error("the oplog of job {job} was stored further by another reader; read on after it")]
     Superseded {

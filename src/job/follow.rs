@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::apply::{Applier, Halted};
 use super::heal::{self, Why};
 use super::{Activity, Error, Figures, Job, SnapshotInfo, Stopped, blocking, scan, snapshot, tail};
+use crate::head::Scope;
 use crate::oplog::Position;
 use crate::source::Source;
 
@@ -32,6 +33,8 @@ const HEALS_MAX: u32 = 3;
 pub struct FollowOptions {
     /// How far back any second can be restored; as before if none.
     pub restore_window: Option<Duration>,
+    /// Which namespaces to back up from now on; as before if none.
+    pub scope: Option<Scope>,
     /// Scan anew although the job has a head. Snapshots stay.
     pub rescan: bool,
     /// The source has another history than the job holds: begin a new timeline. Snapshots stay.
@@ -83,6 +86,9 @@ impl Follow {
         if let Some(window) = options.restore_window {
             let owner = job.clone();
             blocking("opener", job.name(), move || snapshot::set_window(&owner, window)).await?;
+        }
+        if let Some(scope) = options.scope {
+            heal::change_scope(&job, &source, scope).await?;
         }
         let state = job.state();
         if options.new_timeline && state.received.is_some() {
@@ -210,6 +216,8 @@ enum End {
     Failed(Error),
     /// The applier stands still before an entry that only a new scan gets past.
     Halted(Halted),
+    /// Documents of these namespaces are missing; applying goes on.
+    Absent(Vec<String>),
 }
 
 /// What every worker has.
@@ -272,6 +280,10 @@ impl Crew {
             End::Halted(Halted { after, error }) => {
                 let reason = error.to_string();
                 Ok((Why::Unapplied { after, reason }, Error::Background(error)))
+            }
+            End::Absent(namespaces) => {
+                let error = Error::Absent { namespaces: namespaces.join(", ") };
+                Ok((Why::Absent(namespaces), error))
             }
         }
     }
@@ -366,9 +378,17 @@ impl Crew {
                 Err(error) => tracing::debug!("no snapshot of the new scan: {error}"),
             }
         }
-        let halted = applier.halted().await;
-        if self.heal && halted.error.is_healed_by_rescan() {
-            return End::Halted(halted);
+        tokio::select! {
+            halted = applier.halted() => if self.heal && halted.error.is_healed_by_rescan() {
+                return End::Halted(halted);
+            },
+            absent = applier.absent() => {
+                if self.heal {
+                    return End::Absent(absent);
+                }
+                let error = Error::Absent { namespaces: absent.join(", ") };
+                tracing::error!(job = self.job.name(), "{error}");
+            }
         }
         // It tells everybody who asks; slices go on being stored.
         std::future::pending().await

@@ -11,6 +11,7 @@
 use super::gaps::Gap;
 use super::handle::now_ms;
 use super::{Error, Job, ScanState, State, blocking, snapshot};
+use crate::head::Scope;
 use crate::oplog::{OpTime, Position};
 use crate::source::{Source, StartPoint};
 
@@ -33,6 +34,10 @@ pub(super) enum Why {
     },
     /// The source has another history now, and the operator knows.
     NewTimeline,
+    /// Other namespaces are to be backed up.
+    Scope(Scope),
+    /// These namespaces are to be backed up, and their documents are in no entry.
+    Absent(Vec<String>),
 }
 
 /// Chooses where a scan starts, and commits it.
@@ -55,7 +60,7 @@ pub(super) async fn begin_scan(job: &Job, source: &Source, why: Why) -> Result<(
 fn commit_scan(job: &Job, state: &mut State, start: StartPoint, why: &Why) -> Result<(), Error> {
     let (store, begin) = (job.store(), start.begin_fetch);
     let goes_on = match why {
-        Why::Asked | Why::Unapplied { .. } => {
+        Why::Asked | Why::Unapplied { .. } | Why::Scope(_) | Why::Absent(_) => {
             let from = state.slices.unbroken_from(store)?;
             state.received.is_some() && from.is_some_and(|from| from <= begin)
         }
@@ -75,10 +80,42 @@ fn commit_scan(job: &Job, state: &mut State, start: StartPoint, why: &Why) -> Re
         let manifests = snapshot::manifests(store, state)?;
         state.gaps.add(gap, &manifests);
     }
+    if let Why::Scope(scope) = why {
+        state.scope = scope.clone();
+    }
     state.scan = Some(ScanState::new(start));
     state.head = None;
     state.stopped = None;
     Ok(())
+}
+
+/// Makes a job back up other namespaces. A scan begins if the source has collections that the job did
+/// not hold; else those that it holds and need not are let go.
+///
+/// # Errors
+/// Those of the source and of the store.
+pub(super) async fn change_scope(job: &Job, source: &Source, scope: Scope) -> Result<(), Error> {
+    let state = job.state();
+    if state.scope == scope {
+        return Ok(());
+    }
+    let mut widens = state.scan.is_some();
+    if state.head.is_some() {
+        let listed = source.list(&scope).await?;
+        let held = |ns: &str| state.scope.keeps(ns) || state.scope.keeps_temporary(ns);
+        widens |= listed.iter().any(|listed| !held(&listed.ns));
+    }
+    if widens {
+        return begin_scan(job, source, Why::Scope(scope)).await;
+    }
+    let owner = job.clone();
+    blocking("opener", job.name(), move || {
+        owner.update(&owner.store().session(), |state| {
+            state.scope = scope;
+            Ok(())
+        })
+    })
+    .await
 }
 
 /// What cannot be restored because of the new scan.
@@ -87,13 +124,20 @@ fn gap(state: &State, why: &Why, goes_on: bool) -> Option<Gap> {
     let noticed_ms = now_ms();
     let stopped = state.stopped.as_ref().and_then(|stopped| stopped.after);
     let at = |optime: OpTime| Position { optime, wall_ms: i64::from(optime.ts.secs) * 1000 };
+    let mut namespaces = Vec::new();
     let (after, reason) = match why {
-        Why::Asked if goes_on => return None,
-        Why::Asked => (received, "a new scan was asked for, and it began after this".to_owned()),
+        Why::Asked | Why::Scope(_) if goes_on => return None,
+        Why::Absent(absent) if goes_on => {
+            namespaces.clone_from(absent);
+            (received, "renamed from a name that is not backed up".to_owned())
+        }
+        Why::Asked | Why::Scope(_) | Why::Absent(_) => {
+            (received, "a new scan was asked for, and it began after this".to_owned())
+        }
         Why::Unapplied { after, reason } => (at(*after), reason.clone()),
         Why::Lost { reason } => (received, reason.clone()),
         Why::NewTimeline => (received, "a new timeline of the source begins".to_owned()),
     };
     let after = stopped.filter(|stopped| *stopped < after.optime).map_or(after, at);
-    Some(Gap { after, reason, noticed_ms })
+    Some(Gap { namespaces, after, reason, noticed_ms })
 }

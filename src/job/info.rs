@@ -55,6 +55,10 @@ pub struct SnapshotInfo {
     pub content_root: String,
     /// Whether it is protected from deletion.
     pub keep: bool,
+    /// Filters of what it holds; empty for everything.
+    pub include: Vec<String>,
+    /// Filters of what of that it does not hold.
+    pub exclude: Vec<String>,
     /// Replica set name.
     pub set_name: String,
     /// `settings.replicaSetId`, hexadecimal.
@@ -94,6 +98,8 @@ pub struct SpanInfo {
 /// A range of time that cannot be restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GapInfo {
+    /// Which namespaces; empty for all.
+    pub namespaces: Vec<String>,
     /// The last point before it.
     pub after: PointInfo,
     /// The first point after it, once there is one.
@@ -142,6 +148,10 @@ pub struct JobStatus {
     pub slices: u64,
     /// How far back oplog is kept.
     pub restore_window_seconds: u64,
+    /// Filters of what is backed up; empty for everything.
+    pub include: Vec<String>,
+    /// Filters of what of that is not.
+    pub exclude: Vec<String>,
     /// Why entries are stored but not applied, if so.
     pub stopped: Option<String>,
 }
@@ -189,7 +199,10 @@ impl SnapshotInfo {
     #[must_use]
     pub fn new(job: &str, manifest: &Manifest) -> Self {
         let optime = manifest.head.position.optime;
+        let (include, exclude) = manifest.scope.texts();
         Self {
+            include,
+            exclude,
             id: manifest.id.clone(),
             job: job.to_owned(),
             optime: OptimeInfo { t: optime.ts.secs, i: optime.ts.inc, term: optime.term },
@@ -209,15 +222,19 @@ impl SnapshotInfo {
 }
 
 impl JobStatus {
-    /// What the state of a job tells; `restorable` is computed from its slices and snapshots.
+    /// What the state of a job tells; `restorable` and `gaps` are computed from its slices and
+    /// snapshots.
     #[must_use]
-    pub fn new(state: &State, restorable: Vec<SpanInfo>, now_ms: i64) -> Self {
+    pub fn new(state: &State, restorable: Vec<SpanInfo>, gaps: Vec<GapInfo>, now_ms: i64) -> Self {
         let identity = &state.identity;
         let lag = state.received.map(|last| {
             u64::try_from(now_ms.saturating_sub(last.wall_ms)).unwrap_or_default() / 1000
         });
         let window = state.oplog_window_secs;
+        let (include, exclude) = state.scope.texts();
         Self {
+            include,
+            exclude,
             name: state.name.clone(),
             set_name: identity.set_name.clone(),
             replica_set_id: hex(&identity.replica_set_id),
@@ -230,7 +247,7 @@ impl JobStatus {
             lag_seconds: lag,
             oplog_window_seconds: window,
             oplog_seconds_left: window.zip(lag).map(|(window, lag)| window.saturating_sub(lag)),
-            gaps: gaps(state, &restorable),
+            gaps,
             restorable,
             snapshots: state.snapshots.documents,
             slices: state.slices.count(),
@@ -260,18 +277,25 @@ pub fn is_short(left_secs: u64, window_secs: u64) -> bool {
     left_secs < window_secs / 4
 }
 
-fn gaps(state: &State, restorable: &[SpanInfo]) -> Vec<GapInfo> {
-    let info = |gap: &Gap| {
-        let ts = gap.after.optime.ts;
-        let beyond = |span: &&SpanInfo| (span.from.t, span.from.i) > (ts.secs, ts.inc);
-        GapInfo {
+impl GapInfo {
+    /// What is told about a gap. It ends with the first snapshot of a later scan; `snapshots` are all
+    /// of the job's, oldest first.
+    #[must_use]
+    pub fn new(gap: &Gap, snapshots: &[Manifest]) -> Self {
+        // A scan that was begun for single namespaces may be consistent from the last entry received on.
+        let after = gap.after.optime;
+        let beyond = |manifest: &&Manifest| {
+            let from = manifest.head.consistent_from;
+            from > Some(after) || (!gap.namespaces.is_empty() && from == Some(after))
+        };
+        Self {
+            namespaces: gap.namespaces.clone(),
             after: gap.after.into(),
-            until: restorable.iter().find(beyond).map(|span| span.from.clone()),
+            until: snapshots.iter().find(beyond).map(|manifest| manifest.head.position.into()),
             reason: gap.reason.clone(),
             noticed_at: wall_time(gap.noticed_ms),
         }
-    };
-    state.gaps.iter().map(info).collect()
+    }
 }
 
 const SCANNING: &str = "scanning";

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{
-    Error, JobStatus, PointInfo, SnapshotInfo, SpanInfo, State, StoreInfo, StoreStatus, now_ms,
-    pick, scan, snapshot,
+    Error, GapInfo, JobStatus, PointInfo, SnapshotInfo, SpanInfo, State, StoreInfo, StoreStatus,
+    now_ms, pick, scan, snapshot,
 };
 use crate::oplog::{OpTime, Position};
 use crate::restore;
@@ -75,7 +75,9 @@ pub fn status_of(store: &Store) -> Result<StoreStatus, Error> {
     let jobs = roots.values().map(|id| {
         let state = State::read(store, id)?;
         let scan = state.scan.as_ref().map(|scan| scan::amount(store, &scan.progress));
-        let mut status = JobStatus::new(&state, restorable(store, &state)?, now_ms());
+        let snapshots = snapshot::manifests(store, &state)?;
+        let gaps = state.gaps.iter().map(|gap| GapInfo::new(gap, &snapshots)).collect();
+        let mut status = JobStatus::new(&state, restorable(store, &state)?, gaps, now_ms());
         status.scan = scan.transpose()?;
         Ok(status)
     });
@@ -85,7 +87,7 @@ pub fn status_of(store: &Store) -> Result<StoreStatus, Error> {
 
 /// The entries that no restore from a snapshot before them gets past.
 fn unreachable_after(state: &State) -> Vec<OpTime> {
-    let gaps = state.gaps.iter().map(|gap| gap.after.optime);
+    let gaps = state.gaps.whole().map(|gap| gap.after.optime);
     gaps.chain(state.stopped.as_ref().and_then(|stopped| stopped.after)).collect()
 }
 

@@ -38,7 +38,7 @@ pub fn manifests(blocks: &dyn BlockRead, state: &State) -> Result<Vec<Manifest>,
     Ok(found)
 }
 
-/// Takes a snapshot of the committed head. A snapshot at the same optime is returned instead of a
+/// Takes a snapshot of the committed head. A snapshot of the same state is returned instead of a
 /// second one.
 ///
 /// # Errors
@@ -64,6 +64,7 @@ pub(super) fn take(job: &Job) -> Result<SnapshotInfo, Error> {
             rule_version: RULE_VERSION,
             added_bytes: std::mem::take(&mut state.added_bytes),
             keep: false,
+            scope: state.scope.clone(),
         };
         put(job, state, &manifest)?;
         Ok(manifest)
@@ -74,7 +75,15 @@ pub(super) fn take(job: &Job) -> Result<SnapshotInfo, Error> {
 /// The snapshot that holds a head, if there is one.
 fn newest(job: &Job, head: &HeadRoot) -> Result<Option<Manifest>, Error> {
     let manifests = manifests(job.store(), &job.state())?;
-    Ok(manifests.into_iter().rfind(|manifest| manifest.head.position == head.position))
+    let scope = job.state().scope;
+    let same = |manifest: &Manifest| {
+        let held = &manifest.head;
+        held.position == head.position
+            && held.content_root == head.content_root
+            && held.consistent_from == head.consistent_from
+            && manifest.scope == scope
+    };
+    Ok(manifests.into_iter().rfind(same))
 }
 
 /// Deletes a snapshot.

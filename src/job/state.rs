@@ -11,8 +11,8 @@ use super::Error;
 use super::gaps::Gaps;
 use super::slices::SliceChain;
 use crate::block::{self, BlockId, BlockRead, BlockWrite, Kind};
-use crate::head::HeadRoot;
 use crate::head::fields::{self, Fields};
+use crate::head::{HeadRoot, Scope};
 use crate::oplog::{OpTime, Position};
 use crate::source::{Identity, StartPoint};
 use crate::tree;
@@ -43,6 +43,8 @@ pub struct State {
     pub restore_window_ms: u64,
     /// Bytes added to the store for the head since the newest snapshot.
     pub added_bytes: u64,
+    /// Which namespaces are backed up.
+    pub scope: Scope,
     /// What cannot be restored although there are snapshots before it.
     pub gaps: Gaps,
     /// Applying stands still.
@@ -107,6 +109,7 @@ impl State {
             snapshots: tree::Root::default(),
             restore_window_ms: RESTORE_WINDOW_MS,
             added_bytes: 0,
+            scope: Scope::all(),
             gaps: Gaps::default(),
             stopped: None,
             oplog_window_secs: None,
@@ -162,6 +165,7 @@ impl State {
         out.append(cstr!("snapshots"), self.snapshots.to_bson());
         out.append(cstr!("restore_window_ms"), fields::count(self.restore_window_ms));
         out.append(cstr!("added_bytes"), fields::count(self.added_bytes));
+        out.append(cstr!("scope"), self.scope.to_bson());
         out.append(cstr!("gaps"), self.gaps.to_bson());
         if let Some(stopped) = &self.stopped {
             out.append(cstr!("stopped"), stopped.reason.as_str());
@@ -192,6 +196,7 @@ impl State {
             snapshots: read.tree("snapshots")?,
             restore_window_ms: read.count("restore_window_ms")?,
             added_bytes: read.count("added_bytes")?,
+            scope: Scope::from_bson(read.document("scope")?)?,
             gaps: Gaps::from_bson(read, "gaps")?,
             stopped: stopped_from_bson(read)?,
             oplog_window_secs: window.transpose()?,

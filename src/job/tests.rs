@@ -82,6 +82,7 @@ fn manifest(secs: u32) -> head::Manifest {
         rule_version: head::RULE_VERSION,
         added_bytes: 0,
         keep: false,
+        scope: head::Scope::all(),
     }
 }
 
@@ -135,7 +136,12 @@ fn the_state_reads_back_and_names_all_its_blocks() {
     state.slices = chain(&blocks, 100);
     let reason = "an entry of another kind".to_owned();
     state.stopped = Some(Stopped { reason: reason.clone(), after: Some(optime(990)) });
-    let gap = |secs| Gap { after: at(secs), reason: reason.clone(), noticed_ms: 5 };
+    let gap = |secs| Gap {
+        namespaces: Vec::new(),
+        after: at(secs),
+        reason: reason.clone(),
+        noticed_ms: 5,
+    };
     let snapshots = [manifest(20), manifest(60)];
     for secs in [10, 40, 50, 70] {
         state.gaps.add(gap(secs), &snapshots);

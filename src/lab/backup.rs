@@ -69,6 +69,8 @@ pub struct JobLine {
 /// A range of time that cannot be restored.
 #[derive(Debug, Clone, Deserialize)]
 pub struct GapLine {
+    /// Which namespaces; empty for all.
+    pub namespaces: Vec<String>,
     /// The last point before it.
     pub after: Point,
     /// The first point after it.

@@ -129,6 +129,15 @@ pub enum Error {
         #[source]
         source: Option<Box<bson::error::Error>>,
     },
+    /// A collection that is named has a gap at the point.
+    #[error(
+        "{ns} is not held at this point: it had just been renamed from a name that is not backed up; \
+         `headstock status` shows until when"
+    )]
+    Absent {
+        /// The namespace.
+        ns: String,
+    },
     /// The filters select nothing.
     #[error(
         "nothing at this point matches {filters}; `--dry-run` without --ns lists what there is"

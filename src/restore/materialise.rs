@@ -42,6 +42,8 @@ pub(super) struct View {
     pub slices: u64,
     /// Every collection.
     pub collections: Vec<Collection>,
+    /// Names of collections whose documents the backup does not have at the point.
+    pub absent: Vec<String>,
     /// Where their documents are.
     pub blocks: Arc<dyn BlockRead>,
     /// Holds the scratch store's files until the view is dropped.
@@ -97,6 +99,7 @@ fn follow(
             upto: route.upto,
             slices: 0,
             collections,
+            absent: Vec::new(),
             blocks,
             _scratch: None,
         })));
@@ -120,6 +123,7 @@ fn follow(
         optime: root.position.optime,
         upto: route.upto,
         slices,
+        absent: head.absent().values().cloned().collect(),
         collections: head.collections().into_iter().cloned().collect(),
         blocks: overlay,
         _scratch: Some(dir),
@@ -139,6 +143,7 @@ fn config(repository: &dyn Repository, base: &Manifest, dir: &Path) -> Result<he
     let major = base.server_version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     Ok(head::Config {
         salt: repository.salt(),
+        scope: base.scope.clone(),
         scratch_dir,
         change_budget_bytes: CHANGE_BUDGET_BYTES,
         trims_capped_unlogged: major.is_some_and(|major| major < 5),

@@ -106,6 +106,10 @@ fn read(
 ) -> Result<(View, Selection, CheckedBlocks), Error> {
     let view = materialise(repository, history, &request.at, progress, cancel)?;
     let filters = &request.namespaces;
+    let named = |ns: &String| filters.iter().any(|filter| filter.to_string() == *ns);
+    if let Some(ns) = view.absent.iter().find(|ns| named(ns)) {
+        return Err(Error::Absent { ns: ns.clone() });
+    }
     let selection = items::select(&*view.blocks, &view.collections, filters, progress)?;
     if selection.items.is_empty() && !filters.is_empty() && selection.collections().is_empty() {
         let filters: Vec<String> = filters.iter().map(ToString::to_string).collect();
@@ -252,6 +256,15 @@ impl Planner<'_> {
         let mut warnings = Vec::new();
         let facts = &self.looked.facts;
         let base = &self.view.base;
+        if !base.scope.is_all() {
+            warnings.push(format!("the backup is filtered: it holds {}", base.scope));
+        }
+        if !self.view.absent.is_empty() {
+            warnings.push(format!(
+                "not held at this point, just renamed from names that are not backed up: {}",
+                self.view.absent.join(", ")
+            ));
+        }
         if self.looked.resumes {
             warnings.push(
                 "an earlier run of this restore did not finish: what it made is dropped first"

@@ -19,21 +19,21 @@ use super::failure::of_collection;
 use super::member::Member;
 use super::topology::On;
 use super::{Arrival, Error, IndexBuild, Listed, Source};
-use crate::head::namespaces;
+use crate::head::{Scope, namespaces};
 use crate::oplog::Uuid;
 
 /// Collections asked for their indexes and sizes at a time.
 const ASKED_AT_ONCE: usize = 8;
 
 impl Source {
-    pub(super) async fn list_kept(&self) -> Result<Vec<Listed>, Error> {
+    pub(super) async fn list_kept(&self, scope: &Scope) -> Result<Vec<Listed>, Error> {
         let floor = self.inner.floor();
         let listing = |member: Arc<Member>| async move {
             if let Some(floor) = floor {
                 member.wait_majority(floor).await?;
             }
             let before = member.rollback_id().await?;
-            let listed = list_on(&member).await?;
+            let listed = list_on(&member, scope).await?;
             member.wait_majority(member.newest(false).await?.optime.ts).await?;
             if member.rollback_id().await? != before {
                 let (member, during) = (member.address.clone(), "listing collections");
@@ -45,12 +45,12 @@ impl Source {
     }
 }
 
-async fn list_on(member: &Member) -> Result<Vec<Listed>, Error> {
+async fn list_on(member: &Member, scope: &Scope) -> Result<Vec<Listed>, Error> {
     let mut found: HashMap<Uuid, Found> = HashMap::new();
     for db in databases(member).await? {
         let what = "listCollections";
         for entry in member.all(&db, what, rawdoc! { "listCollections": 1 }).await? {
-            if let Some(one) = Found::read(member, &db, &entry)? {
+            if let Some(one) = Found::read(member, &db, &entry, scope)? {
                 // A rename between two databases' listings cannot show a UUID twice (it makes a new
                 // one), but the map does not depend on that.
                 found.insert(one.uuid, one);
@@ -92,12 +92,19 @@ struct Found {
 impl Found {
     /// None for what has no documents of its own (views, and time series, whose buckets are listed as
     /// a collection) and for what is left out.
-    fn read(member: &Member, db: &str, entry: &RawDocument) -> Result<Option<Self>, Error> {
+    fn read(
+        member: &Member,
+        db: &str,
+        entry: &RawDocument,
+        scope: &Scope,
+    ) -> Result<Option<Self>, Error> {
         let what = "listCollections";
         let name = entry.get_str("name").map_err(|_| member.reply(what, "name"))?;
         let ns = format!("{db}.{name}");
         let kind = entry.get_str("type").map_err(|_| member.reply(what, "type"))?;
-        if kind == "view" || !namespaces::kept(&ns) {
+        let options = entry.get_document("options").map_err(|_| member.reply(what, "options"))?;
+        let temporary = options.get_bool("temp").unwrap_or(false) && scope.keeps_temporary(&ns);
+        if kind == "view" || !(temporary || scope.keeps(&ns)) {
             return Ok(None);
         }
         let uuid = entry.get_document("info").ok().and_then(|info| info.get("uuid").ok().flatten());
@@ -108,7 +115,6 @@ impl Found {
                 Err(member.reply(what, "info.uuid"))
             };
         };
-        let options = entry.get_document("options").map_err(|_| member.reply(what, "options"))?;
         Ok(Some(Self { uuid, db: db.to_owned(), ns, options: options.to_owned() }))
     }
 }

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bson::{RawBson, RawDocumentBuf};
 use mongodb::raw_batch_cursor::RawBatch;
 
+use crate::head::Scope;
 use crate::oplog::{OpTime, Position, Ts, Uuid};
 
 mod connect;
@@ -251,13 +252,13 @@ impl Source {
         self.choose_end().await
     }
 
-    /// Every collection of every database that is to be kept ([`crate::head::namespaces`]), views left
-    /// out (they are documents of system.views), by name.
+    /// Every collection of every database that `scope` keeps, temporary ones that may become such
+    /// included, views left out (they are documents of system.views), by name.
     ///
     /// # Errors
     /// [`Error::RolledBack`] and those of any command.
-    pub async fn list(&self) -> Result<Vec<Listed>, Error> {
-        self.list_kept().await
+    pub async fn list(&self, scope: &Scope) -> Result<Vec<Listed>, Error> {
+        self.list_kept(scope).await
     }
 
     /// Cuts a collection into at most `pieces` ranges of about equal document counts, ascending, which

@@ -93,7 +93,7 @@ impl Made {
         let opened = Source::connect(&source.uri(), ReadFrom::default()).await.expect("connect");
         let identity = opened.identity().await.expect("identity");
         let mut collections = Vec::new();
-        for listed in opened.list().await.expect("list") {
+        for listed in opened.list(&headstock::head::Scope::all()).await.expect("list") {
             let capped = listed.options.get_bool("capped").unwrap_or(false);
             let order = if capped { Order::Positional } else { Order::Keyed };
             let documents = read(source.client(), &listed.ns, capped).await;
@@ -123,6 +123,7 @@ impl Made {
             rule_version: RULE_VERSION,
             added_bytes: 0,
             keep: false,
+            scope: head::Scope::all(),
         };
         let backup = Backup {
             repository: Arc::new(store.clone()),
@@ -166,6 +167,7 @@ fn config(store: &Store, dir: &std::path::Path) -> Config {
     std::fs::create_dir(&scratch_dir).expect("a directory");
     Config {
         salt: store.salt(),
+        scope: head::Scope::all(),
         scratch_dir,
         change_budget_bytes: 1 << 20,
         trims_capped_unlogged: false,

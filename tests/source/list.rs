@@ -30,7 +30,7 @@ async fn every_kind_is_listed_with_its_options() {
     for name in ODD_NAMES {
         collection(&set, name).insert_one(doc! { "_id": *name }).await.expect("insert");
     }
-    let listed = source.list().await.expect("list");
+    let listed = source.list(&headstock::head::Scope::all()).await.expect("list");
     let names: Vec<&str> = listed.iter().map(|one| one.ns.as_str()).collect();
     assert!(names.is_sorted());
     for gone in ["v.view", "v.series", "config.transactions", "local.oplog.rs"] {

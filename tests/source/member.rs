@@ -120,7 +120,7 @@ async fn credentials_and_privileges_are_told_apart() {
         let source = Source::connect(&uri(user), ReadFrom::default()).await.expect(user);
         source.identity().await.expect(user);
         let start = source.start_point().await.expect(user);
-        let listed = source.list().await.expect(user);
+        let listed = source.list(&headstock::head::Scope::all()).await.expect(user);
         for one in &listed {
             crate::support::read(&source, one, Default::default()).await;
         }

@@ -38,7 +38,7 @@ pub fn numbered(from: i32, to: i32, bytes: usize) -> Vec<Document> {
 
 /// The listing of one namespace.
 pub async fn listed(source: &Source, ns: &str) -> Listed {
-    let all = source.list().await.expect("list");
+    let all = source.list(&headstock::head::Scope::all()).await.expect("list");
     let names: Vec<&str> = all.iter().map(|one| one.ns.as_str()).collect();
     all.iter().find(|one| one.ns == ns).unwrap_or_else(|| panic!("no {ns} in {names:?}")).clone()
 }

@@ -8,7 +8,7 @@ use super::entries::{
     optime, position, ts, update, uuid,
 };
 use super::model::tree;
-use crate::head::{Collection, Error, Head, Rescan};
+use crate::head::{Collection, Divergences, Error, Head, Scope};
 use crate::oplog::Uuid;
 use crate::tree::{Cursor, Order, Root};
 
@@ -27,6 +27,12 @@ impl Source {
     /// A scan that is caught up with at entry `until`.
     fn scanned(collections: Vec<Collection>, until: u32) -> Self {
         Self::at(Place::new(1 << 20), collections, until)
+    }
+
+    fn filtered(include: &str) -> Self {
+        let include = vec![include.parse().expect("a filter")];
+        let scope = Scope::new(include, Vec::new()).expect("one");
+        Self::at(Place { scope, ..Place::new(1 << 20) }, Vec::new(), 0)
     }
 
     fn at(place: Place, collections: Vec<Collection>, until: u32) -> Self {
@@ -148,8 +154,37 @@ fn left_out_namespaces_are_not_tracked() {
     source.apply(&rename(2, "config.x", "config.cache.x", None));
     assert!(source.names().is_empty());
     assert_eq!(source.head.divergences().delete_on_missing, 0);
-    let back = source.try_apply(&rename(1, "config.transactions", "config.y", None));
-    assert!(matches!(back, Err(Error::NeedsRescan { why: Rescan::NoLongerLeftOut, .. })));
+    source.apply(&rename(1, "config.transactions", "config.y", None));
+    assert!(source.names().is_empty());
+    assert_eq!(source.head.absent().get(&uuid(1)).map(String::as_str), Some("config.y"));
+}
+
+#[test]
+fn filters_decide_by_name_and_what_is_missing_is_known() {
+    let mut source = Source::filtered("app.kept*");
+    let temporary = rawdoc! { "temp": true };
+    source.apply(&create("app", "tmp.agg_out.1", uuid(1), &temporary));
+    source.apply(&insert("app.tmp.agg_out.1", uuid(1), &rawdoc! { "_id": 1 }));
+    source.apply(&rename(1, "app.tmp.agg_out.1", "app.kept", None));
+    source.apply(&plain("other", 2));
+    source.apply(&insert("app.other", uuid(2), &rawdoc! { "_id": 1 }));
+    source.apply(&create("app", "tmp.agg_out.2", uuid(3), &temporary));
+    source.apply(&rename(3, "app.tmp.agg_out.2", "app.other2", None));
+    assert_eq!(source.names(), ["app.kept"]);
+    assert_eq!(source.documents(uuid(1)), [rawdoc! { "_id": 1 }]);
+    // Into the filter: writes to it are passed over, and it stays known through a flush.
+    source.apply(&rename(2, "app.other", "app.kept2", None));
+    source.apply(&insert("app.kept2", uuid(2), &rawdoc! { "_id": 2 }));
+    source.apply(&delete("app.kept2", uuid(2), &rawdoc! { "_id": 2 }));
+    source.reload();
+    assert_eq!(source.head.absent().get(&uuid(2)).map(String::as_str), Some("app.kept2"));
+    assert_eq!(source.names(), ["app.kept"]);
+    // And it is forgotten when it goes again.
+    source.apply(&rename(2, "app.kept2", "app.other", None));
+    assert!(source.head.absent().is_empty());
+    source.apply(&rename(1, "app.kept", "app.gone", None));
+    assert!(source.names().is_empty());
+    assert_eq!(source.head.divergences(), Divergences::default());
 }
 
 #[test]

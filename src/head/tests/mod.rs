@@ -9,7 +9,7 @@ mod workload;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Config, Head, HeadRoot};
+use super::{Config, Head, HeadRoot, Scope};
 use crate::block::MemoryBlocks;
 use crate::store::RepositorySalt;
 
@@ -22,17 +22,20 @@ struct Place {
     scratch: tempfile::TempDir,
     budget_bytes: usize,
     trims: bool,
+    scope: Scope,
 }
 
 impl Place {
     fn new(budget_bytes: usize) -> Self {
         let scratch = tempfile::tempdir().expect("a temporary directory");
-        Self { blocks: Arc::new(MemoryBlocks::new()), scratch, budget_bytes, trims: false }
+        let (blocks, scope) = (Arc::new(MemoryBlocks::new()), Scope::all());
+        Self { blocks, scratch, budget_bytes, trims: false, scope }
     }
 
     fn config(&self) -> Config {
         Config {
             salt: SALT,
+            scope: self.scope.clone(),
             scratch_dir: PathBuf::from(self.scratch.path()),
             change_budget_bytes: self.budget_bytes,
             trims_capped_unlogged: self.trims,

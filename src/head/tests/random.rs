@@ -217,6 +217,7 @@ fn stored_forms() {
         rule_version: crate::head::RULE_VERSION,
         added_bytes: 77,
         keep: true,
+        scope: crate::head::Scope::all(),
     };
     let block = manifest.write(&*place.blocks).expect("written");
     assert_eq!(Manifest::read(&*place.blocks, &block).expect("well formed"), manifest);

@@ -154,7 +154,10 @@ async fn list(job: &Job, source: &Source) -> Result<Vec<Progress>, Error> {
             let owner = job.clone();
             blocking("scan", job.name(), move || read_all(owner.store(), &scan.progress)).await
         }
-        None => Ok(source.list().await?.into_iter().map(Progress::new).collect()),
+        None => {
+            let scope = job.state().scope;
+            Ok(source.list(&scope).await?.into_iter().map(Progress::new).collect())
+        }
     }
 }
 

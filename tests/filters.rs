@@ -1,0 +1,148 @@
+//! Namespace filters: decided by name at each optime, remembered, and said wherever a backup is listed.
+
+use std::time::{Duration, Instant};
+
+use bson::{Document, doc};
+use headstock::lab::{Backup, Detail, JobLine, Program, ReplicaSet, SourceState};
+use headstock::oplog::Ts;
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+/// Long enough for a scan of a small source on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+struct Scene {
+    set: ReplicaSet,
+    backup: Backup,
+    _folder: TempDir,
+}
+
+impl Scene {
+    async fn set_up() -> Self {
+        let set = ReplicaSet::of(1).await.expect("start");
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let program = Program::new(env!("CARGO_BIN_EXE_headstock")).expect("program");
+        let backup = Backup::new(program, folder.path().join("store"));
+        let scene = Self { set, backup, _folder: folder };
+        for ns in [("shop", "orders"), ("shop", "cache_1"), ("shop", "other"), ("logs", "all")] {
+            scene.insert(ns, 0..200).await;
+        }
+        scene
+    }
+
+    async fn insert(&self, (db, name): (&str, &str), ids: std::ops::Range<i32>) {
+        let collection = self.set.client().database(db).collection::<Document>(name);
+        let documents = ids.map(|id| doc! { "_id": id, "n": id % 7, "pad": "x".repeat(100) });
+        collection.insert_many(documents).await.expect("insert");
+    }
+
+    async fn run(&self, db: &str, command: Document) {
+        let shown = command.to_string();
+        let reply = self.set.client().database(db).run_command(command).await;
+        reply.unwrap_or_else(|error| panic!("{shown}: {error}"));
+    }
+
+    async fn rename(&self, from: &str, to: &str) {
+        self.run("admin", doc! { "renameCollection": from, "to": to, "dropTarget": true }).await;
+    }
+
+    /// The source's state, of the namespaces that `keep` names.
+    async fn state(&self, keep: &[&str]) -> (Ts, SourceState) {
+        let at = self.set.wait_replicated().await.expect("replicated");
+        let state = SourceState::capture(self.set.client(), Detail::Documents).await;
+        let mut state = state.expect("state");
+        state.retain(|ns| keep.iter().any(|wanted| ns.starts_with(wanted)));
+        (at.ts, state)
+    }
+
+    async fn is_restored(&self, at: &str, expected: &SourceState) {
+        let restored = self.backup.restored(at, &[], Detail::Documents).await;
+        let (_server, mut found) = restored.expect("restore");
+        found.retain(|ns| !ns.starts_with("admin.") && !ns.starts_with("config."));
+        let report = expected.differences(&found);
+        assert!(report.is_empty(), "restored to {at}:\n{}", report.join("\n"));
+    }
+
+    async fn sync(&self, more: &[&str]) {
+        self.backup.sync(&self.set.uri(), more).await.expect("sync");
+    }
+
+    async fn job(&self) -> JobLine {
+        self.backup.status().await.expect("status").jobs.remove(0)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_decide_and_widening_and_narrowing_keep_what_was() {
+    let scene = Scene::set_up().await;
+    scene.sync(&["--include", "shop", "--exclude", "shop.cache*"]).await;
+    let (_, first) = scene.state(&["shop.orders", "shop.other"]).await;
+    scene.is_restored("latest", &first).await;
+
+    // A temporary collection is filled and renamed; one name leaves the filters, one never enters.
+    let stages = vec![doc! { "$match": { "n": 3 } }, doc! { "$out": "report" }];
+    scene.run("shop", doc! { "aggregate": "orders", "pipeline": stages, "cursor": {} }).await;
+    let stages = vec![doc! { "$match": { "n": 4 } }, doc! { "$out": "cache_2" }];
+    scene.run("shop", doc! { "aggregate": "orders", "pipeline": stages, "cursor": {} }).await;
+    scene.rename("shop.other", "shop.cache_1").await;
+    scene.insert(("logs", "all"), 200..210).await;
+    // Without filters the job's own stay.
+    scene.sync(&[]).await;
+    let (second_at, second) = scene.state(&["shop.orders", "shop.report"]).await;
+    scene.is_restored("latest", &second).await;
+    let snapshots = scene.backup.run(&["snapshots"], &[]).await.expect("list");
+    assert!(snapshots.contains("shop without shop.cache*"), "{snapshots}");
+    let status = scene.backup.run(&["status"], &[]).await.expect("status");
+    assert!(status.contains("FILTERED"), "{status}");
+    let plan = scene.backup.run(&["restore", "--dry-run", "--to", "dump:d"], &[]).await;
+    assert!(plan.expect("a plan").contains("filtered"), "the plan says so");
+
+    scene.insert(("logs", "all"), 210..220).await;
+    scene.sync(&["--include", "*"]).await;
+    let (_, third) = scene.state(&["shop.", "logs."]).await;
+    scene.is_restored("latest", &third).await;
+    scene.is_restored(&second_at.to_string(), &second).await;
+    assert!(scene.job().await.gaps.is_empty(), "the oplog went on");
+
+    scene.sync(&["--exclude", "shop"]).await;
+    let (_, fourth) = scene.state(&["logs."]).await;
+    scene.is_restored("latest", &fourth).await;
+    scene.backup.run(&["fsck"], &[]).await.expect("nothing damaged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_renamed_into_the_filters_is_scanned_at_once() {
+    let scene = Scene::set_up().await;
+    let options = ["--include", "shop.orders*", "--snapshot-every", "1h"];
+    let mut daemon = scene.backup.start_daemon(&scene.set.uri(), &options).expect("start");
+    scene.backup.wait_for_snapshots(1, &mut daemon).await.expect("initial sync");
+    scene.insert(("shop", "orders"), 200..220).await;
+    let (_, before) = scene.state(&["shop.orders"]).await;
+
+    scene.rename("shop.other", "shop.orders_old").await;
+    let renamed = scene.set.wait_replicated().await.expect("replicated").ts;
+    scene.insert(("shop", "orders_old"), 200..220).await;
+    let since = Instant::now();
+    while scene.job().await.gaps.first().is_none_or(|gap| gap.until.is_none()) {
+        assert!(since.elapsed() < LIMIT, "{}", daemon.log());
+        assert!(daemon.is_running().expect("ask"), "{}", daemon.log());
+        sleep(Duration::from_millis(100)).await;
+    }
+    let gap = scene.job().await.gaps.remove(0);
+    assert_eq!(gap.namespaces, ["shop.orders_old"]);
+    let (late, after) = scene.state(&["shop.orders"]).await;
+    scene.backup.wait_for_received(late, &mut daemon).await.expect("the oplog");
+    daemon.terminate().await.expect("a clean end");
+    scene.is_restored("latest", &after).await;
+
+    // At the rename itself everything else is there, and what is not is said, or refused if named.
+    let at = renamed.to_string();
+    scene.is_restored(&at, &before).await;
+    let restore = ["restore", "--at", &at, "--to", "dump:d", "--dry-run"];
+    let plan = scene.backup.run(&restore, &[]).await.expect("a plan");
+    assert!(plan.contains("not held") && plan.contains("shop.orders_old"), "{plan}");
+    let refused = scene.backup.run(&restore, &["--ns", "shop.orders_old"]).await;
+    let refused = refused.expect_err("not held").to_string();
+    assert!(refused.contains("shop.orders_old is not held"), "{refused}");
+    scene.backup.run(&["fsck"], &[]).await.expect("nothing damaged");
+}
