@@ -123,8 +123,17 @@ fn wrong_usage_is_exit_code_2() {
 
 #[test]
 fn every_command_has_examples_and_help_is_no_failure() {
-    let commands =
-        ["sync", "daemon", "snapshots", "snapshot", "restore", "status", "fsck", "compact"];
+    let commands = [
+        "sync",
+        "daemon",
+        "snapshots",
+        "points",
+        "snapshot",
+        "restore",
+        "status",
+        "fsck",
+        "compact",
+    ];
     for command in commands {
         let output = run(&[command, "--help"]);
         assert_eq!(code(&output), Some(0), "{command}");
@@ -137,8 +146,9 @@ fn every_command_has_examples_and_help_is_no_failure() {
 fn a_directory_without_a_store_is_told_and_not_touched() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let dir = folder.path().to_str().expect("text");
-    let commands: [&[&str]; 6] = [
+    let commands: [&[&str]; 7] = [
         &["snapshots"],
+        &["points"],
         &["status"],
         &["fsck"],
         &["compact"],
@@ -357,4 +367,68 @@ async fn slices_leave_the_window_but_every_second_in_it_stays_restorable() {
     let lone = lone.unwrap_or_else(|| panic!("no snapshot has lost its slices: {job}"));
     let output = restore(seconds(lone, "to") + 1, "between");
     assert_eq!(code(&output), Some(4), "out of the window: {}", text(&output));
+}
+
+/// A rescan while the oplog had run on leaves a gap: what is told of it, and what may be asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn points_are_told_and_a_gap_between_them_is_refused_by_name() {
+    let scene = Scene::set_up().await;
+    let uri = scene.set.uri();
+    let sync = |more: &[&str]| {
+        let output = scene.on_store(&["sync", "--source", &uri], more);
+        assert_eq!(code(&output), Some(0), "{}", text(&output));
+    };
+    let write = async |id: &str| {
+        scene.things().insert_one(doc! { "_id": id }).await.expect("insert");
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        scene.state().await
+    };
+    sync(&[]);
+    let first = write("first").await;
+    sync(&[]);
+    write("lost").await;
+    sync(&["--rescan"]);
+    let last = write("last").await;
+    sync(&[]);
+
+    let told = json(&scene.on_store(&["points"], &["--json"]));
+    let spans = told[0]["restorable"].as_array().expect("an array");
+    assert_eq!(spans.len(), 2, "{told}");
+    let status = json(&scene.on_store(&["status"], &["--json"]));
+    assert_eq!(status["jobs"][0]["restorable"], told[0]["restorable"]);
+    let shown = text(&scene.on_store(&["points"], &["--job", "lab"]));
+    let at = |span: usize, end: &str| {
+        let point = &spans[span][end];
+        assert_eq!(spans[span]["limit"], Value::Null, "{told}");
+        (point["t"].as_u64().expect("a number"), point["i"].as_u64().expect("a number"))
+    };
+    let dump = |at: (u64, u64)| {
+        let to = format!("dump:{}", scene.folder.path().join("dump").display());
+        let at = format!("{},{}", at.0, at.1);
+        scene.on_store(&["restore", "--dry-run", "--at", &at, "--to", &to], &[])
+    };
+    for (span, end) in [(0, "from"), (0, "to"), (1, "from"), (1, "to")] {
+        let (t, i) = at(span, end);
+        assert!(shown.contains(&format!("{t},{i}")), "{shown}");
+        assert_eq!(code(&dump((t, i))), Some(0), "{t},{i}");
+    }
+    let next = |(t, i): (u64, u64)| (t, i + 1);
+    let name = |(t, i): (u64, u64)| format!("{t},{i} (");
+    for (asked, named) in [
+        ((at(0, "from").0 - 1, 0), vec![at(0, "from")]),
+        (next(at(0, "to")), vec![at(0, "to"), at(1, "from")]),
+        ((at(1, "from").0 - 1, 9), vec![at(0, "to"), at(1, "from")]),
+        (next(at(1, "to")), vec![at(1, "to")]),
+    ] {
+        let output = dump(asked);
+        assert_eq!(code(&output), Some(4), "{asked:?}: {}", text(&output));
+        for named in named {
+            assert!(text(&output).contains(&name(named)), "{asked:?}: {}", text(&output));
+        }
+    }
+    let exact = |(t, i): (u64, u64)| format!("{t},{i}");
+    scene.restores_to(&exact(at(0, "to")), &first).await;
+    scene.restores_to(&exact(at(1, "to")), &last).await;
+    let other = scene.on_store(&["points"], &["--job", "other"]);
+    assert_eq!(code(&other), Some(1), "{}", text(&other));
 }

@@ -13,6 +13,7 @@ mod fsck;
 mod logging;
 mod namespaces;
 mod output;
+mod points;
 mod progress;
 mod redact;
 mod restore;
@@ -46,6 +47,7 @@ EXAMPLES
   headstock sync --source mongodb://db0,db1,db2/?replicaSet=rs0 --store /backup/rs0
   headstock daemon --source-file /etc/headstock/rs0.uri --store /backup/rs0 --snapshot-every 6h
   headstock snapshots --store /backup/rs0
+  headstock points --store /backup/rs0
   headstock restore --store /backup/rs0 --at 2026-03-01T12:30:00Z --to mongodb://spare:27017";
 
 /// Continuous backup of MongoDB replica sets.
@@ -65,6 +67,7 @@ enum Command {
     Sync(sync::Args),
     Daemon(daemon::Args),
     Snapshots(snapshots::Args),
+    Points(points::Args),
     Snapshot(snapshot::Args),
     Restore(restore::Args),
     Status(status::Args),
@@ -101,6 +104,7 @@ fn run(command: Command) -> Result<Exit, Error> {
             Command::Sync(args) => sync::run(args).await,
             Command::Daemon(args) => daemon::run(args).await,
             Command::Snapshots(args) => snapshots::run(args).await,
+            Command::Points(args) => points::run(args).await,
             Command::Snapshot(args) => snapshot::run(args).await,
             Command::Restore(args) => restore::run(args).await,
             Command::Status(args) => status::run(args).await,

@@ -16,7 +16,9 @@ POINTS IN TIME (--at)
   1767225600.0000000012-5f3a    a snapshot, by its id
   2026-03-01T12:30:00Z  everything stamped in that second or before it; a fraction of a second or a
                         missing zone is refused
-  1767225600,12         that oplog entry and everything before it
+  1767225600,12         everything stamped at or before it: that oplog entry, or if there is none the
+                        last before it; a transaction is in as a whole or not at all
+`headstock points` prints which there are; any other is refused, and the nearest are named.
 
 TARGETS (--to)
   mongodb://...   a running replica set or stand-alone server

@@ -1,7 +1,7 @@
 //! `headstock status`: what the store holds and what its daemon does.
 
 use super::args::StoreArgs;
-use super::{Error, Exit, output};
+use super::{Error, Exit, output, points};
 use crate::daemon;
 use crate::job::{self, JobStatus, StoreStatus};
 
@@ -19,7 +19,7 @@ const AFTER_HELP: &str = "\
     received    the same of the last durable oplog entry
     oplog_window_seconds  how far the source's oplog reaches back, as last seen, or null
     oplog_seconds_left    until that oplog will have run past the job if it stays where it is
-    restorable  array of {from, to}: between them every second can be restored
+    restorable  array of {from, to, limit}, as `headstock points` prints it
     gaps        array of {namespaces, after, until, reason, noticed_at}: what cannot be restored,
                 and why; of all namespaces where none is named
     include     filters of what is backed up, empty for everything; exclude what of that is not
@@ -98,9 +98,16 @@ fn print_job(job: &JobStatus) -> Result<(), Error> {
         ))?;
     }
     for span in &job.restorable {
+        let limit = span.limit.as_ref().map(|limit| format!(", {}", points::limit(limit)));
         output::line(&format!(
-            "  restorable {} ({},{}) to {} ({},{})",
-            span.from.wall_time, span.from.t, span.from.i, span.to.wall_time, span.to.t, span.to.i
+            "  restorable {} ({},{}) to {} ({},{}){}",
+            span.from.wall_time,
+            span.from.t,
+            span.from.i,
+            span.to.wall_time,
+            span.to.t,
+            span.to.i,
+            limit.unwrap_or_default()
         ))?;
     }
     for gap in &job.gaps {

@@ -14,7 +14,7 @@ use super::commands::{Build, Builds};
 use super::fields::{self, Fields};
 use super::held::{Held, HeldId};
 use super::state::Divergences;
-use super::{Error, foreign};
+use super::{Error, HeadRoot, foreign};
 use crate::block::{BlockId, BlockRead, BlockWrite, Kind};
 use crate::oplog::transactions::{Assembler, Chain, Part};
 use crate::oplog::{OpTime, Ts, Uuid};
@@ -41,6 +41,15 @@ impl Pending {
             absent: BTreeMap::new(),
         }
     }
+}
+
+/// Prepare timestamps of the transactions that a committed head left undecided, lowest first.
+///
+/// # Errors
+/// [`Error::Tree`], [`Error::Block`], [`Error::Malformed`].
+pub fn undecided(blocks: &dyn BlockRead, root: &HeadRoot) -> Result<Vec<Ts>, Error> {
+    let Some(id) = &root.pending else { return Ok(Vec::new()) };
+    Ok(read(blocks, id, &mut Held::default())?.transactions.undecided())
 }
 
 /// Stores the pending state; none if there is nothing pending.

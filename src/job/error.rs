@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::block::BlockId;
 use crate::oplog::OpTime;
-use crate::{block, head, oplog, source, store, tree};
+use crate::{block, head, oplog, restore, source, store, tree};
 
 /// An error of the job floor.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub enum Error {
     /// The source could not be read.
     #[error(transparent)]
     Source(#[from] source::Error),
+    /// What can be restored could not be told.
+    #[error(transparent)]
+    Points(#[from] restore::Error),
     /// There is no store where one was expected.
     #[error("{} holds no store; check --store, or make one with `headstock sync`", dir.display())]
     NoStore {

@@ -7,6 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{Gap, Seen, State, hex};
 use crate::head::Manifest;
 use crate::oplog::Position;
+use crate::restore::Span;
 
 /// An optime: the server's names of its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,13 +87,38 @@ pub struct ScanInfo {
     pub collections_done: u64,
 }
 
-/// A span of time in which every second can be restored.
+/// A span of time in which every point can be restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpanInfo {
     /// From here, inclusive.
     pub from: PointInfo,
     /// To here, inclusive.
     pub to: PointInfo,
+    /// What ends it, if not that no more entries follow.
+    pub limit: Option<LimitInfo>,
+}
+
+/// What keeps a span from reaching as far as its entries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitInfo {
+    /// `undecided`: a transaction prepared there; `unknown`: an entry that this version does not
+    /// understand; `unreadable`: a slice that begins there; `gap`: see [`JobStatus::gaps`].
+    pub reason: String,
+    /// Seconds since the Unix epoch.
+    pub t: u32,
+    /// Ordinal within the second.
+    pub i: u32,
+}
+
+/// The points to which a job can be restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobPoints {
+    /// Its name.
+    pub job: String,
+    /// Spans in which every point can be restored, oldest first; between two of them none can.
+    pub restorable: Vec<SpanInfo>,
+    /// Why entries are stored but not applied, if so.
+    pub stopped: Option<String>,
 }
 
 /// A range of time that cannot be restored.
@@ -138,7 +164,7 @@ pub struct JobStatus {
     /// Seconds until the source's oplog will have run past the job, if the job stays where it is and
     /// the source goes on writing as it does.
     pub oplog_seconds_left: Option<u64>,
-    /// Spans in which every second can be restored, oldest first.
+    /// Spans in which every point can be restored, oldest first.
     pub restorable: Vec<SpanInfo>,
     /// What lies between them because of trouble, oldest first.
     pub gaps: Vec<GapInfo>,
@@ -191,6 +217,17 @@ impl From<Position> for PointInfo {
             term: position.optime.term,
             wall_time: wall_time(position.wall_ms),
         }
+    }
+}
+
+impl From<Span> for SpanInfo {
+    fn from(span: Span) -> Self {
+        let limit = span.limit.map(|limit| LimitInfo {
+            reason: limit.name().to_owned(),
+            t: limit.at().secs,
+            i: limit.at().inc,
+        });
+        Self { from: span.from.into(), to: span.to.into(), limit }
     }
 }
 

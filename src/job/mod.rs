@@ -53,10 +53,10 @@ pub use follow::{Follow, FollowOptions};
 pub use gaps::{Gap, Gaps};
 pub use handle::{Job, NAME_BYTES_MAX, now_ms};
 pub use info::{
-    GapInfo, JobStatus, OptimeInfo, PointInfo, ScanInfo, SnapshotInfo, SpanInfo, StoreInfo,
-    StoreStatus, is_short, wall_time,
+    GapInfo, JobPoints, JobStatus, LimitInfo, OptimeInfo, PointInfo, ScanInfo, SnapshotInfo,
+    SpanInfo, StoreInfo, StoreStatus, is_short, wall_time,
 };
-pub use read::{list_snapshots, open_backup, status, status_of};
+pub use read::{list_snapshots, open_backup, points, status, status_of};
 pub use slices::{Slice, SliceChain};
 pub use state::{ScanState, State, Stopped};
 

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{
-    Error, GapInfo, JobStatus, PointInfo, SnapshotInfo, SpanInfo, State, StoreInfo, StoreStatus,
+    Error, GapInfo, JobPoints, JobStatus, SnapshotInfo, SpanInfo, State, StoreInfo, StoreStatus,
     now_ms, pick, scan, snapshot,
 };
-use crate::oplog::{OpTime, Position};
+use crate::oplog::OpTime;
 use crate::restore;
 use crate::store::{self, Store};
 
@@ -25,18 +25,35 @@ fn open(dir: &Path) -> Result<Store, Error> {
 /// [`Error::NoStore`], [`Error::NoSuchJob`], and those of reading the store.
 pub fn list_snapshots(dir: &Path, job: Option<&str>) -> Result<Vec<SnapshotInfo>, Error> {
     let store = open(dir)?;
-    let names: Vec<String> = match job {
-        Some(name) => vec![pick(&store, Some(name))?.0],
-        None => store.roots().1.into_keys().collect(),
-    };
     let mut found = Vec::new();
-    for name in names {
-        let (_, id) = pick(&store, Some(&name))?;
-        let state = State::read(&store, &id)?;
+    for (name, state) in states(&store, job)? {
         let manifests = snapshot::manifests(&store, &state)?;
         found.extend(manifests.iter().map(|manifest| SnapshotInfo::new(&name, manifest)));
     }
     Ok(found)
+}
+
+/// Tells to which points one job, or each of all jobs, can be restored.
+///
+/// # Errors
+/// [`Error::NoStore`], [`Error::NoSuchJob`], and those of reading the store.
+pub fn points(dir: &Path, job: Option<&str>) -> Result<Vec<JobPoints>, Error> {
+    let store = open(dir)?;
+    let points = |(name, state): (String, State)| {
+        let restorable = restorable(&store, &state)?;
+        let stopped = state.stopped.map(|stopped| stopped.reason);
+        Ok(JobPoints { job: name, restorable, stopped })
+    };
+    states(&store, job)?.into_iter().map(points).collect()
+}
+
+/// The state of one job, or of all jobs, by name.
+fn states(store: &Store, job: Option<&str>) -> Result<Vec<(String, State)>, Error> {
+    let chosen = match job {
+        Some(name) => vec![pick(store, Some(name))?],
+        None => store.roots().1.into_iter().collect(),
+    };
+    chosen.into_iter().map(|(name, id)| Ok((name, State::read(store, &id)?))).collect()
 }
 
 /// Opens a job to restore from.
@@ -49,7 +66,7 @@ pub fn open_backup(dir: &Path, job: Option<&str>) -> Result<restore::Backup, Err
     let state = State::read(&store, &id)?;
     let mut slices = Vec::new();
     state.slices.for_each(&store, &mut |slice| {
-        slices.push(restore::Slice { header: slice.header, pieces: slice.pieces });
+        slices.push(slice.into());
         Ok(())
     })?;
     let snapshots = snapshot::manifests(&store, &state)?;
@@ -103,44 +120,10 @@ fn store_info(store: &Store) -> StoreInfo {
     }
 }
 
-/// The spans in which every point can be restored: from each snapshot along the slices that go on
-/// from it, joined where they overlap.
+/// The spans in which every point can be restored.
 fn restorable(store: &Store, state: &State) -> Result<Vec<SpanInfo>, Error> {
     let manifests = snapshot::manifests(store, state)?;
-    let mut snapshots = manifests.iter().map(|manifest| manifest.head.position).peekable();
-    let mut gaps = unreachable_after(state);
-    gaps.sort_unstable();
-    let mut spans: Vec<(Position, Position)> = Vec::new();
-    state.slices.for_each(store, &mut |slice| {
-        let (first, last) = (slice.header.first, slice.header.last);
-        // The first slice of a scan goes on from nothing.
-        let prev = if slice.header.prev.is_null() { first.optime } else { slice.header.prev };
-        while let Some(at) = snapshots.next_if(|at| at.optime < last.optime) {
-            extend(&mut spans, at, at);
-        }
-        if let Some((_, to)) = spans.last_mut()
-            && to.optime >= prev
-            && to.optime < last.optime
-        {
-            let limit = gaps.iter().find(|gap| **gap >= to.optime);
-            *to = match limit.filter(|gap| **gap < last.optime) {
-                Some(gap) => Position { optime: *gap, wall_ms: i64::from(gap.ts.secs) * 1000 },
-                None => last,
-            };
-        }
-        Ok(())
-    })?;
-    snapshots.for_each(|at| extend(&mut spans, at, at));
-    let info = |(from, to): (Position, Position)| SpanInfo {
-        from: PointInfo::from(from),
-        to: PointInfo::from(to),
-    };
-    Ok(spans.into_iter().map(info).collect())
-}
-
-/// Adds a span unless the last one reaches it.
-fn extend(spans: &mut Vec<(Position, Position)>, from: Position, to: Position) {
-    if spans.last().is_none_or(|(_, end)| end.optime < from.optime) {
-        spans.push((from, to));
-    }
+    let mut walk = restore::Walk::new(store, &manifests, unreachable_after(state));
+    state.slices.for_each(store, &mut |slice| Ok(walk.slice(&slice.into())?))?;
+    Ok(walk.finish()?.into_iter().map(SpanInfo::from).collect())
 }

@@ -12,6 +12,7 @@ use crate::block::{BlockId, BlockRead, BlockWrite, stream};
 use crate::head::fields::Fields;
 use crate::oplog::slice::{self, SliceHeader};
 use crate::oplog::{OpTime, Ts};
+use crate::restore;
 use crate::store::RepositorySalt;
 use crate::tree::{self, Content, Cursor, Edit, Key, Order, Shape};
 
@@ -42,6 +43,12 @@ impl Slice {
     fn from_document(document: &RawDocument) -> Result<Self, Error> {
         let (header, pieces) = SliceHeader::from_document(document)?;
         Ok(Self { header, pieces })
+    }
+}
+
+impl From<Slice> for restore::Slice {
+    fn from(Slice { header, pieces }: Slice) -> Self {
+        Self { header, pieces }
     }
 }
 

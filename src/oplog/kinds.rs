@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use bson::RawDocument;
 use bson::raw::RawBsonRef;
 
-use super::fields::Fields;
+use super::fields::{Fields, truthy};
+use super::known::PREPARE_KIND;
 use super::parse::update_form;
 use super::{SliceError, Update};
 
@@ -50,11 +51,19 @@ fn add_kind(fields: &Fields<'_>, kinds: &mut BTreeSet<String>) -> Result<(), Sli
             let mut name = format!("c.{}", fields.command().unwrap_or(MALFORMED));
             if let Some(multi) = fields.multi_op_type.filter(|multi| !matches!(multi, 0 | 1)) {
                 name = format!("{name}#{multi}");
+            } else if name == "c.applyOps" && prepares(fields) {
+                PREPARE_KIND.clone_into(&mut name);
             }
             add(kinds, &name)
         }
         Some(op) => add(kinds, op),
     }
+}
+
+/// Whether an applyOps entry leaves a transaction waiting for its decision.
+fn prepares(fields: &Fields<'_>) -> bool {
+    let flag = |name| fields.o.and_then(|o| o.get(name).ok().flatten()).is_some_and(truthy);
+    flag("prepare") && !flag("partialTxn")
 }
 
 fn update_kind(fields: &Fields<'_>) -> &'static str {

@@ -39,6 +39,9 @@ impl std::fmt::Display for Treatment {
     }
 }
 
+/// Kind of an applyOps entry that prepares a transaction, in slice headers.
+pub const PREPARE_KIND: &str = "c.applyOps#prepare";
+
 /// The row of an operation, if it is known.
 #[must_use]
 pub fn lookup(op: &str, command: Option<&str>) -> Option<&'static Known> {
@@ -49,6 +52,9 @@ pub fn lookup(op: &str, command: Option<&str>) -> Option<&'static Known> {
 /// `format-spec/05-slices.md`). None if this version does not know the kind.
 #[must_use]
 pub fn lookup_kind(kind: &str) -> Option<&'static Known> {
+    if kind == PREPARE_KIND {
+        return lookup("c", Some("applyOps"));
+    }
     match kind.split_once('.') {
         Some(("c", command)) => lookup("c", Some(command)),
         Some(("u", "replace" | "v1" | "v2")) => lookup("u", None),

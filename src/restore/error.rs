@@ -87,6 +87,24 @@ pub enum Error {
         /// Points that there are.
         nearest: Nearest,
     },
+    /// An entry at or before the point cannot be applied.
+    #[error(
+        "{asked} is no restore point of job {job}: the oplog entry at {entry} cannot be applied by \
+         this version, and nothing after it; {nearest}"
+    )]
+    NotApplied {
+        /// The job.
+        job: String,
+        /// What was asked for.
+        asked: String,
+        /// The entry.
+        entry: Ts,
+        /// Points that there are.
+        nearest: Nearest,
+        /// Why not; none where the kind of the entry is unknown.
+        #[source]
+        source: Option<Box<head::Error>>,
+    },
     /// A snapshot made under rules that this version does not have.
     #[error(
         "snapshot {id} was made by rules of version {found}, this program has version {known}: \

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::overlay::Overlay;
+use super::point::Nearest;
 use super::resolve::{History, Route};
+use super::spans::{self, before};
 use super::{Amount, At, Cancel, Error, Phase, Progress, Slice};
-use crate::block::{BlockRead, stream};
+use crate::block::BlockRead;
 use crate::blockstore::Repository;
 use crate::head::{self, Collection, Head, Manifest};
 use crate::oplog::{self, OpTime, Ts, slice};
@@ -26,10 +28,6 @@ const CHANGE_BUDGET_BYTES: usize = 64 << 20;
 const SCRATCH_SEGMENT_BYTES: u64 = 32 << 20;
 /// Entries between two looks at the request to stop.
 const ENTRIES_PER_CHECK: usize = 1 << 10;
-/// How often `latest` may be lowered. An undecided transaction needs it once: those prepared before
-/// the first undecided one are all decided.
-const MAX_ROUTES: usize = 2;
-
 /// The catalog and blocks of a job at a point in time.
 pub(super) struct View {
     /// The snapshot it was made from.
@@ -58,29 +56,45 @@ pub(super) fn materialise(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<View, Error> {
-    let mut route = history.route(at)?;
-    for _ in 0..MAX_ROUTES {
-        let prepared = match follow(repository, &route, progress, cancel)? {
-            Outcome::View(view) => return Ok(*view),
-            Outcome::Undecided(prepared) => prepared,
+    let route = history.route(at)?;
+    let mut outcome = follow(repository, &route, progress, cancel)?;
+    if !route.named {
+        // What was received last need not be a point: then `latest` is the newest that is.
+        let lower = match &outcome {
+            Outcome::Undecided(_) => history.newest()?,
+            Outcome::NotApplied { last: Some(ts), .. } => Some(history.route(&At::Exact(*ts))?),
+            _ => None,
         };
-        if route.named {
-            return Err(undecided(history, at, prepared));
+        if let Some(route) = lower {
+            outcome = follow(repository, &route, progress, cancel)?;
         }
-        route = history.route_below(prepared).map_err(|_| undecided(history, at, prepared))?;
     }
-    Err(undecided(history, at, route.upto))
-}
-
-fn undecided(history: &History, at: &At, prepared: Ts) -> Error {
-    let nearest = history.nearest(prepared);
-    Error::Undecided { job: history.job().to_owned(), asked: at.to_string(), prepared, nearest }
+    let (job, asked) = (history.job().to_owned(), at.to_string());
+    match outcome {
+        Outcome::View(view) => Ok(*view),
+        Outcome::Undecided(prepared) => {
+            let nearest = history.nearest(route.upto)?;
+            Err(Error::Undecided { job, asked, prepared, nearest })
+        }
+        Outcome::NotApplied { entry, last, source } => {
+            let above = history.nearest(route.upto)?.above;
+            let nearest = Nearest { below: last, above };
+            Err(Error::NotApplied { job, asked, entry, nearest, source: Some(source) })
+        }
+    }
 }
 
 enum Outcome {
     View(Box<View>),
     /// Prepare timestamp of the first transaction that is undecided.
     Undecided(Ts),
+    /// An entry could not be applied.
+    NotApplied {
+        entry: Ts,
+        /// The newest point before it.
+        last: Option<Ts>,
+        source: Box<head::Error>,
+    },
 }
 
 fn follow(
@@ -111,13 +125,18 @@ fn follow(
     let overlay = Arc::new(overlay(repository, dir.path())?);
     let mut head = Head::load(overlay.clone(), config(repository, base, dir.path())?, &base.head)?;
     let mut advance = Advance { overlay: &overlay, upto: route.upto, progress, cancel, slices: 0 };
-    advance.run(&mut head, &route.slices)?;
+    if let Err(stopped) = advance.run(&mut head, &route.slices) {
+        return stopped.outcome(base, &head);
+    }
     let slices = advance.slices;
     if let Some(prepared) = head.undecided().into_iter().find(|prepared| *prepared <= route.upto) {
         return Ok(Outcome::Undecided(prepared));
     }
     progress.begin(Phase::Sweep, Amount::default());
-    let root = head.flush(&*overlay)?;
+    let root = match head.flush(&*overlay) {
+        Ok(root) => root,
+        Err(why) => return Stopped::Head(Ts::ZERO, why).outcome(base, &head),
+    };
     Ok(Outcome::View(Box::new(View {
         base: base.clone(),
         optime: root.position.optime,
@@ -150,6 +169,43 @@ fn config(repository: &dyn Repository, base: &Manifest, dir: &Path) -> Result<he
     })
 }
 
+/// Why slices were not applied up to the point.
+enum Stopped {
+    /// The head failed, at the entry of that timestamp if it is not zero.
+    Head(Ts, head::Error),
+    /// Anything else.
+    Other(Error),
+}
+
+impl<E: Into<Error>> From<E> for Stopped {
+    fn from(why: E) -> Self {
+        Self::Other(why.into())
+    }
+}
+
+impl Stopped {
+    /// An entry that cannot be applied is an outcome, all else an error.
+    fn outcome(self, base: &Manifest, head: &Head) -> Result<Outcome, Error> {
+        use head::Error as H;
+        let (at, why) = match self {
+            Self::Other(why) => return Err(why),
+            Self::Head(at, why) => (at, why),
+        };
+        let entry = match &why {
+            H::Update { ts, .. } => *ts,
+            H::Tree(_) | H::Block(_) | H::Scratch(_) | H::ScratchDamaged { .. } => Ts::ZERO,
+            _ => at,
+        };
+        if entry == Ts::ZERO {
+            return Err(why.into());
+        }
+        let undecided = head.undecided().first().copied().unwrap_or(entry);
+        let last = Some(before(entry.min(undecided)));
+        let last = last.filter(|last| *last >= base.head.position.optime.ts);
+        Ok(Outcome::NotApplied { entry, last, source: Box::new(why) })
+    }
+}
+
 /// Applies slices to a head up to a point, and decides beyond it.
 struct Advance<'a> {
     overlay: &'a Overlay,
@@ -161,7 +217,7 @@ struct Advance<'a> {
 }
 
 impl Advance<'_> {
-    fn run(&mut self, head: &mut Head, slices: &[Slice]) -> Result<(), Error> {
+    fn run(&mut self, head: &mut Head, slices: &[Slice]) -> Result<(), Stopped> {
         let within = slices.iter().filter(|slice| slice.header.first.optime.ts <= self.upto);
         let total = within.fold(Amount::default(), |total, slice| Amount {
             documents: total.documents + slice.header.entries,
@@ -180,34 +236,32 @@ impl Advance<'_> {
     }
 
     /// Applies one slice; true when nothing after it matters.
-    fn slice(&mut self, head: &mut Head, slice: &Slice) -> Result<bool, Error> {
+    fn slice(&mut self, head: &mut Head, slice: &Slice) -> Result<bool, Stopped> {
         let header = &slice.header;
-        let name = || format!("the oplog slice from {}", header.first.optime);
-        let bytes = stream::read(self.overlay, &slice.pieces)
-            .map_err(|why| Error::unreadable(&name())(why))?;
-        slice::check(header, &bytes).map_err(|why| Error::unreadable(&name())(why))?;
+        let bytes = spans::read(self.overlay, slice)?;
         if header.first.optime.ts <= self.upto {
             self.slices += 1;
         }
         let start = head.position().optime.ts;
         for (index, entry) in slice::entries(&bytes).enumerate() {
             if index % ENTRIES_PER_CHECK == 0 && self.cancel.is_cancelled() {
-                return Err(Error::Cancelled);
+                return Err(Error::Cancelled.into());
             }
             let entry = entry?;
             let ts = oplog::position(entry)?.optime.ts;
             if ts <= start {
                 continue;
             }
+            let failed = |why| Stopped::Head(ts, why);
             if ts > self.upto {
-                if self.decided(head) || head.decide(entry, self.upto)? {
+                if self.decided(head) || head.decide(entry, self.upto).map_err(failed)? {
                     return Ok(true);
                 }
                 continue;
             }
-            head.apply(entry)?;
+            head.apply(entry).map_err(failed)?;
             if head.flush_due() {
-                head.flush(self.overlay)?;
+                head.flush(self.overlay).map_err(failed)?;
             }
             let bytes = entry.as_bytes().len() as u64;
             self.progress.advance(Amount { documents: 1, bytes });

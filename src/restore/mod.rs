@@ -1,7 +1,7 @@
 //! Restore: a head at a point in time, written to a target. Never touches a source's oplog.
 //!
 //! A restore has two steps. [`prepare()`] makes a [`Plan`] and touches nothing: it finds the snapshot and
-//! slices that give the point (`resolve`), makes the state at the point over a scratch store
+//! slices that give the point (`resolve`, where `spans` tells what is a point), makes the state at the point over a scratch store
 //! (`materialise`), chooses namespaces (`items`), reads every block under them (`verify`), and looks at the
 //! target. [`Restore::execute`] writes, and compares what it wrote with the backup.
 //!
@@ -31,6 +31,7 @@ mod progress;
 mod read;
 mod request;
 mod resolve;
+mod spans;
 mod verify;
 
 pub use error::Error;
@@ -40,6 +41,7 @@ pub use plan::{
 pub use point::{At, Nearest, NearestSnapshots, ParseAtError, rfc3339};
 pub use progress::{Amount, Cancel, Phase, Progress, Silent};
 pub use request::{Existing, Filter, ParseFilterError, ParseTargetError, Request, Target};
+pub use spans::{Limit, Span, Walk};
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -54,6 +56,7 @@ use live::{Marker, Work};
 use materialise::View;
 use prepare::Opened;
 pub use prepare::prepare;
+use resolve::History;
 
 /// What is restored from: one job of a repository.
 #[derive(Clone)]
@@ -68,6 +71,16 @@ pub struct Backup {
     pub slices: Vec<Slice>,
     /// Entries after each of which the slices lead to no restore point from a snapshot before it.
     pub gaps: Vec<OpTime>,
+}
+
+impl Backup {
+    /// The spans in which every point can be restored, oldest first.
+    ///
+    /// # Errors
+    /// Those of reading the blocks that tell what is undecided.
+    pub fn spans(&self) -> Result<Vec<Span>, Error> {
+        History::new(self.clone()).spans()
+    }
 }
 
 /// An oplog slice, as a job's state names it.

@@ -49,7 +49,7 @@ pub async fn prepare(
     let target = open(&request, &progress, &cancel).await?;
     let job = backup.job.clone();
     let repository = backup.repository.clone();
-    let history = History::new(backup.job, backup.snapshots, backup.slices, backup.gaps);
+    let history = History::new(backup);
     let (view, selection, blocks) = {
         let (request, progress, cancel) = (request.clone(), progress.clone(), cancel.clone());
         let repository = repository.clone();

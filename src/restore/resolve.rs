@@ -1,11 +1,15 @@
 //! From the point asked for to the snapshot and slices that give it.
 //!
-//! A point is restorable if a snapshot at or before it exists, was consistent by then, and the
-//! slices after the snapshot chain unbroken (each begins where the one before ends) until one holds
-//! an entry at or above the point. Everything else is refused with the nearest points that are.
+//! What is a point is told by `spans`; here the way to one is found, or it is refused with the nearest
+//! that are. Whether transactions prepared at or before a point are decided shows only when slices are
+//! applied (`materialise`), unless somebody asks for [`History::spans`].
+
+use std::sync::Arc;
 
 use super::point::{At, Nearest, NearestSnapshots};
-use super::{Error, Slice};
+use super::spans::{Span, Walk, before, follows, not_understood, usable};
+use super::{Backup, Error, Slice};
+use crate::block::BlockRead;
 use crate::head::{Manifest, RULE_VERSION};
 use crate::oplog::{OpTime, Ts};
 
@@ -26,164 +30,176 @@ pub(super) struct Route {
 /// A job's snapshots and slices, in order.
 pub(super) struct History {
     job: String,
+    blocks: Arc<dyn BlockRead>,
     snapshots: Vec<Manifest>,
     slices: Vec<Slice>,
     /// Entries that nothing before them leads beyond.
     gaps: Vec<OpTime>,
 }
 
+/// Slices that go on from a snapshot.
+struct Chain<'a> {
+    slices: &'a [Slice],
+    /// The newest timestamp it reaches.
+    end: Ts,
+    /// The entry that ends it because this version does not understand it.
+    unknown: Option<Ts>,
+}
+
 impl History {
-    pub fn new(
-        job: String,
-        mut snapshots: Vec<Manifest>,
-        mut slices: Vec<Slice>,
-        mut gaps: Vec<OpTime>,
-    ) -> Self {
+    pub fn new(backup: Backup) -> Self {
+        let Backup { repository, job, mut snapshots, mut slices, mut gaps } = backup;
         snapshots.sort_by_key(order_of);
         slices.sort_by_key(|slice| slice.header.first.optime);
         gaps.sort_unstable();
-        Self { job, snapshots, slices, gaps }
+        Self { job, blocks: repository.blocks(), snapshots, slices, gaps }
     }
 
     /// Finds the way to a point.
     pub fn route(&self, at: &At) -> Result<Route, Error> {
-        let usable = || self.snapshots.iter().filter(|snapshot| consistent(snapshot));
-        if usable().next().is_none() {
-            return Err(Error::NoSnapshot { job: self.job.clone() });
-        }
         match at {
             At::Snapshot(id) => {
-                let base = usable().find(|snapshot| snapshot.id == *id);
+                let base = self.snapshots.iter().find(|snapshot| snapshot.id == *id);
                 let base = base.ok_or_else(|| Error::UnknownSnapshot {
                     job: self.job.clone(),
                     id: id.clone(),
-                    nearest: NearestSnapshots::to(id, usable().map(|snapshot| &*snapshot.id)),
+                    nearest: NearestSnapshots::to(id, self.usable().map(|snapshot| &*snapshot.id)),
                 })?;
-                self.checked(base, base.head.position.optime.ts, true)
+                if !usable(base) {
+                    return Err(self.not_usable(base));
+                }
+                self.way(base, base.head.position.optime.ts, true)
             }
-            At::Latest => {
-                let base = usable().next_back().expect("one was found above");
-                let end = self.end_of(base);
-                self.checked(base, end.ts, false)
-            }
+            At::Latest => match self.usable().next_back() {
+                Some(base) => self.way(base, self.chain(base)?.end, false),
+                None => Err(self.no_snapshot()),
+            },
             At::Time(secs) => self.at_ts(at, Ts { secs: *secs, inc: u32::MAX }),
             At::Exact(ts) => self.at_ts(at, *ts),
         }
     }
 
-    /// The way to the newest point below `ts`, for `latest` while a transaction is undecided.
-    pub fn route_below(&self, ts: Ts) -> Result<Route, Error> {
-        let before = match ts {
-            Ts { secs: 0, inc: 0 } => ts,
-            Ts { secs, inc: 0 } => Ts { secs: secs - 1, inc: u32::MAX },
-            Ts { secs, inc } => Ts { secs, inc: inc - 1 },
-        };
-        let mut route = self.at_ts(&At::Exact(before), before)?;
-        route.named = false;
-        Ok(route)
+    /// The way to the newest point, for `latest` where the newest entries are none; none if there is
+    /// no point at all.
+    pub fn newest(&self) -> Result<Option<Route>, Error> {
+        let Some(newest) = self.spans()?.pop() else { return Ok(None) };
+        let ts = newest.to.optime.ts;
+        let route = self.at_ts(&At::Exact(ts), ts)?;
+        Ok(Some(Route { named: false, ..route }))
     }
 
-    fn at_ts(&self, at: &At, upto: Ts) -> Result<Route, Error> {
-        let starts =
-            |snapshot: &&Manifest| consistent(snapshot) && snapshot.head.position.optime.ts <= upto;
-        let nearest = self.nearest(upto);
-        let (job, asked) = (self.job.clone(), at.to_string());
-        let Some(base) = self.snapshots.iter().rev().find(starts) else {
-            return Err(Error::TooEarly { job, asked, nearest });
-        };
-        // A named second needs an entry after it: without one more may yet be stamped in it.
-        let end = self.end_of(base).ts;
-        let reached = match at {
-            At::Time(secs) => end.secs > *secs,
-            _ => end >= upto,
-        };
-        if reached {
-            return self.checked(base, upto, true);
-        }
-        let received = self.slices.last().map(|slice| slice.header.last.optime.ts);
-        if received.is_some_and(|received| received > end && received >= upto) {
-            return Err(Error::Gap { job, asked, nearest });
-        }
-        Err(Error::TooLate { job, asked, nearest })
+    /// Every span of points.
+    pub fn spans(&self) -> Result<Vec<Span>, Error> {
+        let mut walk = Walk::new(&*self.blocks, &self.snapshots, self.gaps.clone());
+        self.slices.iter().try_for_each(|slice| walk.slice(slice))?;
+        walk.finish()
     }
 
-    fn checked(&self, base: &Manifest, upto: Ts, named: bool) -> Result<Route, Error> {
-        if base.rule_version != RULE_VERSION {
-            return Err(Error::RuleVersion {
-                id: base.id.clone(),
-                found: base.rule_version,
-                known: RULE_VERSION,
-            });
-        }
-        let slices = self.chain(base.head.position.optime).into_iter().cloned().collect();
-        Ok(Route { base: base.clone(), upto, slices, named })
-    }
-
-    /// The gap that ends what `start` leads to, if there is one.
-    fn gap_after(&self, start: OpTime) -> Option<OpTime> {
-        self.gaps.iter().copied().find(|gap| *gap >= start)
-    }
-
-    /// Slices that go on from `start`, unbroken, up to the one in which a gap begins.
-    fn chain(&self, start: OpTime) -> Vec<&Slice> {
-        let gap = self.gap_after(start);
-        let mut end = start;
-        let mut chain = Vec::new();
-        for slice in &self.slices {
-            let header = &slice.header;
-            if header.last.optime <= end {
-                continue;
-            }
-            if gap.is_some_and(|gap| header.first.optime > gap) {
-                break;
-            }
-            // The first may begin before the snapshot: it was taken in the middle of a slice.
-            let joins = header.prev == end || (chain.is_empty() && header.first.optime <= end);
-            if !joins {
-                break;
-            }
-            end = header.last.optime;
-            chain.push(slice);
-        }
-        chain
-    }
-
-    /// How far the slices after a snapshot reach; its own optime where there are none.
-    fn end_of(&self, base: &Manifest) -> OpTime {
-        let start = base.head.position.optime;
-        let end = self.chain(start).last().map_or(start, |slice| slice.header.last.optime);
-        self.gap_after(start).map_or(end, |gap| end.min(gap))
-    }
-
-    /// The nearest restorable points below and above `ts`.
-    pub fn nearest(&self, ts: Ts) -> Nearest {
+    /// The restorable points nearest to one that is not.
+    pub fn nearest(&self, ts: Ts) -> Result<Nearest, Error> {
         let mut nearest = Nearest::default();
-        for base in self.snapshots.iter().filter(|snapshot| consistent(snapshot)) {
-            let start = base.head.position.optime.ts;
-            let end = self.end_of(base).ts;
-            for point in [start, end] {
-                if point <= ts && nearest.below.is_none_or(|below| below < point) {
-                    nearest.below = Some(point);
-                }
-                if point > ts && nearest.above.is_none_or(|above| above > point) {
-                    nearest.above = Some(point);
-                }
+        for span in self.spans()? {
+            let (from, to) = (span.from.optime.ts, span.to.optime.ts);
+            if from <= ts {
+                nearest.below = Some(to.min(ts));
+            } else if nearest.above.is_none() {
+                nearest.above = Some(from);
             }
         }
-        nearest
+        Ok(nearest)
     }
 
     pub fn job(&self) -> &str {
         &self.job
     }
+
+    fn usable(&self) -> impl DoubleEndedIterator<Item = &Manifest> {
+        self.snapshots.iter().filter(|snapshot| usable(snapshot))
+    }
+
+    fn at_ts(&self, at: &At, upto: Ts) -> Result<Route, Error> {
+        let (job, asked) = (self.job.clone(), at.to_string());
+        let reaches = |snapshot: &&Manifest| snapshot.head.position.optime.ts <= upto;
+        let Some(base) = self.usable().rev().find(reaches) else {
+            if self.usable().next().is_none() {
+                return Err(self.no_snapshot());
+            }
+            return Err(Error::TooEarly { job, asked, nearest: self.nearest(upto)? });
+        };
+        let chain = self.chain(base)?;
+        // A named second needs an entry after it: without one more may yet be stamped in it.
+        let reached = match at {
+            At::Time(secs) => chain.end.secs > *secs,
+            _ => chain.end >= upto,
+        };
+        if reached {
+            return self.way(base, upto, true);
+        }
+        let nearest = self.nearest(upto)?;
+        if let Some(entry) = chain.unknown.filter(|entry| *entry <= upto) {
+            return Err(Error::NotApplied { job, asked, entry, nearest, source: None });
+        }
+        let last = self.slices.last().map(|slice| slice.header.last.optime.ts);
+        if nearest.above.is_some() || last.is_some_and(|last| last > chain.end && last >= upto) {
+            return Err(Error::Gap { job, asked, nearest });
+        }
+        Err(Error::TooLate { job, asked, nearest })
+    }
+
+    fn way(&self, base: &Manifest, upto: Ts, named: bool) -> Result<Route, Error> {
+        let slices = self.chain(base)?.slices.to_vec();
+        Ok(Route { base: base.clone(), upto, slices, named })
+    }
+
+    /// Slices that go on from a snapshot, unbroken and understood, up to the one in which a gap begins.
+    fn chain(&self, base: &Manifest) -> Result<Chain<'_>, Error> {
+        let start = base.head.position.optime;
+        let gap = self.gaps.iter().find(|gap| **gap >= start);
+        let first = self.slices.partition_point(|slice| slice.header.last.optime <= start);
+        let mut chain = Chain { slices: &[], end: start.ts, unknown: None };
+        let mut end: Option<OpTime> = None;
+        for (index, slice) in self.slices.iter().enumerate().skip(first) {
+            let header = &slice.header;
+            let joins = match end {
+                Some(end) => header.prev == end,
+                None => follows(start, header),
+            };
+            if !joins || gap.is_some_and(|gap| *gap < header.first.optime) {
+                break;
+            }
+            chain.slices = &self.slices[first..=index];
+            let unknown = not_understood(&*self.blocks, slice)?;
+            chain.unknown = unknown.into_iter().find(|entry| *entry > start.ts);
+            if let Some(entry) = chain.unknown {
+                chain.end = before(entry);
+                break;
+            }
+            chain.end = header.last.optime.ts;
+            end = Some(header.last.optime);
+        }
+        chain.end = gap.map_or(chain.end, |gap| chain.end.min(gap.ts));
+        Ok(chain)
+    }
+
+    fn no_snapshot(&self) -> Error {
+        match self.snapshots.last() {
+            Some(snapshot) if snapshot.rule_version != RULE_VERSION => self.not_usable(snapshot),
+            _ => Error::NoSnapshot { job: self.job.clone() },
+        }
+    }
+
+    fn not_usable(&self, snapshot: &Manifest) -> Error {
+        if snapshot.rule_version == RULE_VERSION {
+            return Error::NoSnapshot { job: self.job.clone() };
+        }
+        Error::RuleVersion {
+            id: snapshot.id.clone(),
+            found: snapshot.rule_version,
+            known: RULE_VERSION,
+        }
+    }
 }
 
 fn order_of(snapshot: &Manifest) -> (Ts, i64) {
     (snapshot.head.position.optime.ts, snapshot.taken_ms)
-}
-
-/// Whether the snapshot's own state is one that the source had.
-fn consistent(snapshot: &Manifest) -> bool {
-    let head = &snapshot.head;
-    head.consistent_from.is_some_and(|from| from <= head.position.optime)
 }

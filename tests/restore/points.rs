@@ -1,14 +1,17 @@
 //! Points in time: what each form gives, and what is refused.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bson::{Document, doc};
+use bson::{Document, RawDocument, Timestamp, doc, rawdoc};
 use headstock::block::stream;
 use headstock::lab::{Detail, ReplicaSet, SourceState};
+use headstock::oplog::slice::SliceHeader;
 use headstock::oplog::{Ts, position, slice};
-use headstock::restore::{At, Error, Request};
+use headstock::restore::{At, Backup, Error, Limit, Request, Slice, Span};
+use mongodb::ClientSession;
 
-use crate::support::{Made, command, plan, request, restore, run, same, source, target};
+use crate::support::{Made, command, plan, request, restore, run, same, shard, source, target};
 
 async fn write(set: &ReplicaSet, step: i32) -> SourceState {
     let db = set.client().database("timed");
@@ -121,6 +124,166 @@ fn transactions_are_whole_at_every_point() {
         }
         counts.dedup();
         assert_eq!(counts, [0, 3, 4], "a transaction was cut");
+    });
+}
+
+/// A transaction that inserts one document and is prepared.
+async fn prepare(set: &ReplicaSet, id: &str) -> (ClientSession, Timestamp) {
+    let sums = set.client().database("timed").collection::<Document>("sums");
+    let mut session = set.client().start_session().await.expect("a session");
+    session.start_transaction().await.expect("a transaction");
+    sums.insert_one(doc! { "_id": id }).session(&mut session).await.expect("insert");
+    let admin = set.client().database("admin");
+    let prepared = admin.run_command(doc! { "prepareTransaction": 1 }).session(&mut session).await;
+    let at = prepared.expect("prepare").get_timestamp("prepareTimestamp").expect("a timestamp");
+    (session, at)
+}
+
+async fn insert(set: &ReplicaSet, id: &str) {
+    let others = set.client().database("timed").collection::<Document>("others");
+    others.insert_one(doc! { "_id": id }).await.expect("insert");
+}
+
+/// Timestamps of the entries of a slice.
+fn stamps(made: &Made, slice: &Slice) -> Vec<Ts> {
+    let bytes = stream::read(&made.store, &slice.pieces).expect("a slice");
+    let at = |entry: Result<&RawDocument, _>| position(entry.expect("an entry"));
+    slice::entries(&bytes).map(|entry| at(entry).expect("a position").optime.ts).collect()
+}
+
+/// Asks for every timestamp at and around every entry that ever was: what is given back and what is
+/// refused is what the spans say, and a refusal names the nearest.
+async fn spans_are_exact(made: &Made, slices: &[Slice]) -> Vec<Span> {
+    let backup = Backup { slices: slices.to_vec(), ..made.backup.clone() };
+    let spans = backup.spans().expect("spans");
+    let mut entries: Vec<Ts> =
+        made.backup.snapshots.iter().map(|one| one.head.position.optime.ts).collect();
+    entries.extend(made.backup.slices.iter().flat_map(|slice| stamps(made, slice)));
+    entries.sort_unstable();
+    let around = |ts: &Ts| [ts.inc - 1, ts.inc, ts.inc + 1].map(|inc| Ts { inc, ..*ts });
+    let asked: BTreeSet<Ts> = entries.iter().flat_map(around).collect();
+    let dir = tempfile::tempdir().expect("a directory");
+    let target = format!("dump:{}", dir.path().join("dump").display());
+    let ask = |at: At| Request { at, ..request(&target, &[]) };
+    for ts in asked {
+        let outcome = plan(&backup, ask(At::Exact(ts))).await;
+        assert_eq!(outcome.is_ok(), spans.iter().any(|span| span.holds(ts)), "{ts}: {outcome:?}");
+        match outcome {
+            Ok(plan) => {
+                let last = entries.iter().rfind(|entry| **entry <= ts).expect("an entry");
+                assert_eq!((plan.point.t, plan.point.i), (last.secs, last.inc), "{ts}");
+            }
+            Err(
+                Error::TooEarly { nearest, .. }
+                | Error::TooLate { nearest, .. }
+                | Error::Gap { nearest, .. }
+                | Error::Undecided { nearest, .. }
+                | Error::NotApplied { nearest, .. },
+            ) => {
+                let below = spans.iter().rfind(|span| span.to.optime.ts < ts);
+                let above = spans.iter().find(|span| span.from.optime.ts > ts);
+                assert_eq!(nearest.below, below.map(|span| span.to.optime.ts), "{ts}");
+                assert_eq!(nearest.above, above.map(|span| span.from.optime.ts), "{ts}");
+            }
+            Err(other) => panic!("{ts}: {other}"),
+        }
+    }
+    let latest = plan(&backup, ask(At::Latest)).await.expect("a plan").point;
+    let newest = spans.last().expect("a span").to.optime.ts;
+    let newest = entries.iter().rfind(|entry| **entry <= newest).expect("an entry");
+    assert_eq!((latest.t, latest.i), (newest.secs, newest.inc), "latest");
+    spans
+}
+
+/// Gaps, prepared transactions that are decided later or not at all, an entry of an unknown kind.
+#[test]
+fn what_is_told_to_be_restorable_is_and_nothing_else() {
+    run(async {
+        let set = shard().await;
+        for name in ["sums", "others"] {
+            command(set.client(), "timed", doc! { "create": name }).await;
+        }
+        let mut made = Made::of(&set).await;
+        insert(&set, "1").await;
+        let (mut session, first) = prepare(&set, "first").await;
+        insert(&set, "2").await;
+        made.add_slice(&set).await;
+        // A snapshot with the transaction open.
+        made.add_snapshot();
+        insert(&set, "3").await;
+        made.add_slice(&set).await;
+        set.wait_replicated().await.expect("replicated");
+        let commit = doc! { "commitTransaction": 1, "commitTimestamp": first };
+        let admin = set.client().database("admin");
+        admin.run_command(commit).session(&mut session).await.expect("commit");
+        insert(&set, "4").await;
+        made.add_slice(&set).await;
+        insert(&set, "lost").await;
+        let third = made.scan_again(&set).await.ts;
+        insert(&set, "5").await;
+        made.add_slice(&set).await;
+        let (_open, last) = prepare(&set, "last").await;
+        insert(&set, "6").await;
+        made.add_slice(&set).await;
+
+        let all = made.backup.slices.clone();
+        let limits = |spans: &[Span]| spans.iter().map(|span| span.limit).collect::<Vec<_>>();
+        let undecided = |at: Timestamp| Some(Limit::Undecided(at.into()));
+        let spans = spans_are_exact(&made, &all).await;
+        assert_eq!(limits(&spans), [None, undecided(last)]);
+        assert_eq!((spans[0].from.optime, spans[1].from.optime.ts), (made.at, third));
+        // The commit is lost: nothing from the prepare on, not even the snapshot taken after it.
+        let spans = spans_are_exact(&made, &[&all[..2], &all[3..]].concat()).await;
+        assert_eq!(limits(&spans), [undecided(first), undecided(last)]);
+        let spans = spans_are_exact(&made, &all[3..]).await;
+        assert_eq!(spans.len(), 2, "{spans:?}");
+        assert_eq!((spans[0].from, limits(&spans)[0]), (spans[0].to, None));
+        // Only the oplog from the snapshot with the open transaction on.
+        let spans = spans_are_exact(&made, &all[1..3]).await;
+        let second = made.backup.snapshots[1].head.position;
+        assert_eq!((spans.len(), spans[1].from), (3, second), "{spans:?}");
+
+        let entry = |inc: u32, op: &str| {
+            let ts = Timestamp { time: last.time + 60, increment: inc };
+            rawdoc! { "ts": ts, "t": 1_i64, "v": 2_i64, "op": op, "ns": "", "o": {} }
+        };
+        made.add_entries(&[entry(1, "n"), entry(3, "zz"), entry(5, "n")]);
+        made.backup.slices.remove(4);
+        let slice = made.backup.slices.remove(4);
+        made.backup.slices.push(Slice {
+            header: SliceHeader { prev: all[3].header.last.optime, ..slice.header },
+            pieces: slice.pieces,
+        });
+        let slices = made.backup.slices.clone();
+        let spans = spans_are_exact(&made, &slices).await;
+        let unknown = Some(Limit::Unknown(Ts { secs: last.time + 60, inc: 3 }));
+        assert_eq!(limits(&spans), [None, unknown]);
+    });
+}
+
+/// From its commitTimestamp on a prepared transaction is there, before its commit entry.
+#[test]
+fn a_prepared_transaction_is_there_from_its_commit_timestamp_on() {
+    run(async {
+        let set = shard().await;
+        command(set.client(), "timed", doc! { "create": "sums" }).await;
+        command(set.client(), "timed", doc! { "create": "others" }).await;
+        let mut made = Made::of(&set).await;
+        let (mut session, prepared) = prepare(&set, "one").await;
+        insert(&set, "between").await;
+        set.wait_replicated().await.expect("replicated");
+        let commit_ts = Timestamp { increment: prepared.increment + 1, ..prepared };
+        let commit = doc! { "commitTransaction": 1, "commitTimestamp": commit_ts };
+        let admin = set.client().database("admin");
+        admin.run_command(commit).session(&mut session).await.expect("commit");
+        made.add_slice(&set).await;
+        let dir = tempfile::tempdir().expect("a directory");
+        let target = format!("dump:{}", dir.path().join("dump").display());
+        for (ts, expected) in [(prepared, 0), (commit_ts, 1)] {
+            let at = At::Exact(ts.into());
+            let asked = Request { at, ..request(&target, &["timed.sums"]) };
+            assert_eq!(plan(&made.backup, asked).await.expect("a plan").documents, expected);
+        }
     });
 }
 

@@ -3,6 +3,7 @@
 //! The backup is made by reading the source through the driver, not through the floors that a
 //! daemon uses, so that what is compared was read in two ways.
 
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use bson::{Document, RawDocumentBuf, doc};
@@ -63,6 +64,21 @@ pub async fn source(members: usize) -> ReplicaSet {
     ReplicaSet::start(options).await.expect("a source")
 }
 
+/// A set of one that may prepare transactions, as only a shard may.
+pub async fn shard() -> ReplicaSet {
+    let options = Options { arguments: vec!["--shardsvr".to_owned()], ..Options::members(1) };
+    let set = ReplicaSet::start(options).await.expect("a source");
+    let identity = doc! {
+        "_id": "shardIdentity",
+        "shardName": "s",
+        "clusterId": bson::oid::ObjectId::new(),
+        "configsvrConnectionString": "nobody/127.0.0.1:1",
+    };
+    let versions = set.client().database("admin").collection("system.version");
+    versions.insert_one(identity).await.expect("a shard");
+    set
+}
+
 /// The stand-alone server that tests restore into, one at a time: a target has one marker. It deletes
 /// by age every second.
 pub async fn target() -> MutexGuard<'static, Standalone> {
@@ -78,9 +94,11 @@ pub async fn target() -> MutexGuard<'static, Standalone> {
 pub struct Made {
     pub backup: Backup,
     pub store: Store,
-    /// Optime of its snapshot.
+    /// Optime of its first snapshot.
     pub at: OpTime,
-    _dir: TempDir,
+    /// The last entry that is in a slice, or would be.
+    received: OpTime,
+    dir: TempDir,
 }
 
 impl Made {
@@ -89,42 +107,8 @@ impl Made {
         let dir = tempfile::tempdir().expect("a directory");
         let options = store::Options { segment_bytes: 64 << 20, durable: false, mmap: false };
         let store = Store::create(&dir.path().join("store"), options).expect("a store");
-        let at = source.wait_replicated().await.expect("replicated");
-        let opened = Source::connect(&source.uri(), ReadFrom::default()).await.expect("connect");
-        let identity = opened.identity().await.expect("identity");
-        let mut collections = Vec::new();
-        for listed in opened.list(&headstock::head::Scope::all()).await.expect("list") {
-            let capped = listed.options.get_bool("capped").unwrap_or(false);
-            let order = if capped { Order::Positional } else { Order::Keyed };
-            let documents = read(source.client(), &listed.ns, capped).await;
-            let shape = Shape::new(store.salt(), order, Content::Documents);
-            let mut builder = Builder::new(&store, &shape);
-            for document in &documents {
-                builder.push(document).expect("in order");
-            }
-            let root = builder.finish().expect("a tree");
-            let (uuid, ns) = (listed.uuid, listed.ns);
-            let (options, indexes) = (listed.options, listed.indexes);
-            collections.push(Collection { uuid, ns, options, indexes, order, root });
-        }
-        let position = Position { optime: at, wall_ms: i64::from(at.ts.secs) * 1000 };
-        let config = config(&store, dir.path());
-        let blocks: Arc<dyn BlockRead> = Arc::new(store.clone());
-        let mut head = Head::from_scan(blocks, config, position, at, collections).expect("a head");
-        let root = head.flush(&store).expect("a root");
-        let manifest = Manifest {
-            id: Manifest::new_id(at.ts),
-            head: root,
-            taken_ms: position.wall_ms,
-            set_name: identity.set_name,
-            replica_set_id: identity.replica_set_id,
-            fcv: identity.fcv,
-            server_version: identity.server_version,
-            rule_version: RULE_VERSION,
-            added_bytes: 0,
-            keep: false,
-            scope: head::Scope::all(),
-        };
+        let manifest = scanned(source, &store, dir.path()).await;
+        let at = manifest.head.position.optime;
         let backup = Backup {
             repository: Arc::new(store.clone()),
             job: "lab".to_owned(),
@@ -132,13 +116,42 @@ impl Made {
             slices: Vec::new(),
             gaps: Vec::new(),
         };
-        Self { backup, store, at, _dir: dir }
+        Self { backup, store, at, received: at, dir }
+    }
+
+    /// Reads the source whole once more, beside what is there; the oplog since the last slice is lost.
+    pub async fn scan_again(&mut self, source: &ReplicaSet) -> OpTime {
+        let manifest = scanned(source, &self.store, self.dir.path()).await;
+        self.received = manifest.head.position.optime;
+        self.backup.snapshots.push(manifest);
+        self.received
+    }
+
+    /// Takes a snapshot of what the newest one and the slices after it come to.
+    pub fn add_snapshot(&mut self) {
+        let base = self.backup.snapshots.last().expect("a snapshot").clone();
+        let config = config(&self.store, self.dir.path());
+        let blocks: Arc<dyn BlockRead> = Arc::new(self.store.clone());
+        let mut head = Head::load(blocks, config, &base.head).expect("a head");
+        for slice in &self.backup.slices {
+            let bytes = stream::read(&self.store, &slice.pieces).expect("a slice");
+            for entry in oplog::slice::entries(&bytes) {
+                let entry = entry.expect("an entry");
+                let at = oplog::position(entry).expect("a position").optime;
+                if at > head.position().optime {
+                    head.apply(entry).expect("applies");
+                }
+            }
+        }
+        let head = head.flush(&self.store).expect("a root");
+        let id = Manifest::new_id(head.position.optime.ts);
+        self.backup.snapshots.push(Manifest { id, head, ..base });
     }
 
     /// Adds what the source wrote since the last slice, as one slice.
     pub async fn add_slice(&mut self, source: &ReplicaSet) -> OpTime {
         source.wait_replicated().await.expect("replicated");
-        let prev = self.backup.slices.last().map_or(self.at, |slice| slice.header.last.optime);
+        let prev = self.received;
         let entries: Vec<RawDocumentBuf> = source
             .client()
             .database("local")
@@ -149,22 +162,68 @@ impl Made {
             .try_collect()
             .await
             .expect("entries");
-        let mut builder = SliceBuilder::new(prev);
         for entry in &entries {
             oplog::parse(entry).expect("a known entry");
+        }
+        self.add_entries(&entries)
+    }
+
+    /// Adds entries as one slice.
+    pub fn add_entries(&mut self, entries: &[RawDocumentBuf]) -> OpTime {
+        let mut builder = SliceBuilder::new(self.received);
+        for entry in entries {
             builder.push(entry).expect("the next entry");
         }
         let (header, bytes) = builder.finish().expect("entries");
         let pieces = stream::write(&self.store, &bytes).expect("blocks");
-        let last = header.last.optime;
+        self.received = header.last.optime;
         self.backup.slices.push(Slice { header, pieces });
-        last
+        self.received
     }
 }
 
-fn config(store: &Store, dir: &std::path::Path) -> Config {
+/// Reads a quiet source whole into a store.
+async fn scanned(source: &ReplicaSet, store: &Store, dir: &Path) -> Manifest {
+    let at = source.wait_replicated().await.expect("replicated");
+    let opened = Source::connect(&source.uri(), ReadFrom::default()).await.expect("connect");
+    let identity = opened.identity().await.expect("identity");
+    let mut collections = Vec::new();
+    for listed in opened.list(&headstock::head::Scope::all()).await.expect("list") {
+        let capped = listed.options.get_bool("capped").unwrap_or(false);
+        let order = if capped { Order::Positional } else { Order::Keyed };
+        let documents = read(source.client(), &listed.ns, capped).await;
+        let shape = Shape::new(store.salt(), order, Content::Documents);
+        let mut builder = Builder::new(store, &shape);
+        for document in &documents {
+            builder.push(document).expect("in order");
+        }
+        let root = builder.finish().expect("a tree");
+        let (uuid, ns) = (listed.uuid, listed.ns);
+        let (options, indexes) = (listed.options, listed.indexes);
+        collections.push(Collection { uuid, ns, options, indexes, order, root });
+    }
+    let position = Position { optime: at, wall_ms: i64::from(at.ts.secs) * 1000 };
+    let blocks: Arc<dyn BlockRead> = Arc::new(store.clone());
+    let config = config(store, dir);
+    let mut head = Head::from_scan(blocks, config, position, at, collections).expect("a head");
+    Manifest {
+        id: Manifest::new_id(at.ts),
+        head: head.flush(store).expect("a root"),
+        taken_ms: position.wall_ms,
+        set_name: identity.set_name,
+        replica_set_id: identity.replica_set_id,
+        fcv: identity.fcv,
+        server_version: identity.server_version,
+        rule_version: RULE_VERSION,
+        added_bytes: 0,
+        keep: false,
+        scope: head::Scope::all(),
+    }
+}
+
+fn config(store: &Store, dir: &Path) -> Config {
     let scratch_dir = dir.join("changes");
-    std::fs::create_dir(&scratch_dir).expect("a directory");
+    std::fs::create_dir_all(&scratch_dir).expect("a directory");
     Config {
         salt: store.salt(),
         scope: head::Scope::all(),

@@ -156,6 +156,8 @@ fn unknown_kinds_are_stored_and_seen() {
     push(3, "c", rawdoc! { "applyOps": [{ "op": "c", "ns": "d.$cmd", "o": { "later": 1 } }, 7] });
     push(4, "u", rawdoc! { "$v": 3, "diff": {} });
     push(5, "c", rawdoc! { "drop": "c" });
+    push(6, "c", rawdoc! { "applyOps": [], "partialTxn": true });
+    push(7, "c", rawdoc! { "applyOps": [], "prepare": true });
     let (header, bytes) = builder.finish().expect("entries");
     check(&header, &bytes).expect("matches");
     let unknown: Vec<&str> = header
@@ -166,6 +168,8 @@ fn unknown_kinds_are_stored_and_seen() {
         .collect();
     assert_eq!(unknown, ["?", "c.frobnicate", "c.later", "u.?", "zz"]);
     assert!(known::lookup_kind("c.drop").is_some() && known::lookup_kind("i").is_some());
+    let prepares = header.kinds.iter().filter(|kind| kind.contains("prepare"));
+    assert_eq!(prepares.collect::<Vec<_>>(), [known::PREPARE_KIND]);
 }
 
 #[test]
