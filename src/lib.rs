@@ -11,6 +11,7 @@ pub mod head;
 pub mod source;
 pub mod blockstore;
 pub mod restore;
+pub mod inspect;
 pub mod job;
 pub mod daemon;
 pub mod lab;

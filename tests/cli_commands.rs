@@ -104,7 +104,9 @@ fn index(field: &str) -> mongodb::IndexModel {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 11] = [
+        &["diff", "--store", "s", "latest"],
+        &["get", "--store", "s", "--ns", "a.b", "--id", "text"],
         &[],
         &["backup"],
         &["sync", "--store", "s"],
@@ -133,6 +135,8 @@ fn every_command_has_examples_and_help_is_no_failure() {
         "status",
         "fsck",
         "compact",
+        "diff",
+        "get",
     ];
     for command in commands {
         let output = run(&[command, "--help"]);
@@ -146,9 +150,11 @@ fn every_command_has_examples_and_help_is_no_failure() {
 fn a_directory_without_a_store_is_told_and_not_touched() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let dir = folder.path().to_str().expect("text");
-    let commands: [&[&str]; 7] = [
+    let commands: [&[&str]; 9] = [
         &["snapshots"],
         &["points"],
+        &["diff", "latest", "latest"],
+        &["get", "--ns", "a.b", "--id", "1"],
         &["status"],
         &["fsck"],
         &["compact"],
@@ -367,6 +373,53 @@ async fn slices_leave_the_window_but_every_second_in_it_stays_restorable() {
     let lone = lone.unwrap_or_else(|| panic!("no snapshot has lost its slices: {job}"));
     let output = restore(seconds(lone, "to") + 1, "between");
     assert_eq!(code(&output), Some(4), "out of the window: {}", text(&output));
+}
+
+/// Beside a running daemon: what differs between two points, and a document as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn differences_and_documents_are_printed_beside_a_daemon() {
+    let scene = Scene::set_up().await;
+    let uri = scene.set.uri();
+    let arguments = ["--snapshot-every", "1h"];
+    let mut daemon = scene.backup.start_daemon(&uri, &arguments).expect("start the daemon");
+    scene.backup.wait_for_snapshots(1, &mut daemon).await.expect("initial sync");
+    let before = scene.things().find_one(doc! { "_id": 5 }).await.expect("find").expect("it");
+    scene.things().update_one(doc! { "_id": 5 }, doc! { "$set": { "part": 99 } }).await.expect("5");
+    scene.things().delete_one(doc! { "_id": 6 }).await.expect("delete");
+    scene.things().insert_one(doc! { "_id": "new" }).await.expect("insert");
+    let newest = scene.set.wait_replicated().await.expect("replicated");
+    scene.backup.wait_for_received(newest.ts, &mut daemon).await.expect("received");
+
+    let first = &scene.ids()[0];
+    let output = scene.on_store(&["diff", first, "latest"], &["--ns", "shop"]);
+    assert_eq!(code(&output), Some(0), "{}", text(&output));
+    let expected = "changed   shop.things\n  ~ {\"$numberInt\":\"5\"}\n  - {\"$numberInt\":\"6\"}\n  \
+                    + \"new\"\n  documents: 1 added, 1 removed, 1 changed\n";
+    assert!(text(&output).starts_with(expected), "{}", text(&output));
+    let output = scene.on_store(&["diff", first, "latest"], &["--ns", "shop", "--json"]);
+    let printed = String::from_utf8(output.stdout).expect("text");
+    let lines: Vec<Value> =
+        printed.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().expect("text")).collect();
+    let document = "document";
+    assert_eq!(events, ["points", "collection", document, document, document, "end", "total"]);
+    assert_eq!(lines[0]["to"], serde_json::json!({ "t": newest.ts.secs, "i": newest.ts.inc }));
+    assert_eq!(lines[2]["after"]["part"], serde_json::json!({ "$numberInt": "99" }));
+    assert_eq!(lines[2]["before"]["noise"], before.get_str("noise").expect("text"));
+    assert!(lines[3].get("after").is_none() && lines[4].get("before").is_none(), "{printed}");
+    assert_eq!(lines[6]["removed"], 1);
+
+    let get =
+        |id: &str, more: &[&str]| scene.on_store(&["get", "--ns", "shop.things", "--id", id], more);
+    let part = |output: &Output| json(output)["part"]["$numberInt"].clone();
+    assert_eq!(part(&get("5", &[])), "99");
+    assert_eq!(part(&get("5.0", &["--at", first])), "5");
+    assert_eq!(json(&get("\"new\"", &["--json"]))["document"]["_id"], "new");
+    assert_eq!(code(&get("6", &[])), Some(1));
+    assert_eq!(code(&get("6", &["--at", first])), Some(0));
+    assert_eq!(code(&get("six", &[])), Some(2));
+    assert_eq!(code(&get("6", &["--at", "1,1"])), Some(1));
+    daemon.terminate().await.expect("a clean end");
 }
 
 /// A rescan while the oplog had run on leaves a gap: what is told of it, and what may be asked for.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const MAX_FILE_LINES: usize = 800;
 
 /// The floors from the ground up.
-const FLOORS: [&str; 11] = [
+const FLOORS: [&str; 12] = [
     "block",
     "store",
     "tree",
@@ -17,6 +17,7 @@ const FLOORS: [&str; 11] = [
     "source",
     "blockstore",
     "restore",
+    "inspect",
     "job",
     "daemon",
     "cli",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Exit, redact};
 use crate::head::scope::TooManyFilters;
-use crate::{daemon, job, lab, restore, source, store};
+use crate::{daemon, inspect, job, lab, restore, source, store};
 
 /// The failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,19 @@ pub enum Error {
     Plan {
         /// Why not.
         source: restore::Error,
+    },
+    /// Looking inside a backup.
+    #[error(transparent)]
+    Inspect(#[from] inspect::Error),
+    /// There is no such document.
+    #[error("{ns} has no document with _id {id} at {point}")]
+    NoDocument {
+        /// What was asked for.
+        id: String,
+        /// Its collection.
+        ns: String,
+        /// The point.
+        point: String,
     },
     /// The daemon, running here or asked through its socket.
     #[error(transparent)]

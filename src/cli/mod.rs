@@ -7,14 +7,17 @@ mod args;
 mod compact;
 mod daemon;
 mod demo;
+mod diff;
 mod error;
 mod exit;
 mod fsck;
+mod get;
 mod logging;
 mod namespaces;
 mod output;
 mod points;
 mod progress;
+mod reading;
 mod redact;
 mod restore;
 mod snapshot;
@@ -69,6 +72,8 @@ enum Command {
     Snapshots(snapshots::Args),
     Points(points::Args),
     Snapshot(snapshot::Args),
+    Diff(diff::Args),
+    Get(get::Args),
     Restore(restore::Args),
     Status(status::Args),
     Fsck(fsck::Args),
@@ -106,6 +111,8 @@ fn run(command: Command) -> Result<Exit, Error> {
             Command::Snapshots(args) => snapshots::run(args).await,
             Command::Points(args) => points::run(args).await,
             Command::Snapshot(args) => snapshot::run(args).await,
+            Command::Diff(args) => diff::run(args).await,
+            Command::Get(args) => get::run(args).await,
             Command::Restore(args) => restore::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Fsck(args) => fsck::run(args).await,

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use bson::raw::RawBsonRef;
-use bson::{RawArray, RawDocument};
+use bson::{Bson, RawArray, RawDocument};
 
 /// Levels of documents; servers take 200.
 const MAX_DEPTH: usize = 256;
@@ -16,15 +16,17 @@ const BASE64_URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 
 /// Why a document has no Extended JSON.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoJson {
+pub(crate) enum NoJson {
     #[error(transparent)]
     Bson(#[from] bson::error::Error),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
     #[error("more than {MAX_DEPTH} levels of documents")]
     Depth,
 }
 
 /// Appends a document.
-pub(super) fn document(out: &mut String, document: &RawDocument) -> Result<(), NoJson> {
+pub(crate) fn document(out: &mut String, document: &RawDocument) -> Result<(), NoJson> {
     nested(out, document, 0)
 }
 
@@ -62,7 +64,7 @@ fn array(out: &mut String, array: &RawArray, depth: usize) -> Result<(), NoJson>
 }
 
 /// Appends a string with its quotes.
-pub(super) fn string(out: &mut String, text: &str) {
+pub(crate) fn string(out: &mut String, text: &str) {
     out.push('"');
     for character in text.chars() {
         match character {
@@ -75,7 +77,8 @@ pub(super) fn string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-fn value(out: &mut String, value: RawBsonRef<'_>, depth: usize) -> Result<(), NoJson> {
+/// Appends a value that stands so many levels deep.
+pub(crate) fn value(out: &mut String, value: RawBsonRef<'_>, depth: usize) -> Result<(), NoJson> {
     match value {
         RawBsonRef::Document(inner) => return nested(out, inner, depth),
         RawBsonRef::Array(inner) => return array(out, inner, depth),
@@ -89,6 +92,8 @@ fn value(out: &mut String, value: RawBsonRef<'_>, depth: usize) -> Result<(), No
         RawBsonRef::String(text) => string(out, text),
         RawBsonRef::Boolean(truth) => put(out, format_args!("{truth}")),
         RawBsonRef::Null => out.push_str("null"),
+        // Its fields are private to the library, which writes it alike.
+        RawBsonRef::DbPointer(_) => out.push_str(&serde_json::to_string(&Bson::try_from(value)?)?),
         other => wrapped(out, other),
     }
     Ok(())
@@ -128,7 +133,6 @@ fn wrapped(out: &mut String, value: RawBsonRef<'_>) {
             string(out, regex.options.as_str());
             out.push_str("}}");
         }
-        RawBsonRef::DbPointer(_) => out.push_str("{\"$dbPointer\":{}}"),
         RawBsonRef::MinKey => out.push_str("{\"$minKey\":1}"),
         RawBsonRef::MaxKey => out.push_str("{\"$maxKey\":1}"),
         // What is left is undefined; every other type has its own arm above or in `value`.
@@ -157,7 +161,7 @@ fn double(number: f64) -> String {
 }
 
 /// Base64 with padding.
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     let mut text = encode(bytes, BASE64);
     while !text.len().is_multiple_of(4) {
         text.push('=');
@@ -166,7 +170,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 /// Base64 of the alphabet for URLs, without padding.
-pub(super) fn base64_url(bytes: &[u8]) -> String {
+pub(crate) fn base64_url(bytes: &[u8]) -> String {
     encode(bytes, BASE64_URL)
 }
 

@@ -14,7 +14,7 @@ use super::overlay::Overlay;
 use super::point::Nearest;
 use super::resolve::{History, Route};
 use super::spans::{self, before};
-use super::{Amount, At, Cancel, Error, Phase, Progress, Slice};
+use super::{Amount, At, Backup, Cancel, Error, Phase, Progress, Slice};
 use crate::block::BlockRead;
 use crate::blockstore::Repository;
 use crate::head::{self, Collection, Head, Manifest};
@@ -29,23 +29,65 @@ const SCRATCH_SEGMENT_BYTES: u64 = 32 << 20;
 /// Entries between two looks at the request to stop.
 const ENTRIES_PER_CHECK: usize = 1 << 10;
 /// The catalog and blocks of a job at a point in time.
-pub(super) struct View {
+pub struct View {
     /// The snapshot it was made from.
-    pub base: Manifest,
+    pub(super) base: Manifest,
     /// Optime of the last entry in it.
-    pub optime: OpTime,
+    pub(super) optime: OpTime,
     /// Everything stamped at or before this is in it.
-    pub upto: Ts,
+    pub(super) upto: Ts,
     /// How many slices were applied.
-    pub slices: u64,
+    pub(super) slices: u64,
     /// Every collection.
-    pub collections: Vec<Collection>,
+    pub(super) collections: Vec<Collection>,
     /// Names of collections whose documents the backup does not have at the point.
-    pub absent: Vec<String>,
+    pub(super) absent: Vec<String>,
     /// Where their documents are.
-    pub blocks: Arc<dyn BlockRead>,
+    pub(super) blocks: Arc<dyn BlockRead>,
     /// Holds the scratch store's files until the view is dropped.
     _scratch: Option<TempDir>,
+}
+
+impl View {
+    /// Opens a job at a point. Where that is a snapshot, nothing is read but its catalog; else the
+    /// oplog slices after the newest snapshot before it are applied over a scratch store. The
+    /// repository is only read. Blocking.
+    ///
+    /// # Errors
+    /// Those of a point that is none, and of reading the backup.
+    pub fn open(
+        backup: Backup,
+        at: &At,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Self, Error> {
+        let repository = backup.repository.clone();
+        materialise(&*repository, &History::new(backup), at, progress, cancel)
+    }
+
+    /// Optime of the last entry in it.
+    #[must_use]
+    pub fn optime(&self) -> OpTime {
+        self.optime
+    }
+
+    /// Every collection, by UUID.
+    #[must_use]
+    pub fn collections(&self) -> &[Collection] {
+        &self.collections
+    }
+
+    /// The collection of a name `db.name`.
+    #[must_use]
+    pub fn collection(&self, ns: &str) -> Option<&Collection> {
+        self.collections.iter().find(|collection| collection.ns == ns)
+    }
+
+    /// Where the documents of its collections are.
+    #[must_use]
+    pub fn blocks(&self) -> &dyn BlockRead {
+        &*self.blocks
+    }
 }
 
 /// Makes the view of a point. Blocking.
@@ -118,11 +160,8 @@ fn follow(
             _scratch: None,
         })));
     }
-    let parent = repository.scratch_dir();
-    std::fs::create_dir_all(&parent).map_err(Error::io("create", &parent))?;
-    let dir = tempfile::Builder::new().prefix("restore-").tempdir_in(&parent);
-    let dir = dir.map_err(Error::io("create a directory in", &parent))?;
-    let overlay = Arc::new(overlay(repository, dir.path())?);
+    let (dir, scratch) = scratch(repository)?;
+    let overlay = Arc::new(Overlay::new(repository.blocks(), scratch));
     let mut head = Head::load(overlay.clone(), config(repository, base, dir.path())?, &base.head)?;
     let mut advance = Advance { overlay: &overlay, upto: route.upto, progress, cancel, slices: 0 };
     if let Err(stopped) = advance.run(&mut head, &route.slices) {
@@ -149,11 +188,16 @@ fn follow(
     })))
 }
 
-fn overlay(repository: &dyn Repository, dir: &Path) -> Result<Overlay, Error> {
+/// A store for derived blocks, in a directory that goes when it is dropped.
+pub(super) fn scratch(repository: &dyn Repository) -> Result<(TempDir, Store), Error> {
+    let parent = repository.scratch_dir();
+    std::fs::create_dir_all(&parent).map_err(Error::io("create", &parent))?;
+    let dir = tempfile::Builder::new().prefix("restore-").tempdir_in(&parent);
+    let dir = dir.map_err(Error::io("create a directory in", &parent))?;
     let options =
         store::Options { segment_bytes: SCRATCH_SEGMENT_BYTES, durable: false, mmap: false };
-    let scratch = Store::create_with_salt(&dir.join("blocks"), options, repository.salt())?;
-    Ok(Overlay::new(repository.blocks(), scratch))
+    let store = Store::create_with_salt(&dir.path().join("blocks"), options, repository.salt())?;
+    Ok((dir, store))
 }
 
 fn config(repository: &dyn Repository, base: &Manifest, dir: &Path) -> Result<head::Config, Error> {

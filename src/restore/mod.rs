@@ -15,9 +15,10 @@
 mod archive;
 mod crc64;
 mod dbpath;
+mod differ;
 mod dump;
 mod error;
-mod extjson;
+pub(crate) mod extjson;
 mod files;
 mod metadata;
 mod items;
@@ -34,7 +35,9 @@ mod resolve;
 mod spans;
 mod verify;
 
+pub use differ::{Differ, Pair};
 pub use error::Error;
+pub use materialise::View;
 pub use plan::{
     CheckedBlocks, Compared, Plan, PlannedNamespace, PlannedPoint, Report, TargetFacts,
 };
@@ -53,7 +56,6 @@ use crate::oplog::OpTime;
 use crate::oplog::slice::SliceHeader;
 use items::Selection;
 use live::{Marker, Work};
-use materialise::View;
 use prepare::Opened;
 pub use prepare::prepare;
 use resolve::History;

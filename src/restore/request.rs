@@ -66,7 +66,7 @@ pub struct ParseFilterError {
 
 impl Filter {
     /// Whether a namespace `db.name` is of the database, or is the collection.
-    pub(super) fn covers(&self, ns: &str) -> bool {
+    pub(crate) fn covers(&self, ns: &str) -> bool {
         let (database, name) = ns.split_once('.').unwrap_or((ns, ""));
         database == self.database && self.collection.as_deref().is_none_or(|of| of == name)
     }

@@ -11,7 +11,7 @@
 //! - [`Builder`] makes a tree from sorted input, bottom-up, in memory of one node per level, and
 //!   adopts subtrees of other trees unread.
 //! - [`edit()`] and [`edit_positional`] sweep once over the changes.
-//! - [`Cursor`], [`get`] and [`diff()`] read; [`verify()`] checks every rule of the format.
+//! - [`Cursor`], [`get`], [`diff()`] and [`unlike()`] read; [`verify()`] checks every rule of the format.
 //!
 //! The format is `format-spec/04-trees.md`. Nothing here trusts a block: every read is bounded by
 //! [`MAX_LEVEL`], and what breaks a rule is an [`Error`] that names the block.
@@ -28,6 +28,7 @@ mod positional;
 mod read;
 mod root;
 mod shape;
+mod unlike;
 mod verify;
 
 pub use builder::Builder;
@@ -39,6 +40,7 @@ pub use key::Key;
 pub use positional::{Verdict, edit_positional, trim_front};
 pub use root::Root;
 pub use shape::{Content, Order, Shape};
+pub use unlike::{Side, unlike};
 pub use verify::verify;
 
 /// Levels of inner nodes a tree may have. Each node but the last of its level has two entries or

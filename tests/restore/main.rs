@@ -3,6 +3,7 @@
 
 mod dumps;
 mod live;
+mod looking;
 mod points;
 mod safety;
 mod support;

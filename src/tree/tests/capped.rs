@@ -141,3 +141,60 @@ fn each_order_refuses_the_other() {
     assert!(matches!(refused, Err(Error::WrongOrder { needed: "keyed" })));
     assert!(matches!(Builder::new(&blocks, &keyed()).push(&documents[7]), Err(Error::NoId)));
 }
+
+/// Documents that are in one sequence only are found, and little else is read.
+#[test]
+fn what_is_unlike_is_found_wherever_it_stands() {
+    let unique = |range: std::ops::Range<i32>| -> Vec<_> {
+        range.map(|id| document(id, (id as usize * 31) % 500, 'c')).collect()
+    };
+    let step =
+        (0..3000_usize, 0..400_i32, prop::collection::vec(any::<prop::sample::Index>(), 0..4));
+    runner(40)
+        .run(&(0..3000_i32, step), |(count, (trim, added, changed))| {
+            let (blocks, shape) = (Counting::default(), positional());
+            let before = unique(0..count);
+            let mut after: Vec<_> = before.iter().skip(trim).cloned().collect();
+            after.extend(unique(count..count + added));
+            let changed = if after.is_empty() { Vec::new() } else { changed };
+            for index in &changed {
+                let place = index.index(after.len());
+                let id = after[place].get_i32("_id").unwrap();
+                after[place] = document(id, 40, 'x');
+            }
+            let (a, b) = (build(&blocks, &shape, &before), build(&blocks, &shape, &after));
+            blocks.reads.store(0, Relaxed);
+            let mut found = [Vec::new(), Vec::new()];
+            unlike(&blocks, &a, &blocks, &b, &mut |side, document| {
+                found[usize::from(side == Side::Second)].push(document.to_owned());
+                Ok(())
+            })
+            .unwrap();
+            for (found, all, other) in [(&found[0], &before, &after), (&found[1], &after, &before)]
+            {
+                let lacked: Vec<_> = all.iter().filter(|one| !other.contains(one)).collect();
+                prop_assert!(lacked.iter().all(|one| found.contains(one)));
+                let in_order = all.iter().filter(|one| found.contains(one)).collect::<Vec<_>>();
+                prop_assert_eq!(found.iter().collect::<Vec<_>>(), in_order);
+            }
+            if trim == 0 && added == 0 && changed.is_empty() {
+                prop_assert_eq!(found[0].len() + found[1].len(), 0);
+            }
+            Ok(())
+        })
+        .unwrap();
+
+    let (blocks, shape) = (Counting::default(), positional());
+    let before = unique(0..50_000);
+    let a = build(&blocks, &shape, &before);
+    let b = build(&blocks, &shape, &unique(20..50_020));
+    blocks.reads.store(0, Relaxed);
+    let mut documents = 0;
+    unlike(&blocks, &a, &blocks, &b, &mut |_, _| {
+        documents += 1;
+        Ok(())
+    })
+    .unwrap();
+    let reads = blocks.reads.load(Relaxed);
+    assert!((40..400).contains(&documents) && reads < 60, "{documents} documents, {reads} reads");
+}
