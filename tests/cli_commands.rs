@@ -104,7 +104,7 @@ fn index(field: &str) -> mongodb::IndexModel {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    let wrong: [&[&str]; 11] = [
+    let wrong: [&[&str]; 12] = [
         &["diff", "--store", "s", "latest"],
         &["get", "--store", "s", "--ns", "a.b", "--id", "text"],
         &[],
@@ -116,6 +116,7 @@ fn wrong_usage_is_exit_code_2() {
         &["restore", "--store", "s", "--to", "nowhere"],
         &["restore", "--store", "s", "--to", "dump:d", "--at", "2026-01-01T00:00:00"],
         &["restore", "--store", "s", "--to", "dump:d", "--drop", "--exact"],
+        &["verify", "--store", "s"],
     ];
     for arguments in wrong {
         let output = run(arguments);
@@ -137,6 +138,7 @@ fn every_command_has_examples_and_help_is_no_failure() {
         "compact",
         "diff",
         "get",
+        "verify",
     ];
     for command in commands {
         let output = run(&[command, "--help"]);

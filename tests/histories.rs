@@ -175,7 +175,7 @@ async fn another_history_is_refused_until_the_operator_takes_it() {
     insert(&set, 0..1_000, 200).await;
     let files = folder.path().join("files");
     set.stop(0).await.expect("stop");
-    copy(set.data(0), &files);
+    copy(&set.data(0), &files);
     set.restart(0).await.expect("start");
     set.wait_healthy().await.expect("primary");
     insert(&set, 1_000..1_200, 200).await;
@@ -183,7 +183,7 @@ async fn another_history_is_refused_until_the_operator_takes_it() {
     backup.sync(&set.uri(), &[]).await.expect("sync");
 
     set.stop(0).await.expect("stop");
-    copy(&files, set.data(0));
+    copy(&files, &set.data(0));
     set.restart(0).await.expect("start");
     set.wait_healthy().await.expect("primary");
     insert(&set, 5_000..5_100, 200).await;

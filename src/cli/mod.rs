@@ -24,6 +24,7 @@ mod snapshot;
 mod snapshots;
 mod status;
 mod sync;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -37,7 +38,7 @@ EXIT CODES
   0  done
   1  failed: the message says what, where, why and what to do next
   2  wrong usage
-  3  fsck found damage
+  3  fsck found damage, or verify found differences
   4  refused: the plan found a reason not to start, and nothing was touched
 
 THE SOURCE
@@ -51,6 +52,7 @@ EXAMPLES
   headstock daemon --source-file /etc/headstock/rs0.uri --store /backup/rs0 --snapshot-every 6h
   headstock snapshots --store /backup/rs0
   headstock points --store /backup/rs0
+  headstock verify --store /backup/rs0 --source mongodb://db0,db1,db2/?replicaSet=rs0
   headstock restore --store /backup/rs0 --at 2026-03-01T12:30:00Z --to mongodb://spare:27017";
 
 /// Continuous backup of MongoDB replica sets.
@@ -77,6 +79,7 @@ enum Command {
     Restore(restore::Args),
     Status(status::Args),
     Fsck(fsck::Args),
+    Verify(verify::Args),
     Compact(compact::Args),
     Namespaces(namespaces::Args),
 }
@@ -116,6 +119,7 @@ fn run(command: Command) -> Result<Exit, Error> {
             Command::Restore(args) => restore::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Fsck(args) => fsck::run(args).await,
+            Command::Verify(args) => verify::run(args).await,
             Command::Compact(args) => compact::run(args).await,
             Command::Namespaces(args) => namespaces::run(&args),
         }

@@ -162,6 +162,7 @@ fn describe(seen: &Seen, pace: Option<&Pace>) -> String {
             seen.applied_entries, seen.received_entries
         ),
         (Activity::Flushing, _) => format!("writing changed trees, {applied}"),
+        (Activity::Comparing, _) => format!("comparing, {applied}"),
         (Activity::Following, _) => {
             format!("following: {} oplog entries, {applied}", seen.applied_entries)
         }

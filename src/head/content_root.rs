@@ -13,10 +13,12 @@
 //! - Index specs are ordered by their canonical form. `ns` and `background` are dropped: servers differ in
 //!   writing them. An absent `v` is 1, what it meant before servers wrote it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bson::raw::{CStr, RawArrayBuf, RawBson, RawBsonRef};
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::options::whole;
+use super::options::{index_name, whole};
 use super::{Collection, Error};
 use crate::block::BlockId;
 use crate::tree::{Key, Order};
@@ -59,12 +61,75 @@ pub(super) fn collection(collection: &Collection) -> Result<[u8; 32], Error> {
     Ok(*blake3::hash(&canonical(collection)?).as_bytes())
 }
 
+/// How two catalog entries of one collection differ, in what is hashed of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CatalogDifference {
+    /// The names differ.
+    pub name: bool,
+    /// The options differ.
+    pub options: bool,
+    /// Names of the indexes that differ, and how.
+    pub indexes: Vec<(String, IndexDifference)>,
+}
+
+/// How two catalog entries differ in one index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexDifference {
+    /// Only the first has it.
+    OnlyFirst,
+    /// Only the second has it.
+    OnlySecond,
+    /// They have other specs.
+    Spec,
+}
+
+/// Compares the catalog entries of a collection, documents aside.
+///
+/// # Errors
+/// [`Error::Bson`] if options or an index spec are not valid BSON.
+pub fn compare(first: &Collection, second: &Collection) -> Result<CatalogDifference, Error> {
+    let options = |collection: &Collection| {
+        let read = canonical_options(collection).map_err(invalid(collection, "options"));
+        read.and_then(|options| encode(&options))
+    };
+    let (mine, other) = (indexes(first)?, indexes(second)?);
+    let names: BTreeSet<&String> = mine.keys().chain(other.keys()).collect();
+    let differing = names.into_iter().filter_map(|name| {
+        let how = match (mine.get(name), other.get(name)) {
+            (Some(_), None) => IndexDifference::OnlyFirst,
+            (None, Some(_)) => IndexDifference::OnlySecond,
+            (one, other) if one != other => IndexDifference::Spec,
+            _ => return None,
+        };
+        Some((name.clone(), how))
+    });
+    Ok(CatalogDifference {
+        name: first.ns != second.ns,
+        options: first.order != second.order || options(first)? != options(second)?,
+        indexes: differing.collect(),
+    })
+}
+
+/// The canonical index specs of a collection by name.
+fn indexes(collection: &Collection) -> Result<BTreeMap<String, Key>, Error> {
+    let canonical = |spec: &RawDocumentBuf| {
+        let read = canonical_index(spec).map_err(invalid(collection, "index spec"))?;
+        Ok((index_name(spec).to_owned(), encode(&read)?))
+    };
+    collection.indexes.iter().map(canonical).collect()
+}
+
+/// The error that something of a collection is not valid BSON.
+fn invalid(
+    collection: &Collection,
+    what: &'static str,
+) -> impl Fn(bson::error::Error) -> Error + use<> {
+    let ns = collection.ns.clone();
+    move |source| Error::Bson { what, ns: ns.clone(), source }
+}
+
 /// The bytes that are hashed of one collection.
 fn canonical(collection: &Collection) -> Result<Vec<u8>, Error> {
-    let bson = |what| {
-        let ns = collection.ns.clone();
-        move |source| Error::Bson { what, ns, source }
-    };
     let root = &collection.root;
     let mut out = COLLECTION_TAG.to_vec();
     out.extend_from_slice(&collection.uuid.0);
@@ -73,11 +138,12 @@ fn canonical(collection: &Collection) -> Result<Vec<u8>, Error> {
     out.extend_from_slice(&root.documents.to_le_bytes());
     out.extend_from_slice(&root.bytes.to_le_bytes());
     out.extend_from_slice(root.top.as_ref().map_or(&[0; BlockId::LEN][..], |top| top.as_bytes()));
-    let options = canonical_options(collection).map_err(bson("options"))?;
+    let options = canonical_options(collection).map_err(invalid(collection, "options"))?;
     string(&mut out, encode(&options)?.as_bytes());
     let mut specs = Vec::with_capacity(collection.indexes.len());
     for spec in &collection.indexes {
-        specs.push(encode(&canonical_index(spec).map_err(bson("index spec"))?)?);
+        let spec = canonical_index(spec).map_err(invalid(collection, "index spec"))?;
+        specs.push(encode(&spec)?);
     }
     specs.sort_unstable();
     out.extend_from_slice(&(specs.len() as u64).to_le_bytes());
@@ -203,6 +269,26 @@ mod tests {
             ],
         );
         assert_eq!(a, b);
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let index = |name: &str, key: i32| rawdoc! { "v": 2, "key": { "a": key }, "name": name };
+        let one = sample(rawdoc! { "validationLevel": "off" }, vec![index("x", 1), index("y", 1)]);
+        assert_eq!(compare(&one, &one).expect("valid"), CatalogDifference::default());
+        let other = sample(rawdoc! {}, vec![index("z", 1), index("y", -1)]);
+        let other = Collection { ns: "app.people".into(), ..other };
+        let named = |name: &str, how| (name.to_owned(), how);
+        let expected = CatalogDifference {
+            name: true,
+            options: true,
+            indexes: vec![
+                named("x", IndexDifference::OnlyFirst),
+                named("y", IndexDifference::Spec),
+                named("z", IndexDifference::OnlySecond),
+            ],
+        };
+        assert_eq!(compare(&one, &other).expect("valid"), expected);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::oplog::slice::entries;
 use crate::oplog::{OpTime, Position, Ts, position};
 
 /// Bytes of changes that the head holds in memory before it writes a run to scratch.
-const CHANGE_BUDGET_BYTES: usize = 64 << 20;
+pub(super) const CHANGE_BUDGET_BYTES: usize = 64 << 20;
 /// Bytes of oplog applied since the last flush that make another due: bounds what a restart has to
 /// apply again, also where the same documents change all the time and little is pending.
 const REPLAY_BYTES_MAX: u64 = 1 << 30;
@@ -424,7 +424,7 @@ impl Worker {
 }
 
 /// Whether a server is older than 5.0; a version that cannot be read counts as new.
-fn is_before_5(version: &str) -> bool {
+pub(super) fn is_before_5(version: &str) -> bool {
     version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|m| m < 5)
 }
 

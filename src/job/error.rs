@@ -155,6 +155,47 @@ pub enum Error {
         /// Where the chain ends.
         after: OpTime,
     },
+    /// The source's oplog has an entry where the backup has none.
+    #[error(
+        "job {job} has {found} where the source has {expected}: entries are missing, or the source was \
+         restored; see `headstock status`, then sync --rescan"
+    )]
+    AnotherHistory {
+        /// The job.
+        job: String,
+        /// The entry that the source has.
+        expected: OpTime,
+        /// The last entry at or before it that the backup has.
+        found: OpTime,
+    },
+    /// A transaction is prepared and nobody decides it.
+    #[error(
+        "a transaction prepared at or before {at} is neither committed nor aborted, so job {job} \
+         cannot be compared there; try again when it is"
+    )]
+    Undecided {
+        /// The job.
+        job: String,
+        /// The optime.
+        at: OpTime,
+    },
+    /// Nothing is named so, neither in the backup nor at the source.
+    #[error("neither the backup nor the source has anything in {filters}; check --ns")]
+    NothingSelected {
+        /// What was asked for.
+        filters: String,
+    },
+    /// Scratch files cannot be made.
+    #[error("cannot make scratch files in {}", path.display())]
+    Scratch {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What was asked for is to stop.
+    #[error("stopped as asked; nothing was changed")]
+    Cancelled,
     /// Applying stopped at an entry; slices are still stored.
     #[error("applying stopped after {after}; oplog is still being stored, so nothing is lost")]
     Stopped {

@@ -44,6 +44,8 @@ pub enum Activity {
     Applying,
     /// Writing changed trees.
     Flushing,
+    /// Comparing trees.
+    Comparing,
     /// Waiting for the source to change.
     Following,
     /// Ending.

@@ -166,7 +166,7 @@ impl Job {
     }
 }
 
-fn describe(identity: &Identity) -> String {
+pub(super) fn describe(identity: &Identity) -> String {
     format!("{} ({})", identity.set_name, super::hex(&identity.replica_set_id))
 }
 

@@ -42,6 +42,7 @@ mod slices;
 pub mod snapshot;
 mod state;
 mod tail;
+pub mod verify;
 
 #[cfg(test)]
 mod tests;

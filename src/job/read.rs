@@ -12,7 +12,7 @@ use crate::restore;
 use crate::store::{self, Store};
 
 /// Opens a store for reading.
-fn open(dir: &Path) -> Result<Store, Error> {
+pub(super) fn open(dir: &Path) -> Result<Store, Error> {
     if !Store::exists(dir) {
         return Err(Error::NoStore { dir: dir.to_owned() });
     }

@@ -18,7 +18,7 @@ use crate::oplog::{OpTime, Position};
 use crate::source::Source;
 
 /// A slice ends at this many bytes: what is held in memory on either side of the store.
-const SLICE_BYTES: usize = 4 << 20;
+pub const SLICE_BYTES: usize = 4 << 20;
 /// A slice ends after this time: how much a crash of this machine together with the loss of the
 /// source could cost.
 const SLICE_TIME: Duration = Duration::from_secs(1);

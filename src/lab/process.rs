@@ -118,11 +118,6 @@ impl Server {
         self.child.is_some()
     }
 
-    /// The data directory.
-    pub(super) fn data(&self) -> &Path {
-        &self.recipe.data
-    }
-
     fn log(&self) -> PathBuf {
         self.recipe.data.with_extension("log")
     }

@@ -96,8 +96,12 @@ impl Options {
         }
         let own = self.member_arguments.iter().filter(|(index, _)| *index == member);
         arguments.extend(own.flat_map(|(_, extra)| extra.iter().cloned()));
-        Recipe { mongod: mongod.clone(), data: folder.join(format!("member-{member}")), arguments }
+        Recipe { mongod: mongod.clone(), data: data(folder, member), arguments }
     }
+}
+
+fn data(folder: &Path, member: usize) -> PathBuf {
+    folder.join(format!("member-{member}"))
 }
 
 fn key_path(folder: &Path) -> PathBuf {
@@ -110,7 +114,7 @@ pub struct ReplicaSet {
     // Servers are dropped, and so killed, before the watcher and the folder.
     servers: Vec<Server>,
     watcher: Watcher,
-    _folder: TempDir,
+    folder: TempDir,
     client: Client,
 }
 
@@ -134,7 +138,7 @@ impl ReplicaSet {
         let ports: Vec<u16> = servers.iter().map(Server::port).collect();
         initiate(&options, &ports).await?;
         let client = connect(&set_uri(&options, &ports)).await?;
-        let set = Self { options, servers, watcher, _folder: folder, client };
+        let set = Self { options, servers, watcher, folder, client };
         set.wait_healthy().await?;
         Ok(set)
     }
@@ -161,6 +165,11 @@ impl ReplicaSet {
     /// `host:port` of a member.
     pub fn host(&self, member: usize) -> String {
         format!("127.0.0.1:{}", self.servers[member].port())
+    }
+
+    /// Data directory of a member, for what is done to it while it is stopped.
+    pub fn data(&self, member: usize) -> PathBuf {
+        data(self.folder.path(), member)
     }
 
     /// Number of members.
@@ -203,11 +212,6 @@ impl ReplicaSet {
     /// The server does not start.
     pub async fn restart(&mut self, member: usize) -> Result<()> {
         self.servers[member].run(&mut self.watcher).await
-    }
-
-    /// The data directory of a member, for a test to copy while the member is stopped.
-    pub fn data(&self, member: usize) -> &Path {
-        self.servers[member].data()
     }
 
     /// Index of the primary, waited for.

@@ -77,6 +77,11 @@ pub(crate) fn string(out: &mut String, text: &str) {
     out.push('"');
 }
 
+/// Appends a value that stands alone.
+pub(crate) fn single(out: &mut String, single: RawBsonRef<'_>) -> Result<(), NoJson> {
+    value(out, single, 0)
+}
+
 /// Appends a value that stands so many levels deep.
 pub(crate) fn value(out: &mut String, value: RawBsonRef<'_>, depth: usize) -> Result<(), NoJson> {
     match value {

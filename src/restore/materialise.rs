@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::overlay::Overlay;
+use super::overlay::{Overlay, scratch_store};
 use super::point::Nearest;
 use super::resolve::{History, Route};
 use super::spans::{self, before};
@@ -19,13 +19,11 @@ use crate::block::BlockRead;
 use crate::blockstore::Repository;
 use crate::head::{self, Collection, Head, Manifest};
 use crate::oplog::{self, OpTime, Ts, slice};
-use crate::store::{self, Store};
+use crate::store::Store;
 
 /// Bytes of changes held in memory while slices are applied; more goes to scratch files. A quarter
 /// of what a whole restore may use.
 const CHANGE_BUDGET_BYTES: usize = 64 << 20;
-/// Segment size of the scratch store: it is allocated at once, and most restores change little.
-const SCRATCH_SEGMENT_BYTES: u64 = 32 << 20;
 /// Entries between two looks at the request to stop.
 const ENTRIES_PER_CHECK: usize = 1 << 10;
 /// The catalog and blocks of a job at a point in time.
@@ -160,8 +158,9 @@ fn follow(
             _scratch: None,
         })));
     }
-    let (dir, scratch) = scratch(repository)?;
-    let overlay = Arc::new(Overlay::new(repository.blocks(), scratch));
+    let dir = scratch_dir(repository)?;
+    let scratch = dir.path().join("blocks");
+    let overlay = Arc::new(Overlay::new(repository.blocks(), repository.salt(), &scratch)?);
     let mut head = Head::load(overlay.clone(), config(repository, base, dir.path())?, &base.head)?;
     let mut advance = Advance { overlay: &overlay, upto: route.upto, progress, cancel, slices: 0 };
     if let Err(stopped) = advance.run(&mut head, &route.slices) {
@@ -188,15 +187,18 @@ fn follow(
     })))
 }
 
-/// A store for derived blocks, in a directory that goes when it is dropped.
-pub(super) fn scratch(repository: &dyn Repository) -> Result<(TempDir, Store), Error> {
+/// A directory for derived blocks, which goes when it is dropped.
+fn scratch_dir(repository: &dyn Repository) -> Result<TempDir, Error> {
     let parent = repository.scratch_dir();
     std::fs::create_dir_all(&parent).map_err(Error::io("create", &parent))?;
     let dir = tempfile::Builder::new().prefix("restore-").tempdir_in(&parent);
-    let dir = dir.map_err(Error::io("create a directory in", &parent))?;
-    let options =
-        store::Options { segment_bytes: SCRATCH_SEGMENT_BYTES, durable: false, mmap: false };
-    let store = Store::create_with_salt(&dir.path().join("blocks"), options, repository.salt())?;
+    dir.map_err(Error::io("create a directory in", &parent))
+}
+
+/// A store for derived blocks, in a directory that goes when it is dropped.
+pub(super) fn scratch(repository: &dyn Repository) -> Result<(TempDir, Store), Error> {
+    let dir = scratch_dir(repository)?;
+    let store = scratch_store(&dir.path().join("blocks"), repository.salt())?;
     Ok((dir, store))
 }
 

@@ -38,6 +38,7 @@ mod verify;
 pub use differ::{Differ, Pair};
 pub use error::Error;
 pub use materialise::View;
+pub(crate) use overlay::Overlay;
 pub use plan::{
     CheckedBlocks, Compared, Plan, PlannedNamespace, PlannedPoint, Report, TargetFacts,
 };

@@ -119,6 +119,21 @@ pub enum Error {
         #[source]
         source: Option<Box<Error>>,
     },
+    /// A member can no longer show a collection as it was at a moment.
+    #[error("{member} can no longer read {ns} as of {at}")]
+    SnapshotGone {
+        /// The member.
+        member: String,
+        /// The collection.
+        ns: String,
+        /// The moment.
+        at: Ts,
+        /// Whether its history is no longer kept; else the collection's catalog entry has changed.
+        too_old: bool,
+        /// What the driver reported.
+        #[source]
+        source: Box<mongodb::error::Error>,
+    },
     /// The collection has no index on `_id`, so it cannot be read in that order.
     #[error(
         "{ns} has no index on _id; create it ({{createIndexes, key {{_id: 1}}}}) and start again"

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mongodb::error::{Error as DriverError, ErrorKind};
 
 use super::Error;
-use crate::oplog::Uuid;
+use crate::oplog::{Ts, Uuid};
 
 /// Attempts without progress before an operation gives up. With the back-off below that is about a
 /// minute: elections take 12 s by default, the restart of a member longer.
@@ -35,8 +35,14 @@ const AUTHENTICATION_FAILED: i32 = 18;
 /// `find` names an index that does not exist (and other bad values).
 const BAD_VALUE: i32 = 2;
 
-/// Invalid options; the server's code for an `afterClusterTime` that a lagging member does not know.
+/// Invalid options; the server's code for a cluster time that a lagging member does not know.
 const INVALID_OPTIONS: i32 = 72;
+
+/// History of that age is not kept any more.
+const SNAPSHOT_TOO_OLD: i32 = 239;
+
+/// The collection's catalog entry has changed since then.
+const SNAPSHOT_UNAVAILABLE: i32 = 246;
 
 /// The command does not exist on this server.
 pub(super) const COMMAND_NOT_FOUND: i32 = 59;
@@ -44,17 +50,17 @@ pub(super) const COMMAND_NOT_FOUND: i32 = 59;
 /// Codes after which the same command may be sent again to the same member: only the cursor or the
 /// operation was ended.
 const OPERATION_ENDED: &[i32] = &[
-    24,    // LockTimeout
-    43,    // CursorNotFound
-    50,    // MaxTimeMSExpired
-    112,   // WriteConflict
-    134,   // ReadConcernMajorityNotAvailableYet
-    136,   // CappedPositionLost
-    175,   // QueryPlanKilled: renamed, dropped, or its index dropped
-    202,   // NetworkInterfaceExceededTimeLimit
-    237,   // CursorKilled
-    239,   // SnapshotTooOld
-    246,   // SnapshotUnavailable
+    24,  // LockTimeout
+    43,  // CursorNotFound
+    50,  // MaxTimeMSExpired
+    112, // WriteConflict
+    134, // ReadConcernMajorityNotAvailableYet
+    136, // CappedPositionLost
+    175, // QueryPlanKilled: renamed, dropped, or its index dropped
+    202, // NetworkInterfaceExceededTimeLimit
+    237, // CursorKilled
+    SNAPSHOT_TOO_OLD,
+    SNAPSHOT_UNAVAILABLE,
     262,   // ExceededTimeLimit
     290,   // TransactionExceededLifetimeLimitSeconds
     11601, // Interrupted (killOp)
@@ -117,6 +123,22 @@ pub(super) fn of_collection(uuid: Uuid, error: Error) -> Error {
     }
 }
 
+/// The same for a read of `ns` as it was at `at`.
+pub(super) fn of_snapshot(ns: &str, at: Ts, error: Error) -> Error {
+    let gone = |source: &DriverError| match code(source) {
+        Some(SNAPSHOT_TOO_OLD) => Some(true),
+        Some(SNAPSHOT_UNAVAILABLE) => Some(false),
+        _ => None,
+    };
+    match error {
+        Error::Driver { member, command, source } => match gone(&source) {
+            Some(too_old) => Error::SnapshotGone { member, ns: ns.to_owned(), at, too_old, source },
+            None => Error::Driver { member, command, source },
+        },
+        error => error,
+    }
+}
+
 /// Whether the server refused the hint because there is no such index.
 pub(super) fn lacks_index(error: &Error) -> bool {
     matches!(error, Error::Driver { source, .. } if matches!(source.kind.as_ref(),
@@ -134,7 +156,7 @@ fn driver_cure(error: &DriverError) -> Cure {
         ErrorKind::Command(command) if MEMBER_LEFT.contains(&command.code) => Cure::Elsewhere,
         // A member that lags does not know a later cluster time yet; heartbeats tell it within seconds.
         ErrorKind::Command(command)
-            if command.code == INVALID_OPTIONS && command.message.contains("afterClusterTime") =>
+            if command.code == INVALID_OPTIONS && command.message.contains("ClusterTime") =>
         {
             Cure::Again
         }

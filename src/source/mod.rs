@@ -279,7 +279,18 @@ impl Source {
     /// # Errors
     /// None yet: all come from [`Scan::next`].
     pub async fn scan(&self, listed: &Listed, range: Range) -> Result<Scan, Error> {
-        Ok(Scan::start(Arc::clone(&self.inner), listed, range))
+        Ok(Scan::start(Arc::clone(&self.inner), listed, range, None))
+    }
+
+    /// As [`Source::scan`], but of the state at `at`, a majority-committed time: every batch shows that
+    /// one moment. Servers from 5.0 on can, for as long as they keep its history (five minutes unless
+    /// configured otherwise) and until the collection's catalog entry changes; from then on
+    /// [`Scan::next`] gives [`Error::SnapshotGone`].
+    ///
+    /// # Errors
+    /// None yet: all come from [`Scan::next`].
+    pub async fn scan_at(&self, listed: &Listed, range: Range, at: Ts) -> Result<Scan, Error> {
+        Ok(Scan::start(Arc::clone(&self.inner), listed, range, Some(at)))
     }
 
     /// Tails majority-committed entries. The first entry found is checked to be `from` itself (same ts

@@ -14,6 +14,8 @@
 //! base of the scan on settles both. What the base and all before it wrote must be seen: each cursor is
 //! opened with `afterClusterTime` of the base.
 //!
+//! A scan of one moment reads with snapshot read concern instead, and sees neither.
+//!
 //! Insertion order has no name for a position that would hold on another cursor: there a loss ends the
 //! scan with [`Error::Restart`], unless nothing was delivered yet.
 
@@ -26,12 +28,12 @@ use mongodb::raw_batch_cursor::RawBatch;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::failure::{Cure, lacks_index, of_collection, of_driver};
+use super::failure::{Cure, lacks_index, of_collection, of_driver, of_snapshot};
 use super::list::uuid_value;
 use super::member::{Member, Paging};
 use super::{Arrival, Error, Inner, Listed, Range};
 use crate::head::namespaces;
-use crate::oplog::Uuid;
+use crate::oplog::{Ts, Uuid};
 use crate::tree::Key;
 
 /// Batches read ahead of the consumer: one hides the time of a round trip, a second the jitter.
@@ -53,10 +55,10 @@ pub struct Scan {
 }
 
 impl Scan {
-    pub(super) fn start(inner: Arc<Inner>, listed: &Listed, range: Range) -> Self {
+    pub(super) fn start(inner: Arc<Inner>, listed: &Listed, range: Range, at: Option<Ts>) -> Self {
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
         let ns = listed.ns.clone();
-        let reader = Reader::new(inner, listed, range);
+        let reader = Reader::new(inner, listed, range, at);
         let reader = tokio::spawn(reader.run(sender));
         Self { batches, reader, ns, ended: false }
     }
@@ -108,6 +110,8 @@ struct Reader {
     ns: String,
     arrival: Arrival,
     range: Range,
+    /// The moment to read, if all batches are to show the same one.
+    at: Option<Ts>,
     batch_documents: u32,
     /// `_id` of the last document delivered.
     last: Option<RawBson>,
@@ -118,7 +122,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(inner: Arc<Inner>, listed: &Listed, range: Range) -> Self {
+    fn new(inner: Arc<Inner>, listed: &Listed, range: Range, at: Option<Ts>) -> Self {
         let average = listed.bytes_estimate / listed.documents_estimate.max(1);
         let fitting = BATCH_BYTES / average.max(1);
         let documents = fitting.clamp(*BATCH_DOCUMENTS.start(), *BATCH_DOCUMENTS.end());
@@ -129,6 +133,7 @@ impl Reader {
             ns: listed.ns.clone(),
             arrival: listed.arrival,
             range,
+            at,
             batch_documents: u32::try_from(documents).expect("clamped"),
             last: None,
             last_key: None,
@@ -279,7 +284,11 @@ impl Reader {
         if self.arrival != Arrival::Natural && lacks_index(&error) {
             return Error::NoIdIndex { ns: self.ns.clone() };
         }
-        of_collection(self.uuid, error)
+        let error = of_collection(self.uuid, error);
+        match self.at {
+            Some(at) => of_snapshot(&self.ns, at, error),
+            None => error,
+        }
     }
 
     fn find(&self, lower: Option<RawBson>) -> RawDocumentBuf {
@@ -305,10 +314,15 @@ impl Reader {
     }
 
     fn find_any(&self) -> RawDocumentBuf {
-        let mut concern = rawdoc! { "level": "majority" };
-        if let Some(floor) = self.inner.floor() {
-            concern.append(cstr!("afterClusterTime"), Timestamp::from(floor));
-        }
+        let concern = match (self.at, self.inner.floor()) {
+            (Some(at), _) => {
+                rawdoc! { "level": "snapshot", "atClusterTime": Timestamp::from(at) }
+            }
+            (None, Some(floor)) => {
+                rawdoc! { "level": "majority", "afterClusterTime": Timestamp::from(floor) }
+            }
+            (None, None) => rawdoc! { "level": "majority" },
+        };
         rawdoc! {
             "find": uuid_value(self.uuid),
             "batchSize": i64::from(self.batch_documents),

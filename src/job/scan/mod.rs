@@ -10,7 +10,7 @@
 
 pub mod merge;
 pub mod progress;
-mod range;
+pub mod range;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -24,16 +24,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use self::progress::{Progress, RangeProgress};
 use self::range::{News, RangeScan, Report};
 use super::{Activity, Error, Expected, Figures, Job, ScanInfo, blocking};
-use crate::block::BlockRead;
+use crate::block::{BlockRead, BlockWrite};
 use crate::head::Scanned;
 use crate::oplog::Position;
-use crate::source::{Arrival, Range, Source};
+use crate::source::{Arrival, Listed, Range, Source};
 use crate::store::Session;
 use crate::tree::{self, Content, Cursor, Edit, Order, Root, Shape};
 
 /// Units of work in flight: enough to keep both the source and two or more cores busy, few enough
 /// that their batches (16 MiB each, three per range) stay within the memory a backup may take.
-const UNITS_IN_FLIGHT: usize = 4;
+pub const UNITS_IN_FLIGHT: usize = 4;
 /// Bytes of a range when a large collection is cut.
 const RANGE_BYTES: u64 = 64 << 20;
 /// Ranges of one collection at most: bounds its progress document.
@@ -41,9 +41,9 @@ const RANGES_MAX: u64 = 32;
 /// Time between commits of progress.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
 /// Reports waiting for the coordinator. Few are ever sent per second.
-const REPORTS_WAITING: usize = 64;
+pub const REPORTS_WAITING: usize = 64;
 /// How often collections in natural order are begun anew before the scan fails.
-const RESTARTS_MAX: u32 = 16;
+pub const RESTARTS_MAX: u32 = 16;
 
 /// A unit of work: collections and ranges by their index.
 #[derive(Debug, Clone, Copy)]
@@ -170,7 +170,29 @@ fn read_all(blocks: &dyn BlockRead, progress: &Root) -> Result<Vec<Progress>, Er
     Ok(collections)
 }
 
-fn order(arrival: Arrival) -> Order {
+/// Into how many ranges a collection is cut.
+pub fn ranges_of(listed: &Listed) -> usize {
+    (listed.bytes_estimate / RANGE_BYTES + 1).min(RANGES_MAX) as usize
+}
+
+/// One tree of the pieces of a collection.
+///
+/// # Errors
+/// Those of reading and writing trees.
+pub fn join(
+    store: &dyn BlockWrite,
+    shape: &Shape,
+    arrival: Arrival,
+    pieces: Vec<Root>,
+) -> Result<Root, Error> {
+    match arrival {
+        Arrival::ByCollation => merge::merge_all(store, shape, pieces),
+        Arrival::ByKey | Arrival::Natural => merge::join(store, shape, &pieces),
+    }
+}
+
+/// How the tree of a collection that arrives so is ordered.
+pub fn order(arrival: Arrival) -> Order {
     match arrival {
         Arrival::ByKey | Arrival::ByCollation => Order::Keyed,
         Arrival::Natural => Order::Positional,
@@ -256,7 +278,7 @@ impl Scanner {
             Unit::Open(index) => {
                 let (source, listed) =
                     (self.source.clone(), self.collections[index].listed.clone());
-                let pieces = (listed.bytes_estimate / RANGE_BYTES + 1).min(RANGES_MAX) as usize;
+                let pieces = ranges_of(&listed);
                 units.spawn(async move {
                     Ok(Found::Ranges(index, source.split(&listed, pieces).await?))
                 });
@@ -264,10 +286,11 @@ impl Scanner {
             Unit::Scan(index, range) => {
                 let scan = RangeScan {
                     source: self.source.clone(),
-                    store: self.job.store().clone(),
+                    store: Arc::new(self.job.store().clone()),
                     shape: self.shape(index),
                     figures: self.figures.clone(),
                     listed: self.collections[index].listed.clone(),
+                    at: None,
                     progress: self.collections[index].ranges[range].clone(),
                     place: (index, range),
                     reports: reports.clone(),
@@ -281,11 +304,7 @@ impl Scanner {
                 let pieces = collection.ranges.iter().flat_map(|range| &range.pieces);
                 let roots: Vec<Root> = pieces.map(|piece| piece.root).collect();
                 units.spawn_blocking(move || {
-                    let root = match arrival {
-                        Arrival::ByCollation => merge::merge_all(&store, &shape, roots)?,
-                        Arrival::ByKey | Arrival::Natural => merge::join(&store, &shape, &roots)?,
-                    };
-                    Ok(Found::Tree(index, root))
+                    Ok(Found::Tree(index, join(&store, &shape, arrival, roots)?))
                 });
             }
         }

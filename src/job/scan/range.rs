@@ -1,5 +1,6 @@
 //! Scanning one range: an asynchronous reader, a short queue, and a thread that builds trees.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bson::RawDocument;
@@ -9,9 +10,10 @@ use tokio::sync::mpsc;
 
 use super::merge;
 use super::progress::{Piece, RangeProgress};
+use crate::block::BlockWrite;
 use crate::job::{Error, Figures};
+use crate::oplog::Ts;
 use crate::source::{self, Arrival, Listed, Range, Source};
-use crate::store::Store;
 use crate::tree::{Builder, Key, Shape};
 
 /// Batches between the reader and the builder of a range. A batch has up to 16 MiB, and some ranges
@@ -56,18 +58,20 @@ enum Message {
 /// Everything a range scan needs.
 pub struct RangeScan {
     pub source: Source,
-    pub store: Store,
+    pub store: Arc<dyn BlockWrite>,
     pub shape: Shape,
     pub figures: Figures,
     pub listed: Listed,
+    /// The moment to read, if all of it is to be as of the same one.
+    pub at: Option<Ts>,
     pub progress: RangeProgress,
     pub place: (usize, usize),
     pub reports: mpsc::Sender<Report>,
 }
 
 impl RangeScan {
-    /// Scans the range to its end. A collection that was dropped meanwhile ends there: its drop is
-    /// in the oplog.
+    /// Scans the range to its end. A collection that was dropped meanwhile ends there, its drop is
+    /// in the oplog; if it is read as of a moment, that is an error.
     pub async fn run(self) -> Result<(), Error> {
         let (sender, batches) = mpsc::channel(BATCHES_WAITING);
         let last_id = self.progress.last_id.clone();
@@ -75,10 +79,10 @@ impl RangeScan {
             lower: last_id.clone().or_else(|| self.progress.range.lower.clone()),
             upper: self.progress.range.upper.clone(),
         };
-        let (source, listed) = (self.source.clone(), self.listed.clone());
+        let (source, listed, at) = (self.source.clone(), self.listed.clone(), self.at);
         let (reports, place) = (self.reports.clone(), self.place);
         let builder = tokio::task::spawn_blocking(move || self.build(batches));
-        let read = read(&source, &listed, range, sender).await;
+        let read = read(&source, &listed, range, at, sender).await;
         let built = builder.await.map_err(|_| source::Error::ReaderLost { what: listed.ns })?;
         match read {
             Err(error @ source::Error::Restart { .. }) => {
@@ -129,13 +133,18 @@ async fn read(
     source: &Source,
     listed: &Listed,
     range: Range,
+    at: Option<Ts>,
     sender: mpsc::Sender<Message>,
 ) -> Result<(), source::Error> {
-    let mut scan = source.scan(listed, range).await?;
+    let mut scan = match at {
+        Some(at) => source.scan_at(listed, range, at).await?,
+        None => source.scan(listed, range).await?,
+    };
     loop {
         let message = match scan.next().await {
             Ok(Some(batch)) => Message::Batch(batch),
-            Ok(None) | Err(source::Error::Dropped(_)) => Message::End,
+            Ok(None) => Message::End,
+            Err(source::Error::Dropped(_)) if at.is_none() => Message::End,
             Err(error) => return Err(error),
         };
         let end = matches!(message, Message::End);
@@ -164,7 +173,7 @@ impl Due {
 
 /// The pieces of a range and the one being built.
 struct Pieces<'a> {
-    store: &'a Store,
+    store: &'a dyn BlockWrite,
     shape: &'a Shape,
     finished: Vec<Piece>,
     last_id: Option<RawBson>,
@@ -188,7 +197,7 @@ impl<'a> Pieces<'a> {
         let overlap = last_id.as_ref().filter(|_| by_key);
         let overlap = overlap.map(|id| Key::of_value(id.as_raw_bson_ref())).transpose()?;
         Ok(Self {
-            store: &scan.store,
+            store: &*scan.store,
             shape: &scan.shape,
             finished: scan.progress.pieces.clone(),
             last_id,
