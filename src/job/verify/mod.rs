@@ -8,7 +8,7 @@
 //! read as an initial sync does it: at no particular moment, and brought to an optime by the entries
 //! that the source wrote meanwhile. There is no state in which that would not do.
 //!
-//! The backup's head is brought to the same optime ([`backup`]). Equal collections have equal roots;
+//! The backup's head is brought to the same optime (`backup`). Equal collections have equal roots;
 //! of others the trees are walked where they differ.
 //!
 //! The store is only read, as a registered reader beside a daemon. What the source has and the store
