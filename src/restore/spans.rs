@@ -190,7 +190,7 @@ impl<'a> Walk<'a> {
             Err(_) => (Vec::new(), Some(Limit::Unreadable(header.first.optime.ts))),
         };
         let mut stops: Vec<Limit> = unknown.into_iter().map(Limit::Unknown).collect();
-        while let Some(gap) = self.gaps.pop_front_if(|gap| *gap < header.last.optime) {
+        while let Some(gap) = self.next_gap(header.last.optime) {
             stops.push(Limit::Gap(after(gap.ts)));
         }
         stops.sort_by_key(|stop| stop.at());
@@ -245,11 +245,17 @@ impl<'a> Walk<'a> {
         Ok(self.spans)
     }
 
+    /// Takes the next gap that begins after an entry below `before`.
+    fn next_gap(&mut self, before: OpTime) -> Option<OpTime> {
+        self.gaps.front().filter(|gap| **gap < before)?;
+        self.gaps.pop_front()
+    }
+
     /// Whether a gap begins before an entry, and after the run's newest snapshot.
     fn gap_before(&mut self, first: OpTime) -> bool {
         let base = self.run.as_ref().map(|run| run.base.head.position.optime);
         let mut found = false;
-        while let Some(gap) = self.gaps.pop_front_if(|gap| *gap < first) {
+        while let Some(gap) = self.next_gap(first) {
             found |= base.is_some_and(|base| base <= gap);
         }
         found
