@@ -11,14 +11,16 @@
 //! - The `size` of a capped collection is rounded up to a multiple of 256: servers before 6.2 do so
 //!   after having logged what they were asked for (seen on 6.0.5, with collMod).
 //! - Index specs are ordered by their canonical form. `ns` and `background` are dropped: servers differ in
-//!   writing them. An absent `v` is 1, what it meant before servers wrote it.
+//!   writing them. An absent `v` is 1, what it meant before servers wrote it. A flag that is a number is
+//!   the boolean it stands for, and `expireAfterSeconds` has no fraction: so servers list them after
+//!   having logged what they were given (seen on 6.0.5).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bson::raw::{CStr, RawArrayBuf, RawBson, RawBsonRef};
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::options::{index_name, whole};
+use super::options::{index_name, is_true, whole};
 use super::{Collection, Error};
 use crate::block::BlockId;
 use crate::tree::{Key, Order};
@@ -29,6 +31,8 @@ const COLLECTION_TAG: &[u8] = b"headstock collection 1\0";
 const CONTENT_TAG: &[u8] = b"headstock content 1\0";
 /// Fields of an index spec that servers write or not.
 const INDEX_NOISE: &[&str] = &["ns", "background"];
+/// Flags of an index spec, which may be numbers.
+const INDEX_FLAGS: &[&str] = &["unique", "sparse", "hidden", "prepareUnique"];
 /// Unit of the size of a capped collection.
 const CAPPED_SIZE_UNIT: i64 = 256;
 /// Nesting of options and specs followed; a server takes no deeper documents.
@@ -183,12 +187,20 @@ fn canonical_options(collection: &Collection) -> Result<RawDocumentBuf, bson::er
 }
 
 fn canonical_index(spec: &RawDocument) -> Result<RawDocumentBuf, bson::error::Error> {
-    if spec.get("v")?.is_some() {
-        return sorted(spec, INDEX_NOISE, true, 0);
+    let mut listed = RawDocumentBuf::new();
+    for element in spec.iter_elements() {
+        let element = element?;
+        let (name, value) = (element.key(), element.value()?);
+        match (name.as_str(), whole(value)) {
+            (flag, Some(_)) if INDEX_FLAGS.contains(&flag) => listed.append(name, is_true(value)),
+            ("expireAfterSeconds", Some(seconds)) => listed.append(name, seconds),
+            _ => listed.append(name, value),
+        }
     }
-    let mut versioned = spec.to_owned();
-    versioned.append(bson::raw::cstr!("v"), 1_i32);
-    sorted(&versioned, INDEX_NOISE, true, 0)
+    if spec.get("v")?.is_none() {
+        listed.append(bson::raw::cstr!("v"), 1_i32);
+    }
+    sorted(&listed, INDEX_NOISE, true, 0)
 }
 
 /// A document with its fields ordered by name (the first stays first among equal names).
@@ -269,6 +281,15 @@ mod tests {
             ],
         );
         assert_eq!(a, b);
+        let index = |spec| hash(rawdoc! {}, vec![spec]);
+        assert_eq!(
+            index(
+                rawdoc! { "v": 2, "name": "x", "sparse": 1, "hidden": 0, "expireAfterSeconds": 9.9 }
+            ),
+            index(rawdoc! {
+                "v": 2, "name": "x", "sparse": true, "hidden": false, "expireAfterSeconds": 9,
+            })
+        );
     }
 
     #[test]

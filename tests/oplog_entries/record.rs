@@ -151,7 +151,7 @@ impl Recorder {
         for (number, step) in case.steps.iter().enumerate() {
             let what = format!("{}, {}, step {number}", self.release.version(), case.databases[0]);
             self.step(case.databases[0], step, first, &what).await;
-            self.settle(format!("{what}: {step:.300?}"), &databases).await;
+            self.settle(format!("{what}: {step:?}"), &databases).await;
         }
         assert!(self.sessions.is_empty() && self.background.is_none(), "left open");
         let met: Forms = self.entries[first..].iter().flat_map(|entry| forms(entry)).collect();

@@ -63,6 +63,13 @@ impl Shown {
         let specs = self.indexes.iter().map(|spec| {
             let mut spec = canonical(spec);
             spec.remove("background");
+            // Listed other than logged, since 5.0 or so.
+            if let Ok(flag) = spec.get_i64("sparse") {
+                spec.insert("sparse", flag != 0);
+            }
+            if let Ok(seconds) = spec.get_f64("expireAfterSeconds") {
+                spec.insert("expireAfterSeconds", Bson::Int64(seconds.trunc() as i64));
+            }
             (spec.get_str("name").expect("a name").to_owned(), spec)
         });
         (options, specs.collect())
@@ -142,7 +149,13 @@ pub fn require_equal(found: &State, wanted: &State, what: &str) {
     for (ns, wanted) in wanted {
         let found = &found[ns];
         require_documents(&found.documents, &wanted.documents, &format!("{what}: {ns}"));
-        assert_eq!(found.catalog(), wanted.catalog(), "{what}: options or indexes of {ns}");
+        let ((options, indexes), (wanted_options, wanted_indexes)) =
+            (found.catalog(), wanted.catalog());
+        assert_eq!(options, wanted_options, "{what}: options of {ns}");
+        assert!(indexes.keys().eq(wanted_indexes.keys()), "{what}: {indexes:?} of {ns}");
+        for (name, spec) in indexes {
+            assert_eq!(spec, wanted_indexes[&name], "{what}: an index of {ns}");
+        }
         let [found, wanted] = [found, wanted].map(|shown| {
             content_root::content_root(&[&shown.scanned(ns, &blocks)]).expect("a content root")
         });

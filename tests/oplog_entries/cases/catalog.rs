@@ -63,6 +63,16 @@ fn options(release: Release) -> Case {
         Step::Run(doc! { "delete": "collated", "deletes": [{ "q": { "_id": "b" }, "limit": 1 }] }),
         insert_into("collated", [doc! { "_id": "b" }]),
     ];
+    // Values that servers take for another, or for a default.
+    steps.extend([
+        create("tiny", doc! { "capped": true, "size": 1, "max": 0 }),
+        create("fraction", doc! { "capped": true, "size": 5001.5, "max": 3.0 }),
+        create("not capped", doc! { "capped": false }),
+        create("simple", doc! { "collation": { "locale": "simple" } }),
+        create("no rule", doc! { "validator": {}, "validationLevel": "off" }),
+        create("no engine", doc! { "storageEngine": {}, "indexOptionDefaults": {} }),
+        create("with id index", doc! { "autoIndexId": true }),
+    ]);
     let mut meets = vec![
         "create.capped",
         "create.size",
@@ -91,6 +101,14 @@ fn options(release: Release) -> Case {
             ),
             create("images", doc! { "changeStreamPreAndPostImages": { "enabled": true } }),
             create("encrypted", doc! { "encryptedFields": encrypted }),
+            create("no images", doc! { "changeStreamPreAndPostImages": { "enabled": false } }),
+            create(
+                "series",
+                doc! {
+                    "timeseries": { "timeField": "t", "granularity": "hours" },
+                    "collation": { "locale": "en" },
+                },
+            ),
         ]);
         meets.extend([
             "create.clusteredIndex",

@@ -76,6 +76,10 @@ fn indexes() -> Case {
             index(doc! { "name": "a_1", "hidden": true }),
             index(doc! { "keyPattern": { "a": 1 }, "hidden": false }),
             index(doc! { "name": "t_1", "hidden": true, "expireAfterSeconds": 5 }),
+            modify(doc! {
+                "validator": { "a": 1 }, "index": { "name": "t_1", "hidden": false },
+                "validationAction": "warn",
+            }),
         ],
     }
 }
@@ -139,6 +143,8 @@ fn uniqueness() -> Case {
             index(doc! { "name": "b_1", "prepareUnique": true }),
             index(doc! { "name": "b_1", "prepareUnique": false }),
             index(doc! { "keyPattern": { "a": 1 }, "unique": true }),
+            index(doc! { "name": "b_1", "expireAfterSeconds": 60 }),
+            index(doc! { "name": "b_1", "hidden": true }),
         ],
     }
 }

@@ -6,7 +6,15 @@ use headstock::lab::Release;
 use super::{Case, Step, admin, by_release, delete, insert, update};
 
 pub fn cases(release: Release) -> Vec<Case> {
-    vec![types(release, false), types(release, true), during(), failed(), drops(), dropped_during()]
+    vec![
+        types(release, false),
+        types(release, true),
+        loose(),
+        during(),
+        failed(),
+        drops(),
+        dropped_during(),
+    ]
 }
 
 fn create(indexes: Vec<Document>) -> Document {
@@ -79,6 +87,26 @@ fn types(release: Release, filled: bool) -> Case {
         databases: if filled { &["types_filled"] } else { &["types_empty"] },
         meets: [fields, entries, prepare].concat(),
         steps,
+    }
+}
+
+/// Values that servers take for another, or for a default.
+fn loose() -> Case {
+    let specs = [
+        doc! { "key": { "a": 1_i64, "b": 2.5 }, "name": "n1", "unique": 0, "sparse": 1 },
+        doc! { "key": { "a": 1.0 }, "name": "n2", "unique": 1.5, "sparse": false },
+        doc! { "key": { "b": 1 }, "name": "n3", "unique": false, "hidden": false },
+        doc! { "key": { "c": 1 }, "name": "n4", "expireAfterSeconds": 3600.9 },
+        doc! { "key": { "d": "text" }, "name": "n5", "textIndexVersion": 3.0,
+        "weights": { "b": 2.0, "a": 3 }, "language_override": "l" },
+        doc! { "key": { "e": "2dsphere" }, "name": "n6", "2dsphereIndexVersion": 3.0 },
+        doc! { "key": { "f": -5 }, "name": "n7", "partialFilterExpression": {} },
+        doc! { "key": { "g": 1 }, "name": "n8", "collation": { "locale": "simple" } },
+    ];
+    Case {
+        databases: &["loose"],
+        meets: vec!["c.createIndexes", "index.expireAfterSeconds"],
+        steps: specs.into_iter().map(|spec| Step::Run(create(vec![spec]))).collect(),
     }
 }
 
