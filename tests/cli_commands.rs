@@ -104,7 +104,7 @@ fn index(field: &str) -> mongodb::IndexModel {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    let wrong: [&[&str]; 12] = [
+    let wrong: [&[&str]; 13] = [
         &["diff", "--store", "s", "latest"],
         &["get", "--store", "s", "--ns", "a.b", "--id", "text"],
         &[],
@@ -117,6 +117,7 @@ fn wrong_usage_is_exit_code_2() {
         &["restore", "--store", "s", "--to", "dump:d", "--at", "2026-01-01T00:00:00"],
         &["restore", "--store", "s", "--to", "dump:d", "--drop", "--exact"],
         &["verify", "--store", "s"],
+        &["sync", "--source", "mongodb://a", "--store", "s", "--max-mbps", "0"],
     ];
     for arguments in wrong {
         let output = run(arguments);

@@ -56,6 +56,8 @@ pub struct FollowArgs {
     /// Do not back up these namespaces, with the same wildcards
     #[arg(long, value_name = "FILTER")]
     pub exclude: Vec<Pattern>,
+    #[command(flatten)]
+    pub pace: PaceArgs,
     /// Copy everything anew although the job has a state; restore points stay
     #[arg(long)]
     pub rescan: bool,
@@ -72,6 +74,22 @@ impl FollowArgs {
             return Ok(None);
         }
         Ok(Some(Scope::new(self.include.clone(), self.exclude.clone())?))
+    }
+}
+
+/// How fast collections are copied.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct PaceArgs {
+    /// Read at most so many megabytes (1,000,000 bytes) of documents per second from the source while
+    /// collections are copied or compared; the oplog is not limited
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_mbps: Option<u32>,
+}
+
+impl PaceArgs {
+    /// Bytes per second.
+    pub fn bytes_per_second(self) -> Option<u64> {
+        self.max_mbps.map(|megabytes| u64::from(megabytes) * 1_000_000)
     }
 }
 

@@ -13,6 +13,9 @@ any other way it loses nothing either; it only has more to do at its next start.
 While it runs, `headstock snapshot`, `status` and `compact` on its store are answered by it, through
 the socket control.sock in the store's directory.
 
+A member that falls more than 15 s behind the primary is not copied from until it has caught up,
+unless another member can be read instead; a line in the log says so. --max-mbps makes copying gentler.
+
 EXAMPLES
   headstock daemon --source mongodb://db0,db1,db2/?replicaSet=rs0 --store /backup/rs0
   headstock daemon --source-file /etc/headstock/rs0.uri --store /backup/rs0 \\
@@ -50,6 +53,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         compact_at_percent: args.compact_at,
         rescan: args.follow.rescan,
         heal: !args.follow.no_rescan,
+        scan_bytes_per_second: args.follow.pace.bytes_per_second(),
     };
     let uri = args.follow.source.uri()?;
     let daemon = tokio::select! {

@@ -13,8 +13,12 @@ const AFTER_HELP: &str = "\
 The first sync of a job copies every collection while it follows the oplog; each later one applies
 what happened since. Interrupted at any moment, the next sync goes on where the last stopped.
 
+A member that falls more than 15 s behind the primary is not copied from until it has caught up,
+unless another member can be read instead; a line in the log says so. --max-mbps makes copying gentler.
+
 EXAMPLES
   headstock sync --source mongodb://db0,db1,db2/?replicaSet=rs0 --store /backup/rs0
+  headstock sync --source mongodb://db0,db1,db2/?replicaSet=rs0 --store /backup/rs0 --max-mbps 20
   HEADSTOCK_SOURCE=mongodb://backup:PASSWORD@db0/ headstock sync --store /backup/rs0 --job orders";
 
 /// Back up a replica set once: bring the store to its newest majority-committed state, take a
@@ -67,6 +71,9 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
 async fn start(args: &Args) -> Result<Follow, Error> {
     let source =
         Source::connect(&args.follow.source.uri()?, args.follow.source.read_from.clone()).await?;
+    if let Some(limit) = args.follow.pace.bytes_per_second() {
+        source.limit_scans(limit);
+    }
     let (store, name) = (&args.follow.store.store, args.follow.job.as_deref());
     let job = Job::open_or_create(store, name, &source, args.new_timeline).await?;
     let options = FollowOptions {

@@ -1,6 +1,6 @@
 //! `headstock verify`: compare a backup with its live source.
 
-use super::args::{JobArgs, SourceArgs};
+use super::args::{JobArgs, PaceArgs, SourceArgs};
 use super::progress::Watch;
 use super::{Error, Exit, output};
 use crate::daemon::{self, Signals};
@@ -55,6 +55,8 @@ pub struct Args {
     job: JobArgs,
     #[command(flatten)]
     source: SourceArgs,
+    #[command(flatten)]
+    pace: PaceArgs,
     /// Only this database or collection; may be given several times
     #[arg(long, value_name = "DB[.COLL]")]
     ns: Vec<Filter>,
@@ -94,6 +96,9 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
 
 async fn compare(args: &Args, figures: &Figures, cancel: &Cancel) -> Result<Report, Error> {
     let source = Source::connect(&args.source.uri()?, args.source.read_from.clone()).await?;
+    if let Some(limit) = args.pace.bytes_per_second() {
+        source.limit_scans(limit);
+    }
     let request = Request {
         store: args.job.store.store.clone(),
         job: args.job.job.clone(),

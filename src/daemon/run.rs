@@ -46,6 +46,8 @@ pub struct Options {
     pub rescan: bool,
     /// Scan anew without being asked where nothing else helps.
     pub heal: bool,
+    /// The most that scans may read per second, in bytes of documents; without bound if none.
+    pub scan_bytes_per_second: Option<u64>,
 }
 
 /// A daemon whose jobs run.
@@ -62,6 +64,9 @@ impl Daemon {
     /// Those of the source and the store, among them that another process writes the store.
     pub async fn start(uri: &str, from: ReadFrom, options: Options) -> Result<Self, Error> {
         let source = Source::connect(uri, from).await?;
+        if let Some(limit) = options.scan_bytes_per_second {
+            source.limit_scans(limit);
+        }
         let job =
             Job::open_or_create(&options.store, options.job.as_deref(), &source, false).await?;
         let follow_options = FollowOptions {

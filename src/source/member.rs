@@ -45,6 +45,8 @@ pub(super) struct Hello {
     pub last_write_secs: u32,
     /// The term in which a primary was elected.
     pub election_term: Option<i64>,
+    /// Seconds of the newest entry that it knows to be majority-committed.
+    pub majority_secs: u32,
 }
 
 /// Limits and sizes of a cursor.
@@ -321,8 +323,11 @@ impl Hello {
             let value = reply.get(name)?;
             value.as_i64().or_else(|| value.as_i32().map(i64::from))
         });
-        let last_write = reply.get_document("lastWrite");
-        let last_write = last_write.and_then(|write| write.get_document("opTime"));
+        let seconds = |field: &str| {
+            let write = reply.get_document("lastWrite");
+            let optime = write.and_then(|write| write.get_document(field));
+            optime.and_then(|optime| optime.get_timestamp("ts")).map_or(0, |ts| ts.time)
+        };
         Self {
             set_name: text("setName"),
             is_mongos: reply.get_str("msg").is_ok_and(|message| message == "isdbgrid"),
@@ -332,9 +337,8 @@ impl Hello {
             secondary: flag("secondary"),
             hidden: flag("hidden"),
             delayed: delay.sum::<i64>() > 0,
-            last_write_secs: last_write
-                .and_then(|optime| optime.get_timestamp("ts"))
-                .map_or(0, |ts| ts.time),
+            last_write_secs: seconds("opTime"),
+            majority_secs: seconds("majorityOpTime"),
             election_term: reply.get_object_id("electionId").ok().map(|id| election_term(&id)),
         }
     }

@@ -10,6 +10,7 @@
 //!   member, so that all that entries at or before the base wrote is in what is read.
 //! - A tail delivers every entry after its start exactly once, in order, from whatever member; at each
 //!   seam the last entry delivered must be found again with the same timestamp and term.
+//! - Scans keep to a rate, and leave a member alone that falls behind the primary.
 //!
 //! Nothing here writes to the source, and nothing here is durable: the floors above keep what they
 //! were given before they ask for more.
@@ -27,6 +28,7 @@ mod error;
 mod failure;
 mod list;
 mod member;
+mod pace;
 mod scan;
 mod split;
 mod start;
@@ -38,6 +40,7 @@ pub use scan::Scan;
 pub use tail::Tail;
 
 use connect::Template;
+use pace::Pace;
 use topology::Topology;
 
 /// The server version that every test runs against. Others are known by their documentation.
@@ -142,6 +145,7 @@ pub struct Source {
 struct Inner {
     topology: Topology,
     marks: Mutex<Marks>,
+    pace: Pace,
 }
 
 /// Cluster times that hold for all readers of a source.
@@ -192,7 +196,14 @@ impl Source {
     pub async fn connect(uri: &str, from: ReadFrom) -> Result<Self, Error> {
         let topology = Topology::new(Template::parse(uri).await?, from);
         topology.member(&[]).await?;
-        Ok(Self { inner: Arc::new(Inner { topology, marks: Mutex::default() }) })
+        let (marks, pace) = (Mutex::default(), Pace::default());
+        Ok(Self { inner: Arc::new(Inner { topology, marks, pace }) })
+    }
+
+    /// Limits what all scans of this source together read per second, in bytes of documents. A tail is
+    /// not limited: it must not fall behind. Scans that were started before keep their batch size.
+    pub fn limit_scans(&self, bytes_per_second: u64) {
+        self.inner.pace.limit(bytes_per_second);
     }
 
     /// Who it is.

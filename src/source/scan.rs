@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use super::failure::{Cure, lacks_index, of_collection, of_driver, of_snapshot};
 use super::list::uuid_value;
 use super::member::{Member, Paging};
+use super::pace::Next;
 use super::{Arrival, Error, Inner, Listed, Range};
 use crate::head::namespaces;
 use crate::oplog::{Ts, Uuid};
@@ -99,6 +100,8 @@ impl Drop for Scan {
 enum Stop {
     /// The range is read.
     Done,
+    /// Another member is to be read.
+    Moved,
     /// Nobody listens any more.
     Unwanted,
 }
@@ -124,7 +127,8 @@ struct Reader {
 impl Reader {
     fn new(inner: Arc<Inner>, listed: &Listed, range: Range, at: Option<Ts>) -> Self {
         let average = listed.bytes_estimate / listed.documents_estimate.max(1);
-        let fitting = BATCH_BYTES / average.max(1);
+        let batch_bytes = inner.pace.batch_bytes().unwrap_or(BATCH_BYTES).min(BATCH_BYTES);
+        let fitting = batch_bytes / average.max(1);
         let documents = fitting.clamp(*BATCH_DOCUMENTS.start(), *BATCH_DOCUMENTS.end());
         Self {
             inner,
@@ -146,6 +150,7 @@ impl Reader {
             match self.pass(&sender).await {
                 // An empty batch is never delivered otherwise: it stands for the end.
                 Ok(Stop::Done) => break Ok(Bytes::new()),
+                Ok(Stop::Moved) => {}
                 Ok(Stop::Unwanted) => return,
                 Err((error, member)) => {
                     if let Err(error) = self.after_failure(error, member).await {
@@ -193,7 +198,7 @@ impl Reader {
             let read = self.read(&member, command, sender).await;
             match read.map_err(|error| (error, Some(Arc::clone(&member))))? {
                 Stop::Done => {}
-                Stop::Unwanted => return Ok(Stop::Unwanted),
+                stop => return Ok(stop),
             }
         }
         Ok(Stop::Done)
@@ -207,18 +212,28 @@ impl Reader {
         sender: &mpsc::Sender<Result<Bytes, Error>>,
     ) -> Result<Stop, Error> {
         let what = format!("find {}", self.ns);
+        // Elsewhere insertion order is another one, or must be begun anew.
+        let movable = self.arrival != Arrival::Natural || self.last.is_none();
+        let inner = self.inner.clone();
+        if inner.pace.wait(&inner.topology, member, movable).await == Next::Move {
+            return Ok(Stop::Moved);
+        }
         let paging = Paging { batch_documents: Some(self.batch_documents), ..Paging::default() };
         let opened = member.open(&self.db, &what, command, paging).await;
         let mut batches = opened.map_err(|error| self.of_scan(error))?;
         while let Some(batch) = batches.next().await.map_err(|error| self.of_scan(error))? {
-            self.inner.note_seen(&batch);
+            inner.note_seen(&batch);
+            inner.pace.read(batch.as_raw_document().as_bytes().len());
             let bytes = self.take(member, &what, &batch)?;
-            if bytes.is_empty() {
-                continue;
+            if !bytes.is_empty() {
+                self.attempt = 0;
+                if sender.send(Ok(bytes)).await.is_err() {
+                    return Ok(Stop::Unwanted);
+                }
             }
-            self.attempt = 0;
-            if sender.send(Ok(bytes)).await.is_err() {
-                return Ok(Stop::Unwanted);
+            let movable = self.arrival != Arrival::Natural;
+            if inner.pace.wait(&inner.topology, member, movable).await == Next::Move {
+                return Ok(Stop::Moved);
             }
         }
         Ok(Stop::Done)

@@ -84,11 +84,16 @@ impl Topology {
         }
     }
 
+    /// Chooses a member anew, though the one that is read has not failed.
+    pub async fn reconsider(&self) -> Result<Arc<Member>, Error> {
+        let mut state = self.state.lock().await;
+        self.choose(&mut state, &[]).await
+    }
+
     /// The primary as last seen, or else the member to read: for questions about the set as a whole,
     /// which the primary answers soonest but any member answers rightly.
     pub async fn primary(&self) -> Result<Arc<Member>, Error> {
-        let known = self.state.lock().await.primary.clone();
-        match known {
+        match self.known_primary().await {
             Some(primary) => Ok(primary),
             None => self.member(&[]).await,
         }
@@ -100,6 +105,19 @@ impl Topology {
         let (answers, _) = self.ask_all(&mut state).await.ok()?;
         self.take_primary(&mut state, &answers).await.ok()?;
         answers.iter().any(|answer| answer.hello.primary).then(|| state.primary.clone())?
+    }
+
+    /// The primary as last seen.
+    pub async fn known_primary(&self) -> Option<Arc<Member>> {
+        self.state.lock().await.primary.clone()
+    }
+
+    /// Says that a member is no primary any more, or does not answer as such.
+    pub async fn not_primary(&self, member: &Member) {
+        let mut state = self.state.lock().await;
+        if state.primary.as_ref().is_some_and(|primary| primary.address == member.address) {
+            state.primary = None;
+        }
     }
 
     /// Says that a member failed; the next call of `member` asks all members again.

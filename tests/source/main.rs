@@ -3,6 +3,7 @@
 mod failover;
 mod list;
 mod member;
+mod pace;
 mod scan;
 mod support;
 mod tail;
