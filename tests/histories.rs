@@ -120,43 +120,49 @@ async fn an_oplog_that_ran_past_leaves_a_gap_and_a_new_head() {
     backup.run(&["fsck"], &[]).await.expect("nothing damaged");
 }
 
+/// Whether the job's scan is under way, as committed.
+async fn in_mid_scan(backup: &Backup) -> bool {
+    let scan = job(backup).await.scan;
+    scan.is_some_and(|scan| (1..scan.documents_estimate).contains(&scan.documents))
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_applied_is_scanned_anew_while_the_oplog_goes_on() {
+async fn versions_that_change_during_a_scan_begin_another() {
     let set = ReplicaSet::of(1).await.expect("start");
     let (backup, _folder) = backup();
-    insert(&set, 0..1_000, 200).await;
-    let config = set.client().database("config");
-    let left_out = config.collection::<Document>("tenantMigrationNotes");
-    left_out.insert_many((0..50).map(|id| doc! { "_id": id })).await.expect("insert");
-    let mut daemon =
-        backup.start_daemon(&set.uri(), &["--snapshot-every", "1h"]).expect("start the daemon");
-    backup.wait_for_snapshots(1, &mut daemon).await.expect("initial sync");
-    insert(&set, 1_000..1_100, 200).await;
-    let (early, before) = state(&set).await;
-
-    let rename = doc! {
-        "renameCollection": "config.tenantMigrationNotes", "to": "config.notes",
-    };
-    set.client().database("admin").run_command(rename).await.expect("rename");
-    insert(&set, 1_100..1_200, 200).await;
-    let since = Instant::now();
-    while job(&backup).await.gaps.is_empty() || job(&backup).await.phase != "tailing" {
-        assert!(since.elapsed() < LIMIT, "{}", daemon.log());
-        assert!(daemon.is_running().expect("ask"), "{}", daemon.log());
-        sleep(Duration::from_millis(100)).await;
+    for part in 0..4 {
+        insert(&set, part * 5_000..(part + 1) * 5_000, 1_000).await;
     }
-    backup.run(&["snapshot", "take"], &[]).await.expect("a snapshot");
-    let gap = job(&backup).await.gaps.remove(0);
-    assert_eq!(Ts::from(gap.after), early);
-    assert!(gap.reason.contains("config.notes"), "{gap:?}");
-    assert!(gap.until.is_some(), "{gap:?}");
-    refusal(&backup, between(&gap)).await;
-    insert(&set, 1_200..1_300, 200).await;
-    let (late, after) = state(&set).await;
-    backup.wait_for_received(late, &mut daemon).await.expect("the oplog");
-    daemon.terminate().await.expect("a clean end");
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    let slowly = ["--rescan", "--max-mbps", "5"];
+    let rescan = backup.start_sync(&set.uri(), &slowly).expect("start");
+    let since = Instant::now();
+    while !in_mid_scan(&backup).await {
+        assert!(since.elapsed() < LIMIT, "{}", rescan.log());
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(rescan.kill().await.expect("kill"), "the scan was over before");
+    assert!(job(&backup).await.scan.is_some(), "{:?}", job(&backup).await);
+    insert(&set, 30_000..30_100, 100).await;
+    let (early, before) = state(&set).await;
+    for version in ["5.0", "6.0"] {
+        let change = doc! { "setFeatureCompatibilityVersion": version };
+        set.client().database("admin").run_command(change).await.expect("changed");
+    }
+    insert(&set, 40_000..40_100, 100).await;
+    let (_, after) = state(&set).await;
+    let log = ["--log", "headstock=info"];
+    let sync = backup.start_sync(&set.uri(), &log).expect("start");
+    while !sync.log().contains("changed during the scan") {
+        let scanning = job(&backup).await.scan.is_some();
+        assert!(scanning, "the change was not noticed: {}", sync.log());
+        sleep(Duration::from_millis(20)).await;
+    }
+    sync.wait().await.expect("another scan");
+    is_restored(&backup, "latest", &after).await;
+    // The old head and the slices never missed anything.
+    assert!(job(&backup).await.gaps.is_empty());
     is_restored(&backup, &early.to_string(), &before).await;
-    is_restored(&backup, &late.to_string(), &after).await;
     backup.run(&["fsck"], &[]).await.expect("nothing damaged");
 }
 
@@ -182,6 +188,8 @@ async fn another_history_is_refused_until_the_operator_takes_it() {
     let (old, before) = state(&set).await;
     backup.sync(&set.uri(), &[]).await.expect("sync");
 
+    // Of 512 MiB next to nothing is used: it will be long until anything is removed.
+    assert!(job(&backup).await.oplog_seconds_left.is_some_and(|left| left > 600));
     set.stop(0).await.expect("stop");
     copy(&files, &set.data(0));
     set.restart(0).await.expect("start");

@@ -243,11 +243,19 @@ impl Error {
             .any(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
     }
 
+    /// Whether an entry came in the way of a scan, which no other head minds.
+    #[must_use]
+    pub fn is_of_scan(&self) -> bool {
+        use head::{Error::NeedsRescan, Rescan::FcvChanged};
+        matches!(self, Self::Head(NeedsRescan { why: FcvChanged, .. }))
+    }
+
     /// Whether an entry of the oplog is the reason, so that nothing after it can be restored.
     #[must_use]
     pub fn is_of_entry(&self) -> bool {
         use head::Error as H;
         match self {
+            error if error.is_of_scan() => false,
             Self::Oplog(_) => true,
             Self::Head(error) => matches!(
                 error,

@@ -16,7 +16,7 @@ use super::heal::{self, Why};
 use super::{Activity, Error, Figures, Job, SnapshotInfo, Stopped, blocking, scan, snapshot, tail};
 use crate::head::Scope;
 use crate::oplog::Position;
-use crate::source::Source;
+use crate::source::{OplogWindow, Source};
 
 /// First pause after a failure of the source that may pass.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -277,6 +277,10 @@ impl Crew {
                 Ok((Why::Lost { reason: error.to_string() }, error))
             }
             End::Failed(error) => Err(error),
+            // Nothing else than the scan is in the way of it.
+            End::Halted(Halted { error, .. }) if error.is_of_scan() => {
+                Ok((Why::Asked, Error::Background(error)))
+            }
             End::Halted(Halted { after, error }) => {
                 let reason = error.to_string();
                 Ok((Why::Unapplied { after, reason }, Error::Background(error)))
@@ -312,10 +316,9 @@ impl Crew {
     async fn look_at_oplog(&self) -> Infallible {
         loop {
             match self.source.oplog_window().await {
-                Ok((oldest, newest)) => {
-                    let seconds = newest.ts.secs.saturating_sub(oldest.ts.secs).into();
-                    self.figures.oplog_window(seconds);
-                    self.warn_of_overrun(oldest.ts.secs, seconds);
+                Ok(window) => {
+                    self.figures.oplog_window(window.seconds);
+                    self.warn_of_overrun(&window);
                 }
                 Err(error) => tracing::debug!(job = self.job.name(), "oplog window: {error}"),
             }
@@ -323,14 +326,15 @@ impl Crew {
         }
     }
 
-    fn warn_of_overrun(&self, oldest_secs: u32, window_secs: u64) {
+    fn warn_of_overrun(&self, window: &OplogWindow) {
         let Some(received) = self.job.state().received else { return };
-        let left: u64 = received.optime.ts.secs.saturating_sub(oldest_secs).into();
-        if super::info::is_short(left, window_secs) {
+        let behind = window.newest.ts.secs.saturating_sub(received.optime.ts.secs);
+        let left = window.seconds.saturating_sub(behind.into());
+        if super::info::is_short(left, window.seconds) {
             tracing::warn!(
                 job = self.job.name(),
                 seconds_left = left,
-                window_seconds = window_secs,
+                window_seconds = window.seconds,
                 "the source's oplog is about to run past this job: enlarge it, or relieve this host"
             );
         }

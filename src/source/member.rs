@@ -206,6 +206,31 @@ impl Member {
         self.oplog_end(1, "local").await
     }
 
+    /// Bytes in the oplog, and what they may become; none if the user may not ask.
+    pub async fn oplog_fill(&self) -> Result<Option<(u64, u64)>, Error> {
+        let what = "aggregate local.oplog.rs";
+        let aggregate = doc! {
+            "aggregate": "oplog.rs",
+            "pipeline": [
+                { "$collStats": { "storageStats": {} } },
+                { "$project": {
+                    "size": { "$toLong": "$storageStats.size" },
+                    "max": { "$toLong": "$storageStats.maxSize" },
+                } },
+            ],
+            "cursor": {},
+        };
+        let found = match self.first("local", what, aggregate).await {
+            Err(error) if is_privilege(&error) => return Ok(None),
+            found => found?,
+        };
+        let field = |name: &str| {
+            let number = found.as_ref()?.get_i64(name).ok()?;
+            u64::try_from(number).ok()
+        };
+        Ok(field("size").zip(field("max")))
+    }
+
     async fn oplog_end(&self, direction: i32, level: &str) -> Result<Position, Error> {
         let find = doc! {
             "find": "oplog.rs",

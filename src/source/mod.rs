@@ -74,6 +74,18 @@ pub struct Identity {
     pub fcv: String,
 }
 
+/// How far an oplog reaches back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OplogWindow {
+    /// Its oldest entry.
+    pub oldest: OpTime,
+    /// Its newest entry.
+    pub newest: OpTime,
+    /// Seconds between them, as they will be once it is as large as it may become: until then nothing
+    /// is removed at its other end.
+    pub seconds: u64,
+}
+
 /// Where a scan starts (oplog.md 2.1).
 #[derive(Debug, Clone, Copy)]
 pub struct StartPoint {
@@ -246,11 +258,11 @@ impl Source {
         self.read_newest_majority().await
     }
 
-    /// The oldest and the newest entry that the member read from has.
+    /// How far the oplog of the member read from reaches back.
     ///
     /// # Errors
     /// Those of any command.
-    pub async fn oplog_window(&self) -> Result<(OpTime, OpTime), Error> {
+    pub async fn oplog_window(&self) -> Result<OplogWindow, Error> {
         self.read_oplog_window().await
     }
 

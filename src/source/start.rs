@@ -13,7 +13,7 @@ use bson::{Document, Timestamp, doc};
 
 use super::member::{Member, optime};
 use super::topology::On;
-use super::{Error, Identity, Source, StartPoint};
+use super::{Error, Identity, OplogWindow, Source, StartPoint};
 use crate::oplog::{OpTime, Position, Ts};
 
 impl Source {
@@ -40,11 +40,21 @@ impl Source {
         self.inner.topology.attempt(On::Primary, newest).await
     }
 
-    pub(super) async fn read_oplog_window(&self) -> Result<(OpTime, OpTime), Error> {
-        let both = |member: Arc<Member>| async move {
-            Ok((member.oldest().await?.optime, member.newest(false).await?.optime))
+    pub(super) async fn read_oplog_window(&self) -> Result<OplogWindow, Error> {
+        let look = |member: Arc<Member>| async move {
+            let oldest = member.oldest().await?.optime;
+            let newest = member.newest(false).await?.optime;
+            let seconds = u64::from(newest.ts.secs.saturating_sub(oldest.ts.secs));
+            let seconds = match member.oplog_fill().await? {
+                Some((bytes, bytes_max)) if bytes > 0 && bytes < bytes_max => {
+                    let grown = u128::from(seconds.max(1)) * u128::from(bytes_max);
+                    u64::try_from(grown / u128::from(bytes)).unwrap_or(u64::MAX)
+                }
+                _ => seconds,
+            };
+            Ok(OplogWindow { oldest, newest, seconds })
         };
-        self.inner.topology.attempt(On::Reader, both).await
+        self.inner.topology.attempt(On::Reader, look).await
     }
 
     pub(super) async fn choose_end(&self) -> Result<Position, Error> {
