@@ -162,7 +162,8 @@ fn follow(
     let scratch = dir.path().join("blocks");
     let overlay = Arc::new(Overlay::new(repository.blocks(), repository.salt(), &scratch)?);
     let mut head = Head::load(overlay.clone(), config(repository, base, dir.path())?, &base.head)?;
-    let mut advance = Advance { overlay: &overlay, upto: route.upto, progress, cancel, slices: 0 };
+    let (upto, reach) = (route.upto, route.reach);
+    let mut advance = Advance { overlay: &overlay, upto, reach, progress, cancel, slices: 0 };
     if let Err(stopped) = advance.run(&mut head, &route.slices) {
         return stopped.outcome(base, &head);
     }
@@ -256,6 +257,8 @@ impl Stopped {
 struct Advance<'a> {
     overlay: &'a Overlay,
     upto: Ts,
+    /// Where the entries end that go on from the snapshot.
+    reach: Ts,
     progress: &'a dyn Progress,
     cancel: &'a Cancel,
     /// Slices applied so far.
@@ -297,6 +300,9 @@ impl Advance<'_> {
             let ts = oplog::position(entry)?.optime.ts;
             if ts <= start {
                 continue;
+            }
+            if ts > self.reach {
+                return Ok(true);
             }
             let failed = |why| Stopped::Head(ts, why);
             if ts > self.upto {

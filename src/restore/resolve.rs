@@ -23,6 +23,8 @@ pub(super) struct Route {
     /// Slices after the snapshot, in order and unbroken, as far as they go: those beyond the point
     /// may decide transactions that were prepared before it.
     pub slices: Vec<Slice>,
+    /// Entries of those slices above this do not go on from the snapshot.
+    pub reach: Ts,
     /// Whether the user named this point, or the newest possible was asked for.
     pub named: bool,
 }
@@ -147,8 +149,9 @@ impl History {
     }
 
     fn way(&self, base: &Manifest, upto: Ts, named: bool) -> Result<Route, Error> {
-        let slices = self.chain(base)?.slices.to_vec();
-        Ok(Route { base: base.clone(), upto, slices, named })
+        let chain = self.chain(base)?;
+        let (slices, reach) = (chain.slices.to_vec(), chain.end);
+        Ok(Route { base: base.clone(), upto, slices, reach, named })
     }
 
     /// Slices that go on from a snapshot, unbroken and understood, up to the one in which a gap begins.
@@ -177,7 +180,10 @@ impl History {
             chain.end = header.last.optime.ts;
             end = Some(header.last.optime);
         }
-        chain.end = gap.map_or(chain.end, |gap| chain.end.min(gap.ts));
+        if let Some(gap) = gap.filter(|gap| gap.ts < chain.end) {
+            chain.end = gap.ts;
+            chain.unknown = None;
+        }
         Ok(chain)
     }
 

@@ -152,8 +152,8 @@ pub struct Walk<'a> {
     blocks: &'a dyn BlockRead,
     /// Usable snapshots still ahead, oldest first.
     snapshots: VecDeque<&'a Manifest>,
-    /// Entries still ahead that nothing before them leads beyond.
-    gaps: VecDeque<OpTime>,
+    /// Entries that nothing before them leads beyond, in order.
+    gaps: Vec<OpTime>,
     run: Option<Run<'a>>,
     spans: Vec<Span>,
 }
@@ -170,7 +170,6 @@ impl<'a> Walk<'a> {
         gaps.sort_unstable();
         let mut usable: Vec<_> = snapshots.iter().filter(|snapshot| usable(snapshot)).collect();
         usable.sort_by_key(|snapshot| snapshot.head.position.optime);
-        let gaps = gaps.into();
         Self { blocks, snapshots: usable.into(), gaps, run: None, spans: Vec::new() }
     }
 
@@ -181,20 +180,14 @@ impl<'a> Walk<'a> {
     /// but a [`Limit`].
     pub fn slice(&mut self, slice: &Slice) -> Result<(), Error> {
         let header = &slice.header;
-        let gap = self.gap_before(header.first.optime);
-        if gap || self.run.as_ref().is_some_and(|run| header.prev != run.end.optime) {
+        if self.run.as_ref().is_some_and(|run| header.prev != run.end.optime) {
             self.close(None)?;
         }
         let (unknown, unreadable) = match not_understood(self.blocks, slice) {
             Ok(found) => (found, None),
             Err(_) => (Vec::new(), Some(Limit::Unreadable(header.first.optime.ts))),
         };
-        let mut stops: Vec<Limit> = unknown.into_iter().map(Limit::Unknown).collect();
-        while let Some(gap) = self.next_gap(header.last.optime) {
-            stops.push(Limit::Gap(after(gap.ts)));
-        }
-        stops.sort_by_key(|stop| stop.at());
-        let mut stops = stops.into_iter().peekable();
+        let mut stops = self.stops(header, unknown).into_iter().peekable();
         while let Some(snapshot) = self.snapshots.front().copied()
             && snapshot.head.position.optime < header.last.optime
         {
@@ -245,20 +238,13 @@ impl<'a> Walk<'a> {
         Ok(self.spans)
     }
 
-    /// Takes the next gap that begins after an entry below `before`.
-    fn next_gap(&mut self, before: OpTime) -> Option<OpTime> {
-        self.gaps.front().filter(|gap| **gap < before)?;
-        self.gaps.pop_front()
-    }
-
-    /// Whether a gap begins before an entry, and after the run's newest snapshot.
-    fn gap_before(&mut self, first: OpTime) -> bool {
-        let base = self.run.as_ref().map(|run| run.base.head.position.optime);
-        let mut found = false;
-        while let Some(gap) = self.next_gap(first) {
-            found |= base.is_some_and(|base| base <= gap);
-        }
-        found
+    /// What ends a run between the entry before a slice and its last, in order.
+    fn stops(&self, header: &SliceHeader, unknown: Vec<Ts>) -> Vec<Limit> {
+        let within = |gap: &&OpTime| header.prev <= **gap && **gap < header.last.optime;
+        let gaps = self.gaps.iter().filter(within).map(|gap| Limit::Gap(after(gap.ts)));
+        let mut stops: Vec<Limit> = unknown.into_iter().map(Limit::Unknown).chain(gaps).collect();
+        stops.sort_by_key(|stop| stop.at());
+        stops
     }
 
     fn open(&mut self, snapshot: &'a Manifest) {

@@ -7,7 +7,7 @@ use bson::{Document, RawDocument, Timestamp, doc, rawdoc};
 use headstock::block::stream;
 use headstock::lab::{Detail, ReplicaSet, SourceState};
 use headstock::oplog::slice::SliceHeader;
-use headstock::oplog::{Ts, position, slice};
+use headstock::oplog::{OpTime, Ts, position, slice};
 use headstock::restore::{At, Backup, Error, Limit, Request, Slice, Span};
 use mongodb::ClientSession;
 
@@ -145,7 +145,7 @@ async fn insert(set: &ReplicaSet, id: &str) {
 }
 
 /// Timestamps of the entries of a slice.
-fn stamps(made: &Made, slice: &Slice) -> Vec<Ts> {
+pub fn stamps(made: &Made, slice: &Slice) -> Vec<Ts> {
     let bytes = stream::read(&made.store, &slice.pieces).expect("a slice");
     let at = |entry: Result<&RawDocument, _>| position(entry.expect("an entry"));
     slice::entries(&bytes).map(|entry| at(entry).expect("a position").optime.ts).collect()
@@ -153,8 +153,9 @@ fn stamps(made: &Made, slice: &Slice) -> Vec<Ts> {
 
 /// Asks for every timestamp at and around every entry that ever was: what is given back and what is
 /// refused is what the spans say, and a refusal names the nearest.
-async fn spans_are_exact(made: &Made, slices: &[Slice]) -> Vec<Span> {
-    let backup = Backup { slices: slices.to_vec(), ..made.backup.clone() };
+async fn spans_are_exact(made: &Made, slices: &[Slice], gaps: &[OpTime]) -> Vec<Span> {
+    let (slices, gaps) = (slices.to_vec(), gaps.to_vec());
+    let backup = Backup { slices, gaps, ..made.backup.clone() };
     let spans = backup.spans().expect("spans");
     let mut entries: Vec<Ts> =
         made.backup.snapshots.iter().map(|one| one.head.position.optime.ts).collect();
@@ -229,19 +230,37 @@ fn what_is_told_to_be_restorable_is_and_nothing_else() {
         let all = made.backup.slices.clone();
         let limits = |spans: &[Span]| spans.iter().map(|span| span.limit).collect::<Vec<_>>();
         let undecided = |at: Timestamp| Some(Limit::Undecided(at.into()));
-        let spans = spans_are_exact(&made, &all).await;
+        let spans = spans_are_exact(&made, &all, &[]).await;
         assert_eq!(limits(&spans), [None, undecided(last)]);
         assert_eq!((spans[0].from.optime, spans[1].from.optime.ts), (made.at, third));
         // The commit is lost: nothing from the prepare on, not even the snapshot taken after it.
-        let spans = spans_are_exact(&made, &[&all[..2], &all[3..]].concat()).await;
+        let spans = spans_are_exact(&made, &[&all[..2], &all[3..]].concat(), &[]).await;
         assert_eq!(limits(&spans), [undecided(first), undecided(last)]);
-        let spans = spans_are_exact(&made, &all[3..]).await;
+        let spans = spans_are_exact(&made, &all[3..], &[]).await;
         assert_eq!(spans.len(), 2, "{spans:?}");
         assert_eq!((spans[0].from, limits(&spans)[0]), (spans[0].to, None));
         // Only the oplog from the snapshot with the open transaction on.
-        let spans = spans_are_exact(&made, &all[1..3]).await;
+        let spans = spans_are_exact(&made, &all[1..3], &[]).await;
         let second = made.backup.snapshots[1].head.position;
         assert_eq!((spans.len(), spans[1].from), (3, second), "{spans:?}");
+
+        // Nothing goes on from what stands before a gap: one inside a slice, one between two, and one
+        // behind which the transaction is decided.
+        for (slice, place) in [(0, 0), (3, usize::MAX), (1, 0)] {
+            let stamps = stamps(&made, &all[slice]);
+            let ts = stamps[place.min(stamps.len() - 1)];
+            let gap = OpTime { ts, term: made.at.term };
+            let spans = spans_are_exact(&made, &all, &[gap]).await;
+            let next = Some(Limit::Gap(Ts { inc: ts.inc + 1, ..ts }));
+            let expected = if slice == 1 { undecided(first) } else { next };
+            assert!(limits(&spans).contains(&expected), "{gap}: {spans:?}");
+        }
+
+        // One that begins at a snapshot leaves the snapshot.
+        let at = made.backup.snapshots[2].head.position;
+        let spans = spans_are_exact(&made, &all, &[at.optime]).await;
+        let lone = spans.last().expect("a span");
+        assert_eq!((lone.from.optime, lone.to.optime.ts), (at.optime, at.optime.ts), "{spans:?}");
 
         let entry = |inc: u32, op: &str| {
             let ts = Timestamp { time: last.time + 60, increment: inc };
@@ -255,7 +274,7 @@ fn what_is_told_to_be_restorable_is_and_nothing_else() {
             pieces: slice.pieces,
         });
         let slices = made.backup.slices.clone();
-        let spans = spans_are_exact(&made, &slices).await;
+        let spans = spans_are_exact(&made, &slices, &[]).await;
         let unknown = Some(Limit::Unknown(Ts { secs: last.time + 60, inc: 3 }));
         assert_eq!(limits(&spans), [None, unknown]);
     });
