@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bson::RawDocumentBuf;
 use headstock::block::MemoryBlocks;
-use headstock::head::{Collection, Config, Divergences, Head, HeadRoot, catalog};
+use headstock::head::{Collection, Config, Divergences, Error, Head, HeadRoot, catalog};
 use headstock::lab::Release;
 use headstock::oplog::{OpTime, Position, Ts, position};
 use tempfile::TempDir;
@@ -154,18 +154,42 @@ fn scans(recording: &Recording) -> usize {
     let mut head = place.start(start, &recording.scanned, start.optime);
     let moments: Vec<Ts> = recording.moments.iter().map(|moment| moment.at).collect();
     let last = recording.entries.last().map(|entry| at(entry).ts);
-    let mut scans = 0;
+    let (mut scans, mut begin) = (0, (start, 0));
     for (number, entry) in recording.entries.iter().enumerate() {
         head.apply(entry).expect("applied before");
         let ts = at(entry).ts;
+        if changes_fcv(entry) {
+            // No scan goes on over it: the next one begins here.
+            let root = place.flush(&mut head);
+            refused(&place, begin.0, &root, &recording.entries[begin.1..=number]);
+            begin = (position(entry).expect("a position"), number + 1);
+            continue;
+        }
         let moment = moments.binary_search(&ts).is_ok_and(|found| found % SCAN_EVERY == 0);
         if moment || Some(ts) == last {
             let root = place.flush(&mut head);
-            scan_at(&place, start, &root, &recording.entries[..=number]);
+            scan_at(&place, begin.0, &root, &recording.entries[begin.1..=number]);
             scans += 1;
         }
     }
     scans
+}
+
+fn changes_fcv(entry: &RawDocumentBuf) -> bool {
+    let id = entry.get_document("o2").and_then(|document| document.get_str("_id"));
+    let ns = entry.get_str("ns");
+    ns.is_ok_and(|ns| ns == "admin.system.version")
+        && id.is_ok_and(|id| id == "featureCompatibilityVersion")
+}
+
+/// A scan during which the last of the entries changes the feature compatibility version.
+fn refused(place: &Place, start: Position, root: &HeadRoot, entries: &[RawDocumentBuf]) {
+    let collections = catalog(&*place.blocks, root).expect("readable");
+    let (last, before) = entries.split_last().expect("entries");
+    let mut head = place.scanned(start, at(last), collections);
+    before.iter().for_each(|entry| head.apply(entry).expect("applies"));
+    let refused = head.apply(last);
+    assert!(matches!(refused, Err(Error::NeedsRescan { .. })), "{refused:?}");
 }
 
 /// Takes `root`, the state after `entries`, for a scan that began before the first of them.
