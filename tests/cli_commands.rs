@@ -140,6 +140,7 @@ fn every_command_has_examples_and_help_is_no_failure() {
         "diff",
         "get",
         "verify",
+        "log",
     ];
     for command in commands {
         let output = run(&[command, "--help"]);
@@ -153,11 +154,12 @@ fn every_command_has_examples_and_help_is_no_failure() {
 fn a_directory_without_a_store_is_told_and_not_touched() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let dir = folder.path().to_str().expect("text");
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 10] = [
         &["snapshots"],
         &["points"],
         &["diff", "latest", "latest"],
         &["get", "--ns", "a.b", "--id", "1"],
+        &["log", "--ns", "a.b", "--id", "1"],
         &["status"],
         &["fsck"],
         &["compact"],
@@ -422,6 +424,21 @@ async fn differences_and_documents_are_printed_beside_a_daemon() {
     assert_eq!(code(&get("6", &["--at", first])), Some(0));
     assert_eq!(code(&get("six", &[])), Some(2));
     assert_eq!(code(&get("6", &["--at", "1,1"])), Some(1));
+    let log = |more: &[&str]| {
+        let output = scene.on_store(&["log", "--ns", "shop.things", "--id", "5"], more);
+        assert_eq!(code(&output), Some(0), "{}", text(&output));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let printed = log(&["--json"]);
+    let lines: Vec<Value> =
+        printed.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let changes: Vec<_> = lines.iter().map(|line| &line["change"]).collect();
+    assert_eq!(changes, ["found", "updated"], "{printed}");
+    assert_eq!(lines[1]["document"]["part"], serde_json::json!({ "$numberInt": "99" }));
+    let at = format!("{},{}", lines[1]["at"]["t"], lines[1]["at"]["i"]);
+    assert_eq!(part(&get("5", &["--at", &at])), "99");
+    let printed = log(&[]);
+    assert!(printed.lines().count() == 2 && printed.contains(&at), "{printed}");
     daemon.terminate().await.expect("a clean end");
 }
 

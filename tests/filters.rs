@@ -67,6 +67,17 @@ impl Scene {
         self.backup.sync(&self.set.uri(), more).await.expect("sync");
     }
 
+    /// What a log tells of the document with `_id` 5 or another.
+    async fn changes(&self, ns: &str, id: &str) -> Vec<String> {
+        let log = self.backup.run(&["log"], &["--ns", ns, "--id", id, "--json"]).await;
+        let log = log.expect("a log");
+        let changes = log.lines().map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            line["change"].as_str().expect("text").to_owned()
+        });
+        changes.collect()
+    }
+
     async fn job(&self) -> JobLine {
         self.backup.status().await.expect("status").jobs.remove(0)
     }
@@ -107,6 +118,10 @@ async fn names_decide_and_widening_and_narrowing_keep_what_was() {
     scene.sync(&["--exclude", "shop"]).await;
     let (_, fourth) = scene.state(&["logs."]).await;
     scene.is_restored("latest", &fourth).await;
+    // What a log tells comes and goes with the filters, too.
+    assert_eq!(scene.changes("shop.orders", "5").await, ["found", "left-out"]);
+    assert_eq!(scene.changes("shop.other", "5").await, ["found", "left-out", "found", "left-out"]);
+    assert_eq!(scene.changes("logs.all", "215").await, ["absent", "found"]);
     scene.backup.run(&["fsck"], &[]).await.expect("nothing damaged");
 }
 
@@ -134,6 +149,9 @@ async fn what_is_renamed_into_the_filters_is_scanned_at_once() {
     scene.backup.wait_for_received(late, &mut daemon).await.expect("the oplog");
     daemon.terminate().await.expect("a clean end");
     scene.is_restored("latest", &after).await;
+
+    assert_eq!(scene.changes("shop.orders_old", "205").await, ["absent", "found"]);
+    assert_eq!(scene.changes("shop.orders", "205").await, ["absent", "inserted"]);
 
     // At the rename itself everything else is there, and what is not is said, or refused if named.
     let at = renamed.to_string();

@@ -12,6 +12,7 @@ mod error;
 mod exit;
 mod fsck;
 mod get;
+mod log;
 mod logging;
 mod namespaces;
 mod output;
@@ -76,6 +77,7 @@ enum Command {
     Snapshot(snapshot::Args),
     Diff(diff::Args),
     Get(get::Args),
+    Log(log::Args),
     Restore(restore::Args),
     Status(status::Args),
     Fsck(fsck::Args),
@@ -116,6 +118,7 @@ fn run(command: Command) -> Result<Exit, Error> {
             Command::Snapshot(args) => snapshot::run(args).await,
             Command::Diff(args) => diff::run(args).await,
             Command::Get(args) => get::run(args).await,
+            Command::Log(args) => log::run(args).await,
             Command::Restore(args) => restore::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Fsck(args) => fsck::run(args).await,

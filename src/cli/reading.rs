@@ -1,14 +1,16 @@
 //! What the commands that look inside a backup share.
 
+use std::io;
 use std::sync::Arc;
 
 use super::Error;
 use super::args::JobArgs;
 use super::progress::RestoreWatch;
 use crate::daemon::Signals;
+use crate::inspect::{self, Id, Line};
 use crate::job;
 use crate::oplog::OpTime;
-use crate::restore::{At, Backup, Cancel, View};
+use crate::restore::{At, Backup, Cancel, Progress, View};
 
 /// A backup being read.
 pub struct Reading {
@@ -23,6 +25,21 @@ impl Reading {
     /// Opens the job at a point.
     pub fn view(&self, at: &At) -> Result<View, Error> {
         Ok(View::open(self.backup.clone(), at, &*self.watch, &self.cancel)?)
+    }
+
+    /// Tells every version of a document.
+    pub fn log(
+        &self,
+        ns: &str,
+        id: &Id,
+        each: &mut dyn FnMut(Line<'_>) -> io::Result<()>,
+    ) -> Result<(), Error> {
+        Ok(inspect::log(&self.backup, ns, id, &*self.watch, &self.cancel, each)?)
+    }
+
+    /// Tells something beside the output.
+    pub fn note(&self, text: &str) {
+        self.watch.note(text);
     }
 
     /// Leaves the terminal to the output.

@@ -49,7 +49,7 @@ mod tests;
 pub use catalog::{Collection, catalog};
 pub use error::{Error, Rescan};
 pub use manifest::Manifest;
-pub use pending::undecided;
+pub use pending::{open_transactions, undecided};
 pub use root::HeadRoot;
 pub use scope::Scope;
 pub use state::{Config, Divergences, Head};

@@ -48,8 +48,24 @@ impl Pending {
 /// # Errors
 /// [`Error::Tree`], [`Error::Block`], [`Error::Malformed`].
 pub fn undecided(blocks: &dyn BlockRead, root: &HeadRoot) -> Result<Vec<Ts>, Error> {
+    let prepared = open_transactions(blocks, root)?.into_iter().filter(|chain| chain.prepared);
+    let mut at: Vec<Ts> =
+        prepared.filter_map(|chain| Some(chain.parts.last()?.optime.ts)).collect();
+    at.sort_unstable();
+    Ok(at)
+}
+
+/// The transactions that a committed head left open; the handle of a part is the stream of its entry.
+///
+/// # Errors
+/// [`Error::Tree`], [`Error::Block`], [`Error::Malformed`].
+pub fn open_transactions(
+    blocks: &dyn BlockRead,
+    root: &HeadRoot,
+) -> Result<Vec<Chain<Vec<BlockId>>>, Error> {
     let Some(id) = &root.pending else { return Ok(Vec::new()) };
-    Ok(read(blocks, id, &mut Held::default())?.transactions.undecided())
+    let block = blocks.get(id)?;
+    read_chains(blocks, &fields_of(&block.bytes)?.tree("transactions")?)
 }
 
 /// Stores the pending state; none if there is nothing pending.
@@ -91,9 +107,7 @@ pub(super) fn read(
     held: &mut Held,
 ) -> Result<Pending, Error> {
     let block = blocks.get(id)?;
-    let malformed = Error::Malformed { what: "pending state", field: "document" };
-    let document = RawDocument::from_bytes(&block.bytes).map_err(|_| malformed)?;
-    let read = Fields { what: "pending state", document };
+    let read = fields_of(&block.bytes)?;
     Ok(Pending {
         fuzzy_until: read.optional_optime("fuzzy_until")?,
         divergences: Divergences {
@@ -106,6 +120,12 @@ pub(super) fn read(
         transactions: read_transactions(blocks, &read.tree("transactions")?, held)?,
         absent: read_absent(blocks, &read.tree("absent")?)?,
     })
+}
+
+fn fields_of(bytes: &[u8]) -> Result<Fields<'_>, Error> {
+    let malformed = Error::Malformed { what: "pending state", field: "document" };
+    let document = RawDocument::from_bytes(bytes).map_err(|_| malformed)?;
+    Ok(Fields { what: "pending state", document })
 }
 
 /// One document for each held entry, by its timestamp; the first of a chain carries what is known of
@@ -156,7 +176,28 @@ fn read_transactions(
     root: &tree::Root,
     held: &mut Held,
 ) -> Result<Assembler<HeldId>, Error> {
-    let mut chains: BTreeMap<Ts, Chain<HeldId>> = BTreeMap::new();
+    let chains = read_chains(blocks, root)?.into_iter().map(|chain| {
+        let part = |part: Part<Vec<BlockId>>| Part {
+            optime: part.optime,
+            operations: part.operations,
+            handle: held.adopt(part.handle),
+        };
+        Chain {
+            parts: chain.parts.into_iter().map(part).collect(),
+            lsid: chain.lsid,
+            txn_number: chain.txn_number,
+            prepared: chain.prepared,
+        }
+    });
+    Ok(Assembler::restore(chains.collect::<Vec<_>>())?)
+}
+
+/// The open transactions, in the order of their last entries.
+fn read_chains(
+    blocks: &dyn BlockRead,
+    root: &tree::Root,
+) -> Result<Vec<Chain<Vec<BlockId>>>, Error> {
+    let mut chains: BTreeMap<Ts, Chain<Vec<BlockId>>> = BTreeMap::new();
     let mut cursor = Cursor::new(blocks, root);
     while let Some(document) = cursor.next()? {
         let read = Fields { what: "held oplog entry", document: &document };
@@ -170,7 +211,7 @@ fn read_transactions(
         let part = Part {
             optime: OpTime { ts, term: term.ok_or_else(|| read.malformed("t"))? },
             operations: read.count("operations")?,
-            handle: held.adopt(pieces.ok_or_else(|| read.malformed("entry"))?),
+            handle: pieces.ok_or_else(|| read.malformed("entry"))?,
         };
         if ts == first {
             let lsid = read.optional("lsid").and_then(|value| value.as_binary());
@@ -188,7 +229,7 @@ fn read_transactions(
     }
     let mut chains: Vec<_> = chains.into_values().collect();
     chains.sort_by_key(|chain| chain.parts.last().map(|part| part.optime));
-    Ok(Assembler::restore(chains)?)
+    Ok(chains)
 }
 
 fn write_absent(

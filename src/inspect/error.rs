@@ -1,6 +1,6 @@
 //! What can go wrong while looking inside.
 
-use crate::restore;
+use crate::{block, head, oplog, restore, tree};
 
 /// An error of the inspect floor.
 #[derive(Debug, thiserror::Error)]
@@ -24,3 +24,16 @@ pub enum Error {
     #[error("cannot write the result")]
     Output(#[source] std::io::Error),
 }
+
+/// Errors of the floors that a backup is read through are those of reading it.
+macro_rules! of_reading {
+    ($($lower:ty),*) => {$(
+        impl From<$lower> for Error {
+            fn from(why: $lower) -> Self {
+                Self::Restore(why.into())
+            }
+        }
+    )*};
+}
+
+of_reading!(block::Error, tree::Error, oplog::Error, head::Error);

@@ -4,7 +4,7 @@ use bson::RawDocumentBuf;
 
 use super::{Error, Id};
 use crate::head::Collection;
-use crate::restore::{self, View};
+use crate::restore::View;
 use crate::tree::{self, Cursor, Key, Order};
 
 /// Reads a document of the collection that has the name `ns` at the view's point; none if there is no
@@ -17,7 +17,7 @@ pub fn get(view: &View, ns: &str, id: &Id) -> Result<Option<RawDocumentBuf>, Err
         ns: ns.to_owned(),
         point: view.optime().ts.to_string(),
     })?;
-    Ok(document(view.blocks(), collection, id.key()).map_err(restore::Error::from)?)
+    Ok(document(view.blocks(), collection, id.key())?)
 }
 
 /// Reads a document by its key. A capped collection has no order of keys and is read from the front.

@@ -9,8 +9,10 @@ mod diff;
 mod ejson;
 mod error;
 mod get;
+mod log;
 
 pub use diff::{CollectionChange, Counts, Event, Kind, diff};
 pub use ejson::{Id, ParseIdError, json_of_document, json_of_id, json_of_text};
 pub use error::Error;
 pub use get::get;
+pub use log::{Change, Line, Version, log};

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::overlay::{Overlay, scratch_store};
 use super::point::Nearest;
 use super::resolve::{History, Route};
-use super::spans::{self, before};
+use super::spans::before;
 use super::{Amount, At, Backup, Cancel, Error, Phase, Progress, Slice};
 use crate::block::BlockRead;
 use crate::blockstore::Repository;
@@ -287,7 +287,7 @@ impl Advance<'_> {
     /// Applies one slice; true when nothing after it matters.
     fn slice(&mut self, head: &mut Head, slice: &Slice) -> Result<bool, Stopped> {
         let header = &slice.header;
-        let bytes = spans::read(self.overlay, slice)?;
+        let bytes = slice.read(self.overlay)?;
         if header.first.optime.ts <= self.upto {
             self.slices += 1;
         }

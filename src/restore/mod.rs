@@ -50,16 +50,16 @@ pub use spans::{Limit, Span, Walk};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::block::BlockId;
+use crate::block::{BlockId, BlockRead, stream};
 use crate::blockstore::Repository;
 use crate::head::Manifest;
-use crate::oplog::OpTime;
-use crate::oplog::slice::SliceHeader;
+use crate::oplog::slice::{self, SliceHeader};
+use crate::oplog::{OpTime, Ts};
 use items::Selection;
 use live::{Marker, Work};
 use prepare::Opened;
 pub use prepare::prepare;
-use resolve::History;
+use resolve::{History, Route};
 
 /// What is restored from: one job of a repository.
 #[derive(Clone)]
@@ -84,6 +84,37 @@ impl Backup {
     pub fn spans(&self) -> Result<Vec<Span>, Error> {
         History::new(self.clone()).spans()
     }
+
+    /// The same with what leads through each, for who follows something from point to point.
+    ///
+    /// # Errors
+    /// As [`Backup::spans`].
+    pub fn stretches(&self) -> Result<Vec<Stretch>, Error> {
+        let history = History::new(self.clone());
+        let stretch = |span: Span| {
+            let route = history.route(&At::Exact(span.from.optime.ts))?;
+            let Route { base, slices, reach, .. } = route;
+            let later = history.snapshots_within(&span);
+            Ok(Stretch { span, base, later, slices, reach })
+        };
+        history.spans()?.into_iter().map(stretch).collect()
+    }
+}
+
+/// A span of points and what leads through it.
+#[derive(Debug, Clone)]
+pub struct Stretch {
+    /// The points.
+    pub span: Span,
+    /// The snapshot at its first point.
+    pub base: Manifest,
+    /// The snapshots at later points, in order.
+    pub later: Vec<Manifest>,
+    /// The slices that go on from there, in order. The first may begin before the snapshot.
+    pub slices: Vec<Slice>,
+    /// Entries above this do not belong to it. Those above the last point may decide transactions
+    /// that were prepared before it.
+    pub reach: Ts,
 }
 
 /// An oplog slice, as a job's state names it.
@@ -93,6 +124,20 @@ pub struct Slice {
     pub header: SliceHeader,
     /// The stream blocks of its entries, in order.
     pub pieces: Vec<BlockId>,
+}
+
+impl Slice {
+    /// Reads its entries ([`slice::entries`]), checked against the header.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub fn read(&self, blocks: &dyn BlockRead) -> Result<Vec<u8>, Error> {
+        let name = format!("the oplog slice from {}", self.header.first.optime);
+        let bytes = stream::read(blocks, &self.pieces);
+        let bytes = bytes.map_err(|why| Error::unreadable(&name)(why))?;
+        slice::check(&self.header, &bytes).map_err(|why| Error::unreadable(&name)(why))?;
+        Ok(bytes)
+    }
 }
 
 /// A restore that is planned and has touched nothing yet but scratch files, which go with it.

@@ -97,6 +97,16 @@ impl History {
         walk.finish()
     }
 
+    /// The snapshots of a span but for those at its first point, in order.
+    pub fn snapshots_within(&self, span: &Span) -> Vec<Manifest> {
+        let (from, to) = (span.from.optime, span.to.optime);
+        let within = |snapshot: &&Manifest| {
+            let at = snapshot.head.position.optime;
+            from < at && at <= to
+        };
+        self.usable().filter(within).cloned().collect()
+    }
+
     /// The restorable points nearest to one that is not.
     pub fn nearest(&self, ts: Ts) -> Result<Nearest, Error> {
         let mut nearest = Nearest::default();

@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::{Error, Slice};
-use crate::block::{BlockRead, stream};
+use crate::block::BlockRead;
 use crate::head::{self, Manifest, RULE_VERSION};
 use crate::oplog::known::{self, PREPARE_KIND};
 use crate::oplog::slice::{self, SliceHeader};
@@ -110,7 +110,7 @@ pub(super) fn not_understood(blocks: &dyn BlockRead, slice: &Slice) -> Result<Ve
     if slice.header.kinds.iter().all(known) {
         return Ok(Vec::new());
     }
-    let bytes = read(blocks, slice)?;
+    let bytes = slice.read(blocks)?;
     let mut found = Vec::new();
     for entry in slice::entries(&bytes) {
         let entry = entry?;
@@ -124,15 +124,6 @@ pub(super) fn not_understood(blocks: &dyn BlockRead, slice: &Slice) -> Result<Ve
         }
     }
     Ok(found)
-}
-
-/// Reads the entries of a slice, checked against its header.
-pub(super) fn read(blocks: &dyn BlockRead, slice: &Slice) -> Result<Vec<u8>, Error> {
-    let name = || format!("the oplog slice from {}", slice.header.first.optime);
-    let bytes =
-        stream::read(blocks, &slice.pieces).map_err(|why| Error::unreadable(&name())(why))?;
-    slice::check(&slice.header, &bytes).map_err(|why| Error::unreadable(&name())(why))?;
-    Ok(bytes)
 }
 
 /// An unbroken run of slices with the snapshots in it.
@@ -309,7 +300,7 @@ impl<'a> Run<'a> {
         let after = self.base.head.position.optime;
         let mut unreadable = None;
         for slice in &self.transactions {
-            let Ok(bytes) = read(blocks, slice) else {
+            let Ok(bytes) = slice.read(blocks) else {
                 unreadable = Some(Limit::Unreadable(slice.header.first.optime.ts));
                 break;
             };

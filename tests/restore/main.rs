@@ -9,3 +9,4 @@ mod safety;
 mod support;
 mod traps;
 mod trouble;
+mod versions;
