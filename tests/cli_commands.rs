@@ -442,7 +442,7 @@ async fn differences_and_documents_are_printed_beside_a_daemon() {
     daemon.terminate().await.expect("a clean end");
 }
 
-/// A rescan while the oplog had run on leaves a gap: what is told of it, and what may be asked for.
+/// A new timeline leaves a gap: what is told of it, and what may be asked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn points_are_told_and_a_gap_between_them_is_refused_by_name() {
     let scene = Scene::set_up().await;
@@ -460,7 +460,7 @@ async fn points_are_told_and_a_gap_between_them_is_refused_by_name() {
     let first = write("first").await;
     sync(&[]);
     write("lost").await;
-    sync(&["--rescan"]);
+    sync(&["--new-timeline"]);
     let last = write("last").await;
     sync(&[]);
 
