@@ -81,7 +81,12 @@ impl Commands<'_> {
                 let ns = spec.get_str("importCollection").unwrap_or(db);
                 self.rescan(ns, Rescan::Imported)
             }
-            Command::ViewlessTimeseries { .. } => self.rescan(db, Rescan::ViewlessTimeseries),
+            // It names no collection where a filter by name would find it.
+            Command::ViewlessTimeseries { .. } if !self.scope.keeps_temporary(db) => Ok(()),
+            Command::ViewlessTimeseries { .. } => {
+                let (ns, why) = (db.to_owned(), Rescan::ViewlessTimeseries);
+                Err(Error::NeedsRescan { ts: self.ts, ns, why })
+            }
         }
     }
 

@@ -175,7 +175,8 @@ impl Head {
         };
         let mut head = Self::new(blocks, config, root.position, catalog, pending, held);
         head.consistent_from = root.consistent_from;
-        head.narrowed = head.forget_what_is_not_tracked();
+        // Until a scan is caught up with, names are those of other moments: `catch_up` lets go then.
+        head.narrowed = head.pending.fuzzy_until.is_none() && head.forget_what_is_not_tracked();
         Ok(head)
     }
 

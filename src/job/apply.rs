@@ -186,6 +186,9 @@ struct Open {
     next: Ts,
     /// From where on entries before the base of a scan are collected: a slice may begin before it.
     preload_from: Option<OpTime>,
+    /// An entry that must be met before any above it: where the oplog of a scan begins, then its base.
+    /// Without them entries are missing, or they are of another history than what was scanned.
+    awaited: Option<OpTime>,
     /// The end of the last slice; none before the first of a scan.
     last: Option<OpTime>,
     unflushed_bytes: u64,
@@ -270,8 +273,9 @@ impl Worker {
             (Some(root), None) => {
                 let head = Head::load(self.blocks(), self.config(&state), root)?;
                 let last = root.position.optime;
-                let next = Ts { inc: last.ts.inc.saturating_add(1), ..last.ts };
-                Ok(Open { head, next, preload_from: None, last: Some(last), unflushed_bytes: 0 })
+                let (next, last) = (above(last.ts), Some(last));
+                let (preload_from, awaited) = (None, None);
+                Ok(Open { head, next, preload_from, awaited, last, unflushed_bytes: 0 })
             }
             (_, Some(scan)) => {
                 let end = scan.end.ok_or_else(missing)?;
@@ -279,9 +283,15 @@ impl Worker {
                 let config = self.config(&state);
                 let head = Head::from_scan(self.blocks(), config, scan.base, end.optime, scanned)?;
                 let first = state.slices.first_reaching(self.job.store(), scan.begin_fetch.ts)?;
-                let next = first.map_or(scan.begin_fetch.ts, |first| first.header.first.optime.ts);
-                let preload_from = Some(scan.begin_fetch);
-                Ok(Open { head, next, preload_from, last: None, unflushed_bytes: 0 })
+                // Where the tail has not come so far yet, the slice that will may begin before.
+                let next = match (first, state.received) {
+                    (Some(first), _) => first.header.first.optime.ts,
+                    (None, Some(received)) => above(received.optime.ts),
+                    (None, None) => scan.begin_fetch.ts,
+                };
+                let begin = Some(scan.begin_fetch);
+                let (preload_from, awaited) = (begin, begin);
+                Ok(Open { head, next, preload_from, awaited, last: None, unflushed_bytes: 0 })
             }
             (None, None) => Err(missing()),
         }
@@ -330,6 +340,13 @@ impl Worker {
         for entry in entries(&bytes) {
             let entry = entry?;
             let at = position(entry)?.optime;
+            if let Some(awaited) = open.awaited.filter(|awaited| *awaited <= at) {
+                if awaited < at {
+                    let job = self.job.name().to_owned();
+                    return Err(Error::Gap { job, after: awaited });
+                }
+                open.awaited = Some(base).filter(|base| at < *base);
+            }
             if at > base {
                 open.head.apply(entry)?;
                 self.reached = at;
@@ -347,7 +364,7 @@ impl Worker {
             });
         }
         let last = slice.header.last;
-        open.next = Ts { inc: last.optime.ts.inc.saturating_add(1), ..last.optime.ts };
+        open.next = above(last.optime.ts);
         open.last = Some(last.optime);
         open.unflushed_bytes += bytes.len() as u64;
         self.figures.applied(slice.header.entries, last);
@@ -421,6 +438,11 @@ impl Worker {
             Ok(())
         })
     }
+}
+
+/// The lowest timestamp that an entry after one of this timestamp can have.
+fn above(ts: Ts) -> Ts {
+    Ts { inc: ts.inc.saturating_add(1), ..ts }
 }
 
 /// Whether a server is older than 5.0; a version that cannot be read counts as new.

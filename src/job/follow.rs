@@ -91,7 +91,7 @@ impl Follow {
             heal::change_scope(&job, &source, scope).await?;
         }
         let state = job.state();
-        if options.new_timeline && state.received.is_some() {
+        if options.new_timeline {
             heal::begin_scan(&job, &source, Why::NewTimeline).await?;
         } else if options.rescan || (state.scan.is_none() && state.head.is_none()) {
             heal::begin_scan(&job, &source, Why::Asked).await?;

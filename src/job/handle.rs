@@ -79,15 +79,17 @@ impl Job {
             Some(id) => State::read(&store, id)?,
             None => State::new(name.clone(), identity.clone(), now_ms()),
         };
-        let same = state.identity.replica_set_id == identity.replica_set_id;
-        if !new_timeline && (!same || state.identity.set_name != identity.set_name) {
+        let same = state.identity.replica_set_id == identity.replica_set_id
+            && state.identity.set_name == identity.set_name;
+        if !new_timeline && !same {
             return Err(Error::AnotherSet {
                 job: name,
                 expected: describe(&state.identity),
                 found: describe(&identity),
             });
         }
-        let changed = state.identity != identity || id.is_none();
+        // Another set counts from the scan on that begins the new timeline: what the job has is not its.
+        let changed = (same && state.identity != identity) || id.is_none();
         let job = Self::of(store, name, Committed { id, state });
         if changed {
             job.update(&job.store().session(), |state| {

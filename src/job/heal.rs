@@ -11,7 +11,7 @@
 use super::gaps::Gap;
 use super::handle::now_ms;
 use super::{Error, Job, ScanState, State, blocking, snapshot};
-use crate::head::Scope;
+use crate::head::{Manifest, Scope};
 use crate::oplog::{OpTime, Position};
 use crate::source::{Source, StartPoint};
 
@@ -45,6 +45,10 @@ pub(super) enum Why {
 /// # Errors
 /// [`Error::TimelineOverlap`], those of the source and of the store.
 pub(super) async fn begin_scan(job: &Job, source: &Source, why: Why) -> Result<(), Error> {
+    let identity = match why {
+        Why::NewTimeline => Some(source.identity().await?),
+        _ => None,
+    };
     let start = source.start_point().await?;
     let owner = job.clone();
     blocking("opener", job.name(), move || {
@@ -52,7 +56,12 @@ pub(super) async fn begin_scan(job: &Job, source: &Source, why: Why) -> Result<(
             snapshot::take(&owner)?;
         }
         let session = owner.store().session();
-        owner.update(&session, |state| commit_scan(&owner, state, start, &why))
+        owner.update(&session, |state| {
+            commit_scan(&owner, state, start, &why)?;
+            // What came before keeps the identity of its time.
+            state.identity = identity.unwrap_or_else(|| state.identity.clone());
+            Ok(())
+        })
     })
     .await
 }
@@ -66,20 +75,17 @@ fn commit_scan(job: &Job, state: &mut State, start: StartPoint, why: &Why) -> Re
         }
         Why::Lost { .. } | Why::NewTimeline => false,
     };
-    let gap = gap(state, why, goes_on);
+    let manifests = snapshot::manifests(store, state)?;
+    let gaps = [unapplied(state), gap(state, why, goes_on)];
     if !goes_on {
-        if let (Why::NewTimeline, Some(received)) = (why, state.received)
-            && begin.ts <= received.optime.ts
-        {
-            return Err(Error::TimelineOverlap { begins: begin, ends: received.optime });
+        let ends = end(job, state, &manifests)?;
+        if matches!(why, Why::NewTimeline) && begin.ts <= ends.ts {
+            return Err(Error::TimelineOverlap { begins: begin, ends });
         }
         state.received = None;
         state.slices.cut_off(store, store.salt(), begin)?;
     }
-    if let Some(gap) = gap {
-        let manifests = snapshot::manifests(store, state)?;
-        state.gaps.add(gap, &manifests);
-    }
+    gaps.into_iter().flatten().for_each(|gap| state.gaps.add(gap, &manifests));
     if let Why::Scope(scope) = why {
         state.scope = scope.clone();
     }
@@ -118,12 +124,32 @@ pub(super) async fn change_scope(job: &Job, source: &Source, scope: Scope) -> Re
     .await
 }
 
+/// The newest entry that a job has anything of.
+fn end(job: &Job, state: &State, manifests: &[Manifest]) -> Result<OpTime, Error> {
+    let received = state.received.map(|received| received.optime);
+    let snapshot = manifests.last().map(|manifest| manifest.head.position.optime);
+    let mut end = received.max(snapshot).unwrap_or(OpTime::NULL);
+    state.slices.for_each(job.store(), &mut |slice| {
+        end = end.max(slice.header.last.optime);
+        Ok(())
+    })?;
+    Ok(end)
+}
+
+fn at(optime: OpTime) -> Position {
+    Position { optime, wall_ms: i64::from(optime.ts.secs) * 1000 }
+}
+
+/// What cannot be restored because applying stands still, whatever the new scan is for.
+fn unapplied(state: &State) -> Option<Gap> {
+    let stopped = state.stopped.as_ref()?;
+    let (after, reason) = (at(stopped.after?), stopped.reason.clone());
+    Some(Gap { namespaces: Vec::new(), after, reason, noticed_ms: now_ms() })
+}
+
 /// What cannot be restored because of the new scan.
 fn gap(state: &State, why: &Why, goes_on: bool) -> Option<Gap> {
     let received = state.received?;
-    let noticed_ms = now_ms();
-    let stopped = state.stopped.as_ref().and_then(|stopped| stopped.after);
-    let at = |optime: OpTime| Position { optime, wall_ms: i64::from(optime.ts.secs) * 1000 };
     let mut namespaces = Vec::new();
     let (after, reason) = match why {
         Why::Asked | Why::Scope(_) if goes_on => return None,
@@ -138,6 +164,5 @@ fn gap(state: &State, why: &Why, goes_on: bool) -> Option<Gap> {
         Why::Lost { reason } => (received, reason.clone()),
         Why::NewTimeline => (received, "a new timeline of the source begins".to_owned()),
     };
-    let after = stopped.filter(|stopped| *stopped < after.optime).map_or(after, at);
-    Some(Gap { namespaces, after, reason, noticed_ms })
+    Some(Gap { namespaces, after, reason, noticed_ms: now_ms() })
 }

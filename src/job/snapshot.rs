@@ -137,14 +137,18 @@ pub fn set_window(job: &Job, window: Duration) -> Result<(), Error> {
 pub fn expire_slices(job: &Job) -> Result<u64, Error> {
     let session = job.store().session();
     let state = job.state();
-    let Some(floor) = floor(job.store(), &state, now_ms())? else { return Ok(0) };
+    let Some(expired) = floor(job.store(), &state, now_ms())? else { return Ok(0) };
     let oldest = state.slices.first_from(job.store(), crate::oplog::Ts::ZERO)?;
-    if oldest.is_none_or(|slice| slice.header.last.optime > floor) {
+    if oldest.is_none_or(|slice| slice.header.last.optime > expired) {
         return Ok(0);
     }
     job.update(&session, |state| {
         let store = job.store();
-        state.slices.expire(store, store.salt(), floor)
+        // A scan that began meanwhile may need slices that the head did not.
+        match floor(store, state, now_ms())? {
+            Some(floor) => state.slices.expire(store, store.salt(), floor),
+            None => Ok(0),
+        }
     })
 }
 
