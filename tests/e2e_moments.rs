@@ -1,0 +1,185 @@
+//! What the backup gives for moments at which nobody paused: while a random workload runs on three
+//! members, with elections, the source is read as of single optimes (snapshot reads at a cluster time),
+//! and the backup opened at the same optimes must hold the same documents, byte for byte, in the same
+//! order.
+//!
+//! `HEADSTOCK_LONG=1` runs more seeds with more moments; `HEADSTOCK_SEED=n` runs that one.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use bson::{Document, RawDocumentBuf, Timestamp, doc, rawdoc};
+use futures::TryStreamExt as _;
+use headstock::job;
+use headstock::lab::{Backup, Options, Plan, Program, ReplicaSet, Workload};
+use headstock::oplog::Ts;
+use headstock::restore::{At, Cancel, Silent, View};
+use headstock::tree::Cursor;
+use md5::{Digest as _, Md5};
+use mongodb::error::ErrorKind;
+use mongodb::{Client, Database};
+use tokio::time::sleep;
+
+/// Databases that are the server's own.
+const OWN: [&str; 3] = ["admin", "config", "local"];
+/// Codes of a server that has no history of a collection at a moment: NamespaceNotFound,
+/// SnapshotUnavailable (the catalog changed since), SnapshotTooOld, and a view.
+const NO_HISTORY: [i32; 4] = [26, 246, 239, 166];
+
+fn is_long() -> bool {
+    std::env::var_os("HEADSTOCK_LONG").is_some()
+}
+
+fn seeds() -> Vec<u64> {
+    match std::env::var("HEADSTOCK_SEED") {
+        Ok(seed) => vec![seed.parse().expect("HEADSTOCK_SEED is a number")],
+        Err(_) if is_long() => (401..421).collect(),
+        Err(_) => vec![401],
+    }
+}
+
+fn hex(md5: Md5) -> String {
+    md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The documents of a collection at a moment; none if the server does not know any more.
+async fn digest(db: &Database, name: &str, capped: bool, at: Ts) -> Option<String> {
+    let mut find = rawdoc! {
+        "find": name,
+        "readConcern": { "level": "snapshot", "atClusterTime": Timestamp::from(at) },
+    };
+    if capped {
+        find.append(bson::raw::cstr!("hint"), rawdoc! { "$natural": 1 });
+    } else {
+        find.append(bson::raw::cstr!("sort"), rawdoc! { "_id": 1 });
+        find.append(bson::raw::cstr!("collation"), rawdoc! { "locale": "simple" });
+    }
+    let lost = |error: &mongodb::error::Error| match &*error.kind {
+        ErrorKind::Command(command) => NO_HISTORY.contains(&command.code),
+        // The member stepped down in between.
+        _ => error.contains_label("RetryableError") || matches!(*error.kind, ErrorKind::Io(_)),
+    };
+    let mut cursor = match db.run_raw_cursor_command(find).await {
+        Err(error) => {
+            assert!(lost(&error) || is_of_election(&error), "{name} at {at}: {error}");
+            return None;
+        }
+        Ok(cursor) => cursor.with_type::<RawDocumentBuf>(),
+    };
+    let mut md5 = Md5::new();
+    loop {
+        match cursor.try_next().await {
+            Ok(Some(document)) => {
+                md5.update(document.as_bytes());
+            }
+            Ok(None) => return Some(hex(md5)),
+            Err(error) => {
+                let ended = lost(&error) || is_of_election(&error);
+                assert!(ended, "{name} at {at}: {error}");
+                return None;
+            }
+        }
+    }
+}
+
+/// Whether an operation was ended by an election (NotWritablePrimary, InterruptedDueToReplStateChange,
+/// and their like) or its cursor by a drop or rename (QueryPlanKilled).
+fn is_of_election(error: &mongodb::error::Error) -> bool {
+    const CODES: [i32; 6] = [10_107, 11_600, 11_602, 13_435, 189, 175];
+    matches!(&*error.kind, ErrorKind::Command(command) if CODES.contains(&command.code))
+        || matches!(*error.kind, ErrorKind::ConnectionPoolCleared { .. })
+}
+
+/// What a server has at a moment, by namespace.
+async fn source_at(client: &Client, at: Ts) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let Ok(databases) = client.list_database_names().await else { return found };
+    for name in databases.iter().filter(|name| !OWN.contains(&name.as_str())) {
+        let db = client.database(name);
+        let Ok(cursor) = db.list_collections().await else { continue };
+        let Ok(listed) = cursor.try_collect::<Vec<_>>().await else { continue };
+        for one in listed {
+            let capped = one.options.capped.unwrap_or(false);
+            if one.name == "system.profile" || one.info.uuid.is_none() {
+                continue;
+            }
+            if let Some(digest) = digest(&db, &one.name, capped, at).await {
+                found.insert(format!("{name}.{}", one.name), digest);
+            }
+        }
+    }
+    found
+}
+
+/// The same of a backup.
+fn backup_at(store: &Path, at: Ts) -> BTreeMap<String, String> {
+    let backup = job::open_backup(store, None).expect("a store");
+    let view = View::open(backup, &At::Exact(at), &Silent, &Cancel::new()).expect("a point");
+    let digest = |collection: &headstock::head::Collection| {
+        let mut md5 = Md5::new();
+        let mut cursor = Cursor::new(view.blocks(), &collection.root);
+        while let Some(run) = cursor.next_run().expect("readable") {
+            md5.update(&run);
+        }
+        (collection.ns.clone(), hex(md5))
+    };
+    view.collections().iter().map(digest).collect()
+}
+
+async fn newest(client: &Client) -> Option<Ts> {
+    let hello = client.database("admin").run_command(doc! { "hello": 1 }).await.ok()?;
+    let write: &Document = hello.get_document("lastWrite").ok()?;
+    let optime = write.get_document("majorityOpTime").ok()?;
+    optime.get_timestamp("ts").ok().map(Ts::from)
+}
+
+async fn moments(seed: u64) {
+    println!("seed {seed}");
+    let (wanted, between) = if is_long() { (20, 1_500) } else { (8, 700) };
+    let set = ReplicaSet::start(Options::members(3)).await.expect("start a set");
+    let plan = Plan { preload: 1_000, ..Plan::small(seed) };
+    let workload = Workload::start(set.client(), &plan).await.expect("start the workload");
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let program = Program::new(env!("CARGO_BIN_EXE_headstock")).expect("program");
+    let backup = Backup::new(program, folder.path().join("store"));
+    let mut daemon =
+        backup.start_daemon(&set.uri(), &["--snapshot-every", "4s"]).expect("start the daemon");
+    backup.wait_for_snapshots(1, &mut daemon).await.expect("initial sync");
+    let mut recorded = Vec::new();
+    for number in 0..wanted {
+        sleep(Duration::from_millis(between)).await;
+        if number % 7 == 3 {
+            set.step_down().await.expect("another primary");
+        }
+        let Some(at) = newest(set.client()).await else { continue };
+        recorded.push((at, source_at(set.client(), at).await));
+    }
+    workload.stop().await;
+    let last = set.wait_replicated().await.expect("replicated");
+    backup.wait_for_received(last.ts, &mut daemon).await.expect("the whole oplog");
+    daemon.terminate().await.expect("a clean end");
+
+    let (mut compared, mut report) = (0, Vec::new());
+    for (at, expected) in &recorded {
+        let found = backup_at(backup.store(), *at);
+        compared += expected.len();
+        for (ns, digest) in expected {
+            match found.get(ns) {
+                Some(same) if same == digest => {}
+                Some(_) => report.push(format!("{ns} at {at}: other documents")),
+                None => report.push(format!("{ns} at {at}: missing")),
+            }
+        }
+    }
+    println!("seed {seed}: {} moments, {compared} collections", recorded.len());
+    assert!(report.is_empty(), "seed {seed}:\n{}", report.join("\n"));
+    assert!(recorded.len() + 2 >= wanted && compared > 8 * wanted, "seed {seed}: {compared}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_moment_is_as_the_source_had_it() {
+    for seed in seeds() {
+        moments(seed).await;
+    }
+}
