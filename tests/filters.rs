@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
-use headstock::lab::{Backup, Detail, JobLine, Program, ReplicaSet, SourceState};
+use headstock::lab::{Backup, Detail, JobLine, Plan, Program, ReplicaSet, SourceState, Workload};
 use headstock::oplog::Ts;
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -78,6 +78,22 @@ impl Scene {
         changes.collect()
     }
 
+    /// What the databases record of operations.
+    async fn profile(&self, level: i32) {
+        for db in ["shop", "logs"] {
+            self.run(db, doc! { "profile": level }).await;
+        }
+    }
+
+    /// How often the documents of a collection were read while that was recorded. Takes the record away.
+    async fn reads(&self, db: &str, name: &str) -> u64 {
+        let profile = self.set.client().database(db).collection::<Document>("system.profile");
+        let read = doc! { "ns": format!("{db}.{name}"), "op": "query" };
+        let count = profile.count_documents(read).await.expect("a count");
+        profile.drop().await.expect("drop");
+        count
+    }
+
     async fn job(&self) -> JobLine {
         self.backup.status().await.expect("status").jobs.remove(0)
     }
@@ -109,7 +125,10 @@ async fn names_decide_and_widening_and_narrowing_keep_what_was() {
     assert!(plan.expect("a plan").contains("filtered"), "the plan says so");
 
     scene.insert(("logs", "all"), 210..220).await;
+    scene.profile(2).await;
     scene.sync(&["--include", "*"]).await;
+    scene.profile(0).await;
+    assert_eq!((scene.reads("shop", "orders").await, scene.reads("logs", "all").await), (0, 1));
     let (_, third) = scene.state(&["shop.", "logs."]).await;
     scene.is_restored("latest", &third).await;
     scene.is_restored(&second_at.to_string(), &second).await;
@@ -123,6 +142,41 @@ async fn names_decide_and_widening_and_narrowing_keep_what_was() {
     assert_eq!(scene.changes("shop.other", "5").await, ["found", "left-out", "found", "left-out"]);
     assert_eq!(scene.changes("logs.all", "215").await, ["absent", "found"]);
     scene.backup.run(&["fsck"], &[]).await.expect("nothing damaged");
+}
+
+/// Collections are dropped, renamed and written, in the filters and out of them, while what new filters
+/// bring is scanned beside the head.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_filters_under_load() {
+    let set = ReplicaSet::of(1).await.expect("start");
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let program = Program::new(env!("CARGO_BIN_EXE_headstock")).expect("program");
+    let backup = Backup::new(program, folder.path().join("store"));
+    let plan = Plan { preload: 2_000, ..Plan::small(7) };
+    let mut workload = Workload::start(set.client(), &plan).await.expect("start the workload");
+    for filter in ["shop", "*", "od-d*", "*"] {
+        let options = ["--include", filter, "--snapshot-every", "1h", "--max-mbps", "2"];
+        let daemon = backup.start_daemon(&set.uri(), &options).expect("start");
+        let phases: &[&str] = if filter == "*" { &["scanning", "tailing"] } else { &["tailing"] };
+        for phase in phases {
+            let since = Instant::now();
+            while backup.status().await.map_or(true, |status| status.jobs[0].phase != *phase) {
+                assert!(since.elapsed() < LIMIT, "{filter}, {phase}: {}", daemon.log());
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        sleep(Duration::from_secs(1)).await;
+        daemon.terminate().await.expect("a clean end");
+    }
+    let (_, expected) = workload.pause(&set, Detail::Documents).await.expect("pause");
+    println!("{}", workload.stop().await);
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    let restored = backup.restored("latest", &[], Detail::Documents).await;
+    let report = expected.differences(&restored.expect("restore").1);
+    assert!(report.is_empty(), "{}", report.join("\n"));
+    let job = backup.status().await.expect("status").jobs.remove(0);
+    assert!(job.gaps.is_empty(), "{:?}", job.gaps);
+    backup.run(&["fsck"], &[]).await.expect("nothing damaged");
 }
 
 #[tokio::test(flavor = "multi_thread")]

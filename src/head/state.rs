@@ -134,19 +134,42 @@ impl Head {
         fuzzy_until: OpTime,
         collections: Vec<Scanned>,
     ) -> Result<Self, Error> {
-        let mut catalog = Catalog::new();
-        let ts = start.optime.ts;
-        for mut collection in collections.into_iter().filter(|found| tracks(&config.scope, found)) {
-            collection.indexes.retain(|spec| is_finished_index(spec));
-            if let Some(holder) = catalog.holder(&collection.ns) {
-                catalog.move_aside(ts, holder)?;
-            }
-            catalog.insert(ts, collection)?;
-        }
-        let pending = Pending { fuzzy_until: Some(fuzzy_until), ..Pending::none() };
-        let mut head = Self::new(blocks, config, start, catalog, pending, Held::default());
-        head.catch_up()?;
+        let pending = Pending::none();
+        let mut head = Self::new(blocks, config, start, Catalog::new(), pending, Held::default());
+        head.expect(fuzzy_until);
+        head.adopt(collections)?;
         Ok(head)
+    }
+
+    /// A scan of what the head does not hold ends at `fuzzy_until`: entries up to there are applied by the
+    /// rules of an initial sync. To what the head holds they do the same as ever.
+    pub fn expect(&mut self, fuzzy_until: OpTime) {
+        self.pending.fuzzy_until = self.pending.fuzzy_until.max(Some(fuzzy_until));
+        self.consistent_from = None;
+    }
+
+    /// Takes what a scan found that began at the head's position, see [`Head::expect`]. What the head
+    /// holds already is passed over.
+    ///
+    /// # Errors
+    /// [`Error::MovedAside`] as for [`Head::from_scan`].
+    pub fn adopt(&mut self, collections: Vec<Scanned>) -> Result<(), Error> {
+        self.guarded(|head| {
+            let ts = head.position.optime.ts;
+            for mut collection in collections {
+                let held = head.catalog.get(collection.uuid).is_some();
+                if held || !tracks(&head.config.scope, &collection) {
+                    continue;
+                }
+                collection.indexes.retain(|spec| is_finished_index(spec));
+                if let Some(holder) = head.catalog.holder(&collection.ns) {
+                    head.catalog.move_aside(ts, holder)?;
+                }
+                head.pending.absent.remove(&collection.uuid);
+                head.catalog.insert(ts, collection)?;
+            }
+            head.catch_up()
+        })
     }
 
     /// Feeds an entry at or before the scan's start, in order and before any [`Head::apply`]: only

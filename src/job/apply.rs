@@ -17,6 +17,7 @@ use super::{Activity, Error, Figures, Job, SnapshotInfo, State, Stopped, scan, s
 use crate::head::{self, Head};
 use crate::oplog::slice::entries;
 use crate::oplog::{OpTime, Position, Ts, position};
+use crate::tree;
 
 /// Bytes of changes that the head holds in memory before it writes a run to scratch.
 pub(super) const CHANGE_BUDGET_BYTES: usize = 64 << 20;
@@ -189,9 +190,18 @@ struct Open {
     /// An entry that must be met before any above it: where the oplog of a scan begins, then its base.
     /// Without them entries are missing, or they are of another history than what was scanned.
     awaited: Option<OpTime>,
+    /// What was scanned beside the head, until the head is where that scan began.
+    joining: Option<Joining>,
     /// The end of the last slice; none before the first of a scan.
     last: Option<OpTime>,
     unflushed_bytes: u64,
+}
+
+/// A finished scan of what the head does not hold.
+struct Joining {
+    /// Entries above this are applied over what is scanned.
+    base: OpTime,
+    progress: tree::Root,
 }
 
 impl Worker {
@@ -270,14 +280,23 @@ impl Worker {
         let state = self.job.state();
         let missing = || Error::NotConsistent { job: self.job.name().to_owned() };
         match (&state.head, &state.scan) {
-            (Some(root), None) => {
-                let head = Head::load(self.blocks(), self.config(&state), root)?;
+            (Some(root), scan) => {
+                let mut head = Head::load(self.blocks(), self.config(&state), root)?;
+                let mut joining = None;
+                if let Some(scan) = scan {
+                    let (base, end) = (scan.base.optime, scan.end.ok_or_else(missing)?);
+                    head.expect(end.optime.max(base));
+                    joining = Some(Joining { base, progress: scan.progress });
+                }
                 let last = root.position.optime;
                 let (next, last) = (above(last.ts), Some(last));
-                let (preload_from, awaited) = (None, None);
-                Ok(Open { head, next, preload_from, awaited, last, unflushed_bytes: 0 })
+                let (preload_from, awaited, unflushed_bytes) = (None, None, 0);
+                let mut open =
+                    Open { head, next, preload_from, awaited, joining, last, unflushed_bytes };
+                self.join(&mut open, |base| base <= root.position.optime)?;
+                Ok(open)
             }
-            (_, Some(scan)) => {
+            (None, Some(scan)) => {
                 let end = scan.end.ok_or_else(missing)?;
                 let scanned = scan::scanned(self.job.store(), &scan.progress)?;
                 let config = self.config(&state);
@@ -291,7 +310,8 @@ impl Worker {
                 };
                 let begin = Some(scan.begin_fetch);
                 let (preload_from, awaited) = (begin, begin);
-                Ok(Open { head, next, preload_from, awaited, last: None, unflushed_bytes: 0 })
+                let (joining, last, unflushed_bytes) = (None, None, 0);
+                Ok(Open { head, next, preload_from, awaited, joining, last, unflushed_bytes })
             }
             (None, None) => Err(missing()),
         }
@@ -348,12 +368,14 @@ impl Worker {
                 open.awaited = Some(base).filter(|base| at < *base);
             }
             if at > base {
+                self.join(open, |base| base < at)?;
                 open.head.apply(entry)?;
                 self.reached = at;
             } else if open.preload_from.is_some_and(|from| at >= from) {
                 open.head.preload(entry)?;
             }
         }
+        self.join(open, |base| base <= slice.header.last.optime)?;
         // While a scan is caught up with, a drop that is still to come may explain it.
         if open.head.consistent_from().is_some() {
             let names: Vec<String> = open.head.absent().values().cloned().collect();
@@ -371,12 +393,23 @@ impl Worker {
         Ok(())
     }
 
+    /// Takes what was scanned beside the head once the head is where that scan began.
+    fn join(&self, open: &mut Open, is_reached: impl FnOnce(OpTime) -> bool) -> Result<(), Error> {
+        if let Some(joining) = open.joining.take_if(|joining| is_reached(joining.base)) {
+            open.head.adopt(scan::scanned(self.job.store(), &joining.progress)?)?;
+        }
+        Ok(())
+    }
+
     /// Flushes and commits the head, unless the committed one is as new. While entries at or before
     /// the base of a scan are still to come, the head is not complete and nothing is written.
     fn flush(&self, open: &mut Open) -> Result<(), Error> {
         let position = open.head.position();
         let complete = open.last.is_some_and(|last| last >= position.optime);
-        let committed = self.job.state().head.is_some_and(|head| head.position == position);
+        let joined = open.joining.is_none();
+        let state = self.job.state();
+        let committed = state.head.is_some_and(|head| head.position == position)
+            && (state.scan.is_none() || !joined);
         if !complete || (committed && !open.head.is_narrowed()) {
             return Ok(());
         }
@@ -388,7 +421,7 @@ impl Worker {
         open.unflushed_bytes = 0;
         self.job.update(&session, |state| {
             state.added_bytes += counted.added_bytes();
-            state.scan = None;
+            state.scan = state.scan.take().filter(|_| !joined);
             state.head = Some(root);
             Ok(())
         })

@@ -7,6 +7,9 @@
 //! Where the job holds the oplog from the start of the scan on, or will without a break, the slices just
 //! go on, and there is no gap. Else the tail starts anew with the scan, the slices after that start
 //! are received again, and what lies between is a gap.
+//!
+//! Where only some collections are missing (other filters, a collection renamed into them), only those are
+//! scanned: the head stays where it is, is brought to the moment the scan began, and takes them in.
 
 use super::gaps::Gap;
 use super::handle::now_ms;
@@ -52,12 +55,16 @@ pub(super) async fn begin_scan(job: &Job, source: &Source, why: Why) -> Result<(
     let start = source.start_point().await?;
     let owner = job.clone();
     blocking("opener", job.name(), move || {
-        if owner.state().is_consistent() {
+        let state = owner.state();
+        if state.is_consistent() && beside_head(&state, start, &why).is_none() {
             snapshot::take(&owner)?;
         }
         let session = owner.store().session();
         owner.update(&session, |state| {
             commit_scan(&owner, state, start, &why)?;
+            if let Why::Scope(scope) = &why {
+                state.scope = scope.clone();
+            }
             // What came before keeps the identity of its time.
             state.identity = identity.unwrap_or_else(|| state.identity.clone());
             Ok(())
@@ -67,6 +74,13 @@ pub(super) async fn begin_scan(job: &Job, source: &Source, why: Why) -> Result<(
 }
 
 fn commit_scan(job: &Job, state: &mut State, start: StartPoint, why: &Why) -> Result<(), Error> {
+    if let Some(scan) = beside_head(state, start, why) {
+        let gap = gap(state, why, true);
+        let manifests = snapshot::manifests(job.store(), state)?;
+        gap.into_iter().for_each(|gap| state.gaps.add(gap, &manifests));
+        state.scan = Some(scan);
+        return Ok(());
+    }
     let (store, begin) = (job.store(), start.begin_fetch);
     let goes_on = match why {
         Why::Asked | Why::Unapplied { .. } | Why::Scope(_) | Why::Absent(_) => {
@@ -86,13 +100,25 @@ fn commit_scan(job: &Job, state: &mut State, start: StartPoint, why: &Why) -> Re
         state.slices.cut_off(store, store.salt(), begin)?;
     }
     gaps.into_iter().flatten().for_each(|gap| state.gaps.add(gap, &manifests));
-    if let Why::Scope(scope) = why {
-        state.scope = scope.clone();
-    }
     state.scan = Some(ScanState::new(start));
     state.head = None;
     state.stopped = None;
     Ok(())
+}
+
+/// The scan of what the head does not hold, if it and the oplog after it are sound and no more is missing.
+/// It begins after all that is received, so that the head can be brought to its beginning.
+fn beside_head(state: &State, start: StartPoint, why: &Why) -> Option<ScanState> {
+    let sound = state.stopped.is_none()
+        && state.head.as_ref().is_some_and(|head| head.consistent_from.is_some());
+    let received = state.received.filter(|_| sound)?;
+    match why {
+        Why::Scope(_) | Why::Absent(_) => {
+            let base = if received.optime > start.base.optime { received } else { start.base };
+            Some(ScanState::new(StartPoint { base, ..start }))
+        }
+        Why::Asked | Why::Unapplied { .. } | Why::Lost { .. } | Why::NewTimeline => None,
+    }
 }
 
 /// Makes a job back up other namespaces. A scan begins if the source has collections that the job did
@@ -106,7 +132,7 @@ pub(super) async fn change_scope(job: &Job, source: &Source, scope: Scope) -> Re
         return Ok(());
     }
     let mut widens = state.scan.is_some();
-    if state.head.is_some() {
+    if !widens && state.head.is_some() {
         let listed = source.list(&scope).await?;
         let held = |ns: &str| state.scope.keeps(ns) || state.scope.keeps_temporary(ns);
         widens |= listed.iter().any(|listed| !held(&listed.ns));

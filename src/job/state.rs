@@ -29,7 +29,7 @@ pub struct State {
     pub name: String,
     /// Who the source is, as last seen.
     pub identity: Identity,
-    /// The initial sync, while one is under way.
+    /// The scan that is under way: of everything, or beside a head of what the head does not hold.
     pub scan: Option<ScanState>,
     /// The head as last flushed; none until the first scan has ended.
     pub head: Option<HeadRoot>,
@@ -65,7 +65,7 @@ pub struct Stopped {
     pub after: Option<OpTime>,
 }
 
-/// An initial sync under way.
+/// A scan under way.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScanState {
     /// Where the tail starts, inclusive.
@@ -117,10 +117,11 @@ impl State {
         }
     }
 
-    /// The newest point that every entry is durable up to, if there is one to restore.
+    /// Whether the head is the state of a moment, and has everything that is to be backed up.
     #[must_use]
     pub fn is_consistent(&self) -> bool {
-        self.head.as_ref().is_some_and(|head| head.consistent_from.is_some())
+        let head = self.head.as_ref();
+        self.scan.is_none() && head.is_some_and(|head| head.consistent_from.is_some())
     }
 
     /// Stores the state as a block.

@@ -5,7 +5,7 @@ use rand::Rng;
 use super::Place;
 use super::entries::{optime, position, ts};
 use super::workload::Workload;
-use crate::head::{Collection, Head, HeadRoot, Manifest, catalog};
+use crate::head::{Collection, Head, HeadRoot, Manifest, Scope, catalog};
 use crate::oplog::OpTime;
 
 /// Seeds of one run of a test.
@@ -108,6 +108,56 @@ fn fuzzy() {
         let root = place.flush(&mut head);
         check(&workload, entries, &head, &root, &what);
     }
+}
+
+/// A head of some names takes in what a scan found of the others, begun later than the head was flushed.
+#[test]
+fn beside() {
+    let mut taken = 0;
+    for seed in 300..300 + 2 * SEEDS {
+        let mut workload = workload(seed, STEPS);
+        let entries = workload.entries.len();
+        let flushed = workload.rng.random_range(0..entries / 2);
+        let start = workload.rng.random_range(flushed..=entries / 2);
+        let until = workload.rng.random_range(start..entries);
+        let what = format!("seed {seed}, head {flushed}, scan from {start} to {until}");
+        let mut place = Place::new(workload.rng.random_range(500..20_000));
+        let some = ["app.c0", "app.c1", "app.c2"].map(|text| text.parse().expect("a filter"));
+        place.scope = Scope::new(some.to_vec(), Vec::new()).expect("few");
+        let mut head = empty(&place);
+        for entry in &workload.entries[..flushed] {
+            head.apply(entry).unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+        let root = place.flush(&mut head);
+        place.scope = Scope::all();
+        let mut head = place.load(&root);
+        let held: Vec<_> = head.collections().iter().map(|held| held.uuid).collect();
+        let mut scanned = mixture(&mut workload, &place, start, until);
+        scanned.retain(|found| !held.contains(&found.uuid));
+        taken += scanned.len();
+        let number = |n: usize| u32::try_from(n).expect("small");
+        head.expect(optime(number(until)));
+        let mut scanned = Some(scanned);
+        for n in flushed..=entries {
+            if n > flushed {
+                let applied = head.apply(&workload.entries[n - 1]);
+                applied.unwrap_or_else(|error| panic!("{what}, entry {n}: {error}"));
+            }
+            if n == start {
+                let adopted = head.adopt(scanned.take().expect("once"));
+                adopted.unwrap_or_else(|error| panic!("{what}: {error}"));
+            }
+            if n == until || workload.rng.random_bool(0.02) {
+                let root = place.flush(&mut head);
+                if n >= until {
+                    check(&workload, n, &head, &root, &format!("{what}, entry {n}"));
+                    assert!(head.absent().is_empty(), "{what}: {:?}", head.absent());
+                }
+                head = place.load(&root);
+            }
+        }
+    }
+    assert!(taken > 50, "{taken} collections taken in");
 }
 
 /// Every collection as listed at one moment between two entries, each of its documents as it was at

@@ -341,8 +341,15 @@ impl Workload {
             return;
         };
         let id = id_document(document.get("_id").expect("valid").expect("an _id"));
+        let mut there = matches!(document.get("h"), Ok(Some(_)));
         for n in 0..150 {
-            let write = Write::Update(id.clone(), rawdoc! { "$v": 2, "diff": { "u": { "h": n } } });
+            let section = if std::mem::replace(&mut there, true) { "u" } else { "i" };
+            let mut diff = RawDocumentBuf::new();
+            diff.append(
+                <&bson::raw::CStr>::try_from(section).expect("no zero byte"),
+                rawdoc! { "h": n },
+            );
+            let write = Write::Update(id.clone(), rawdoc! { "$v": 2, "diff": diff });
             let operation = self.model.operation(uuid, &write);
             self.model.write(uuid, &write);
             self.log(&operation);

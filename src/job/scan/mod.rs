@@ -1,4 +1,5 @@
-//! The initial sync: every collection of the source as a tree, while the oplog is tailed.
+//! The initial sync: every collection of the source as a tree, while the oplog is tailed. Where the job
+//! has a head, every collection that the head does not hold.
 //!
 //! A coordinator owns the progress of all collections. It keeps a bounded number of units of work in
 //! flight: opening a collection (cutting it into ranges), scanning a range, joining the ranges of a
@@ -12,7 +13,7 @@ pub mod merge;
 pub mod progress;
 pub mod range;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,10 +24,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::progress::{Progress, RangeProgress};
 use self::range::{News, RangeScan, Report};
-use super::{Activity, Error, Expected, Figures, Job, ScanInfo, blocking};
+use super::{Activity, Error, Expected, Figures, Job, ScanInfo, State, blocking};
 use crate::block::{BlockRead, BlockWrite};
-use crate::head::Scanned;
-use crate::oplog::Position;
+use crate::head::{self, HeadRoot, Scanned};
+use crate::oplog::{Position, Uuid};
 use crate::source::{Arrival, Listed, Range, Source};
 use crate::store::Session;
 use crate::tree::{self, Content, Cursor, Edit, Order, Root, Shape};
@@ -155,10 +156,20 @@ async fn list(job: &Job, source: &Source) -> Result<Vec<Progress>, Error> {
             blocking("scan", job.name(), move || read_all(owner.store(), &scan.progress)).await
         }
         None => {
-            let scope = job.state().scope;
-            Ok(source.list(&scope).await?.into_iter().map(Progress::new).collect())
+            let State { scope, head, .. } = job.state();
+            let store = job.store().clone();
+            let held = blocking("scan", job.name(), move || held(&store, head.as_ref())).await?;
+            let mut listed = source.list(&scope).await?;
+            listed.retain(|listed| !held.contains(&listed.uuid));
+            Ok(listed.into_iter().map(Progress::new).collect())
         }
     }
+}
+
+/// The collections that the job's head has.
+fn held(blocks: &dyn BlockRead, head: Option<&HeadRoot>) -> Result<HashSet<Uuid>, Error> {
+    let Some(root) = head else { return Ok(HashSet::new()) };
+    Ok(head::catalog(blocks, root)?.iter().map(|collection| collection.uuid).collect())
 }
 
 fn read_all(blocks: &dyn BlockRead, progress: &Root) -> Result<Vec<Progress>, Error> {
