@@ -59,6 +59,25 @@ pub fn edit(
     sweep.builder.finish()
 }
 
+/// Applies edits to a range of a tree, and makes a tree of it: `entries` are its subtrees, nodes of
+/// `level` or chunks, and `bound` is where the next range begins.
+pub(super) fn edit_entries(
+    blocks: &dyn BlockWrite,
+    shape: &Shape,
+    (entries, level): (&[Entry], u8),
+    bound: Option<&[u8]>,
+    edits: &mut dyn Iterator<Item = Result<(Key, Edit), Error>>,
+) -> Result<Root, Error> {
+    let mut edits = Edits { input: edits, next: None };
+    edits.advance()?;
+    let mut sweep = Sweep { builder: Builder::new(blocks, shape), edits };
+    sweep.entries(entries, level, bound)?;
+    if sweep.edits.next.is_some() {
+        return Err(Error::OutOfOrder { what: "an edit's key is not of its range" });
+    }
+    sweep.builder.finish()
+}
+
 /// The edits, one ahead.
 struct Edits<'e> {
     input: &'e mut dyn Iterator<Item = Result<(Key, Edit), Error>>,
@@ -103,13 +122,18 @@ impl Sweep<'_, '_> {
             return self.chunk(entry, bound);
         }
         let node = self.builder.read_node(entry, level)?;
-        for (index, child) in node.entries.iter().enumerate() {
-            match node.entries.get(index + 1).filter(|_| self.edits.next.is_some()) {
+        self.entries(&node.entries, level - 1, bound)
+    }
+
+    /// Goes over neighbouring subtrees.
+    fn entries(&mut self, entries: &[Entry], level: u8, bound: Option<&[u8]>) -> Result<(), Error> {
+        for (index, entry) in entries.iter().enumerate() {
+            match entries.get(index + 1).filter(|_| self.edits.next.is_some()) {
                 Some(next) => {
                     let next = next.separator.load(self.builder.blocks)?;
-                    self.subtree(child, level - 1, Some(&next))?;
+                    self.subtree(entry, level, Some(&next))?;
                 }
-                None => self.subtree(child, level - 1, bound)?,
+                None => self.subtree(entry, level, bound)?,
             }
         }
         Ok(())

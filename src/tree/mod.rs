@@ -10,7 +10,7 @@
 //! - [`Key`] orders documents as the server's `_id` index does.
 //! - [`Builder`] makes a tree from sorted input, bottom-up, in memory of one node per level, and
 //!   adopts subtrees of other trees unread.
-//! - [`edit()`] and [`edit_positional`] sweep once over the changes.
+//! - [`edit()`] and [`edit_positional`] sweep once over the changes, [`Ranges`] on several threads.
 //! - [`Cursor`], [`get`], [`diff()`] and [`unlike()`] read; [`verify()`] checks every rule of the format.
 //!
 //! The format is `format-spec/04-trees.md`. Nothing here trusts a block: every read is bounded by
@@ -24,6 +24,7 @@ mod error;
 mod graft;
 mod key;
 mod node;
+mod parts;
 mod positional;
 mod read;
 mod root;
@@ -37,6 +38,7 @@ pub use diff::{Difference, diff};
 pub use edit::{Edit, Merge, edit};
 pub use error::Error;
 pub use key::Key;
+pub use parts::{RangeEdits, Ranges};
 pub use positional::{Verdict, edit_positional, trim_front};
 pub use root::Root;
 pub use shape::{Content, Order, Shape};

@@ -81,9 +81,26 @@ fn batches(keys: u32) -> impl Strategy<Value = Batches> {
     (0..keys, prop::collection::vec(batch, 1..6))
 }
 
+fn apply_in_parts(
+    blocks: &MemoryBlocks,
+    shape: &Shape,
+    root: &Root,
+    parts: usize,
+    edits: BTreeMap<Key, Edit>,
+) -> Root {
+    let ranges = Ranges::of(blocks, shape, root, parts).unwrap();
+    let (mut rest, mut each) = (edits, Vec::<RangeEdits<'_>>::new());
+    for bound in ranges.bounds() {
+        let above = rest.split_off(bound);
+        each.push(Box::new(std::mem::replace(&mut rest, above).into_iter().map(Ok)));
+    }
+    each.push(Box::new(rest.into_iter().map(Ok)));
+    ranges.edit(blocks, shape, each).unwrap()
+}
+
 fn edits_give_the_bulk_root(shape: &Shape, ids: Ids, keys: u32, cases: u32) {
     runner(cases)
-        .run(&prop_oneof![batches(40), batches(keys)], |(start, batches)| {
+        .run(&(prop_oneof![batches(40), batches(keys)], 1..5_usize), |((start, batches), parts)| {
             let blocks = MemoryBlocks::new();
             let mut model = Model::new();
             (0..start).for_each(|n| insert(&mut model, document(ids.id(n), 150, 'a')));
@@ -93,7 +110,11 @@ fn edits_give_the_bulk_root(shape: &Shape, ids: Ids, keys: u32, cases: u32) {
                     .into_iter()
                     .map(|(key, change)| to_edit(&mut model, ids.id(key), change))
                     .collect();
-                root = apply(&blocks, shape, &root, edits.into_iter().collect());
+                root = if parts == 1 {
+                    apply(&blocks, shape, &root, edits.into_iter().collect())
+                } else {
+                    apply_in_parts(&blocks, shape, &root, parts, edits)
+                };
                 prop_assert_eq!(root, build(&blocks, shape, model.values()));
                 check(&blocks, shape, &root);
             }
