@@ -22,9 +22,14 @@ const FCV: &str = "featureCompatibilityVersion";
 
 impl Head {
     /// Applies an entry whose position was checked.
-    pub(super) fn apply_at(&mut self, entry: &RawDocument, at: Position) -> Result<(), Error> {
+    pub(super) fn apply_at(
+        &mut self,
+        entry: &RawDocument,
+        parsed: Parsed<'_>,
+        at: Position,
+    ) -> Result<(), Error> {
         let optime = at.optime;
-        match parse(entry)? {
+        match parsed {
             Parsed::Single(operation) => self.operation(operation, optime.ts)?,
             Parsed::ApplyOps(group) => {
                 let id = self.held.reserve();
@@ -261,8 +266,8 @@ impl Head {
         missing: Missing,
         ts: Ts,
     ) -> Result<(), Error> {
-        let key = Key::of_value(id)?;
         let update = Pending::new(update, id, missing, ts);
+        let key = Key::of_document(&update.id)?;
         if order == Order::Positional {
             let context = self.context.clone();
             return self.capped(target.uuid).update(key, update, &context);

@@ -184,7 +184,9 @@ impl Change {
             Self::Delete => return Ok(None),
             Self::Updates(updates) => updates,
         };
-        let mut document = old.map(ToOwned::to_owned);
+        let mut updates = updates.into_iter();
+        let Some(first) = updates.next() else { return Ok(old.map(ToOwned::to_owned)) };
+        let mut document = first.apply(old, context)?;
         for update in updates {
             document = update.apply(document.as_deref(), context)?;
         }

@@ -4,8 +4,8 @@
 //! neighbours. A key's updates wait as they are; when there are too many, the document is read and
 //! they are folded into it.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -98,22 +98,23 @@ impl Changes {
             bytes: 0,
         });
         let key_bytes = key.as_bytes().len();
-        let (before, change) = match slot.changes.remove(&key) {
-            None => (0, change),
-            Some(older) => {
+        let (before, after) = match slot.changes.entry(key) {
+            btree_map::Entry::Vacant(place) => (0, place.insert(change).weight() + key_bytes),
+            btree_map::Entry::Occupied(mut place) => {
+                let older = std::mem::replace(place.get_mut(), Change::Delete);
                 let before = older.weight() + key_bytes;
-                (before, older.then(change, &self.context).map_err(update_failed)?)
+                let mut change = older.then(change, &self.context).map_err(update_failed)?;
+                if too_many(&change) {
+                    let (runs, context) = (&self.runs, &self.context);
+                    change = fold(blocks, runs, target, place.key(), change, context)?;
+                }
+                let after = change.weight() + key_bytes;
+                place.insert(change);
+                (before, after)
             }
         };
-        let change = if too_many(&change) {
-            fold(blocks, &self.runs, target, &key, change, &self.context)?
-        } else {
-            change
-        };
-        let after = change.weight() + key_bytes;
         slot.bytes = slot.bytes + after - before;
         self.bytes = self.bytes + after - before;
-        slot.changes.insert(key, change);
         if self.bytes > self.budget_bytes { self.spill() } else { Ok(()) }
     }
 
@@ -152,11 +153,61 @@ impl Changes {
         Ok(())
     }
 
-    /// Takes all changes, in order of collection and key.
-    pub fn drain(&mut self) -> Result<Merged, Error> {
-        let mut sources: Vec<Source> = self.runs.drain(..).map(|run| run_source(&run)).collect();
-        sources.push(Box::new(self.take_memory()));
-        Merged::new(sources, self.context.clone())
+    /// Takes all changes.
+    pub fn drain(&mut self) -> Drained {
+        self.bytes = 0;
+        Drained {
+            slots: std::mem::take(&mut self.slots),
+            runs: std::mem::take(&mut self.runs),
+            context: self.context.clone(),
+        }
+    }
+}
+
+/// Changes to be swept, by collection.
+pub(super) struct Drained {
+    slots: BTreeMap<Uuid, Slot>,
+    runs: Vec<Arc<Run>>,
+    context: Context,
+}
+
+impl Drained {
+    /// Collections that have changes.
+    pub fn collections(&self) -> BTreeSet<Uuid> {
+        let of_runs = self.runs.iter().flat_map(|run| run.collections());
+        self.slots.keys().chain(of_runs).copied().collect()
+    }
+
+    /// Bytes of the changes of a collection at most.
+    pub fn bytes_at_most(&self, uuid: Uuid) -> u64 {
+        let runs = self.runs.iter().filter(|run| run.collections().contains(&uuid));
+        let memory = self.slots.get(&uuid).map_or(0, |slot| slot.bytes as u64);
+        memory + runs.map(|run| run.bytes()).sum::<u64>()
+    }
+
+    /// Takes the changes of a collection, in order of key, in ranges that begin at `bounds`, and a first.
+    pub fn take(&mut self, uuid: Uuid, bounds: &[Key]) -> Result<Vec<Merged>, Error> {
+        let (incarnation, mut rest) = match self.slots.remove(&uuid) {
+            Some(slot) => (Some(slot.incarnation), slot.changes),
+            None => (None, BTreeMap::new()),
+        };
+        let mut ranges = Vec::with_capacity(bounds.len() + 1);
+        let mut from = Key::from_encoded(Vec::new());
+        for to in bounds.iter().map(Some).chain([None]) {
+            let above = to.map(|to| rest.split_off(to)).unwrap_or_default();
+            let below = std::mem::replace(&mut rest, above);
+            let of_runs = self.runs.iter().filter(|run| run.collections().contains(&uuid));
+            let mut sources: Vec<Source> = of_runs
+                .map(|run| Box::new(run.range(uuid, from.clone(), to.cloned())) as Source)
+                .collect();
+            if let Some(incarnation) = incarnation {
+                let current = Some((uuid, incarnation, below.into_iter()));
+                sources.push(Box::new(Memory { slots: BTreeMap::new().into_iter(), current }));
+            }
+            ranges.push(Merged::new(sources, self.context.clone())?);
+            from = to.cloned().unwrap_or(from);
+        }
+        Ok(ranges)
     }
 }
 

@@ -5,7 +5,7 @@ use super::change::{Context, Failed};
 use super::runs::Record;
 
 /// A source of records in order of (uuid, key).
-pub(super) type Source = Box<dyn Iterator<Item = Result<Record, Error>>>;
+pub(super) type Source = Box<dyn Iterator<Item = Result<Record, Error>> + Send>;
 
 /// The merged records. Sources are few (runs are bounded), so the least head is found by looking at
 /// all of them.
@@ -27,7 +27,7 @@ impl Merged {
 
     /// The next record, without taking it. Its change may be only the oldest part of what
     /// [`Merged::next`] gives.
-    pub fn peek(&self) -> Option<&Record> {
+    fn peek(&self) -> Option<&Record> {
         let heads = self.sources.iter().filter_map(|(_, head)| head.as_ref());
         heads.min_by(|a, b| (a.uuid, &a.key).cmp(&(b.uuid, &b.key)))
     }

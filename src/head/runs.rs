@@ -50,6 +50,8 @@ struct Chunk {
 pub(super) struct Run {
     file: Arc<dyn File>,
     chunks: Vec<Chunk>,
+    /// Collections that it has records of, ascending.
+    collections: Vec<Uuid>,
     bytes: u64,
 }
 
@@ -70,10 +72,13 @@ impl Run {
     ) -> Result<Self, Error> {
         let path = directory.join(format!("changes-{:016x}", rand::random::<u64>()));
         let file = RealDisk.create(&path)?;
-        let mut run = Self { file, chunks: Vec::new(), bytes: 0 };
+        let mut run = Self { file, chunks: Vec::new(), collections: Vec::new(), bytes: 0 };
         let mut chunk = Vec::with_capacity(CHUNK_BYTES * 2);
         for record in records {
             let record = record?;
+            if run.collections.last() != Some(&record.uuid) {
+                run.collections.push(record.uuid);
+            }
             if chunk.is_empty() {
                 let key = record.key.as_bytes();
                 let key_start = key[..key.len().min(INDEX_KEY_BYTES)].to_vec();
@@ -107,27 +112,31 @@ impl Run {
         self.bytes
     }
 
+    /// Collections that it has records of, ascending.
+    pub fn collections(&self) -> &[Uuid] {
+        &self.collections
+    }
+
     /// Reads from the front.
     pub fn records(self: &Arc<Self>) -> Records {
         Records { run: Arc::clone(self), chunk: 0, body: Vec::new(), at: 0 }
     }
 
-    /// The record of one key.
-    pub fn get(self: &Arc<Self>, uuid: Uuid, key: &Key) -> Result<Option<Record>, Error> {
-        let start = &key.as_bytes()[..key.as_bytes().len().min(INDEX_KEY_BYTES)];
+    /// Reads the records of a collection from a key on, which may be a prefix of one, up to another.
+    pub fn range(self: &Arc<Self>, uuid: Uuid, from: Key, to: Option<Key>) -> Range {
+        let start = &from.as_bytes()[..from.as_bytes().len().min(INDEX_KEY_BYTES)];
         // Chunks whose first key starts like this one may begin before or after it.
         let below =
             self.chunks.partition_point(|chunk| (chunk.uuid, &chunk.key_start[..]) < (uuid, start));
         let mut records = self.records();
         records.chunk = below.saturating_sub(1);
-        while let Some(record) = records.read()? {
-            match (record.uuid, &record.key).cmp(&(uuid, key)) {
-                std::cmp::Ordering::Less => {}
-                std::cmp::Ordering::Equal => return Ok(Some(record)),
-                std::cmp::Ordering::Greater => break,
-            }
-        }
-        Ok(None)
+        Range { records, uuid, from, to }
+    }
+
+    /// The record of one key.
+    pub fn get(self: &Arc<Self>, uuid: Uuid, key: &Key) -> Result<Option<Record>, Error> {
+        let first = self.range(uuid, key.clone(), None).next().transpose()?;
+        Ok(first.filter(|record| record.key == *key))
     }
 
     fn damaged(&self, offset: u64, what: &'static str) -> Error {
@@ -185,6 +194,33 @@ impl Iterator for Records {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.read().transpose()
+    }
+}
+
+/// The records of a range of keys, in order.
+#[derive(Debug)]
+pub(super) struct Range {
+    records: Records,
+    uuid: Uuid,
+    from: Key,
+    to: Option<Key>,
+}
+
+impl Iterator for Range {
+    type Item = Result<Record, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let record = match self.records.next()? {
+                Ok(record) => record,
+                failed => return Some(failed),
+            };
+            if (record.uuid, &record.key) < (self.uuid, &self.from) {
+                continue;
+            }
+            let within = self.to.as_ref().is_none_or(|to| record.key < *to);
+            return (record.uuid == self.uuid && within).then_some(Ok(record));
+        }
     }
 }
 

@@ -209,12 +209,12 @@ impl Head {
     /// Any; the head is spent then.
     pub fn apply(&mut self, entry: &RawDocument) -> Result<(), Error> {
         self.guarded(|head| {
-            let at = oplog::position(entry)?;
+            let (at, parsed) = oplog::read(entry)?;
             let (last, next) = (head.position.optime, at.optime);
             if next.ts <= last.ts || next.term < last.term {
                 return Err(Error::OutOfOrder { last, next });
             }
-            head.apply_at(entry, at)?;
+            head.apply_at(entry, parsed, at)?;
             head.position = at;
             head.catch_up()
         })
@@ -355,7 +355,7 @@ impl Head {
     /// Any; the head is spent then.
     pub fn flush(&mut self, blocks: &dyn BlockWrite) -> Result<HeadRoot, Error> {
         self.guarded(|head| {
-            let changes = head.changes.drain()?;
+            let changes = head.changes.drain();
             sweep(blocks, &head.shapes.keyed, &mut head.catalog, changes, &head.context)?;
             head.sweep_capped(blocks)?;
             let catalog = head.catalog.flush(blocks, &head.shapes.links)?;

@@ -3,10 +3,16 @@
 use super::Error;
 use super::catalog::{Catalog, Incarnation};
 use super::change::{Change, Context};
+use super::changes::Drained;
 use super::merge::{Merged, update_failed};
 use crate::block::BlockWrite;
-use crate::oplog::Uuid;
-use crate::tree::{self, Edit, Key, Shape};
+use crate::tree::{self, Edit, Key, RangeEdits, Ranges, Shape};
+
+/// Threads of one sweep at most: other jobs want to run, too.
+const THREADS_MAX: usize = 4;
+/// Changes of a collection that are worth more than one thread: far more than the few nodes which its
+/// ranges leave behind.
+const BYTES_FOR_THREADS: u64 = 8 << 20;
 
 /// Applies all changes to the collections of the catalog. Changes of collections that are gone, or
 /// were emptied since, are passed over.
@@ -14,19 +20,18 @@ pub(super) fn sweep(
     blocks: &dyn BlockWrite,
     shape: &Shape,
     catalog: &mut Catalog,
-    mut changes: Merged,
+    mut changes: Drained,
     context: &Context,
 ) -> Result<(), Error> {
-    while let Some(uuid) = changes.peek().map(|record| record.uuid) {
-        let entry = catalog.get(uuid);
-        let (incarnation, root) =
-            entry.map(|entry| (Some(entry.incarnation), entry.collection.root)).unwrap_or_default();
-        let mut edits = Edits { changes: &mut changes, uuid, incarnation, context };
-        if incarnation.is_none() {
-            edits.try_for_each(|edit| edit.map(drop)).map_err(unwrap)?;
-            continue;
-        }
-        let swept = tree::edit(blocks, shape, &root, &mut edits).map_err(unwrap)?;
+    for uuid in changes.collections() {
+        let Some(entry) = catalog.get(uuid) else { continue };
+        let (incarnation, root) = (entry.incarnation, entry.collection.root);
+        let ranges = Ranges::of(blocks, shape, &root, threads(changes.bytes_at_most(uuid)))?;
+        let changes = changes.take(uuid, ranges.bounds())?.into_iter();
+        let edits = changes
+            .map(|changes| Box::new(Edits { changes, incarnation, context }) as RangeEdits<'_>)
+            .collect();
+        let swept = ranges.edit(blocks, shape, edits).map_err(unwrap)?;
         if swept != root
             && let Some(collection) = catalog.change(uuid)
         {
@@ -36,12 +41,18 @@ pub(super) fn sweep(
     Ok(())
 }
 
-/// The edits of one collection.
+/// On how many threads changes of so many bytes are swept.
+fn threads(bytes: u64) -> usize {
+    if bytes < BYTES_FOR_THREADS {
+        return 1;
+    }
+    std::thread::available_parallelism().map_or(1, |threads| threads.get().min(THREADS_MAX))
+}
+
+/// The edits of a range of one collection.
 struct Edits<'a> {
-    changes: &'a mut Merged,
-    uuid: Uuid,
-    /// None if the collection is gone.
-    incarnation: Option<Incarnation>,
+    changes: Merged,
+    incarnation: Incarnation,
     context: &'a Context,
 }
 
@@ -50,12 +61,9 @@ impl Iterator for Edits<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if self.changes.peek()?.uuid != self.uuid {
-                return None;
-            }
             match self.changes.next()? {
                 Err(error) => return Some(Err(wrap(error))),
-                Ok(record) if Some(record.incarnation) == self.incarnation => {
+                Ok(record) if record.incarnation == self.incarnation => {
                     return Some(Ok((record.key, edit(record.change, self.context))));
                 }
                 Ok(_) => {}

@@ -10,6 +10,10 @@ pub enum Error {
     #[error("invalid BSON in the oplog: {0}")]
     Bson(#[source] Box<bson::error::Error>),
 
+    /// An entry whose elements do not fit its length.
+    #[error("an oplog entry is not valid BSON; read it again from another member")]
+    Malformed,
+
     /// An entry without a usable timestamp; nothing else can be said about it.
     #[error("an oplog entry has no valid `ts`; read it again from another member")]
     NoTimestamp,

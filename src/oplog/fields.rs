@@ -1,8 +1,9 @@
 //! The fields of an entry, or of an operation inside an applyOps, found by name.
 
+use bson::RawDocument;
 use bson::raw::{RawArray, RawBsonRef};
-use bson::{RawDocument, Timestamp};
 
+use super::raw::{Element, Elements};
 use super::{Error, OpTime, OptionalNumber, Position, Ts, Uuid};
 
 /// The oplog version all servers write.
@@ -13,10 +14,10 @@ const MS_PER_SEC: i64 = 1000;
 /// What the fields of an entry hold. Fields that have no part in applying it are passed over.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Fields<'a> {
-    ts: Option<Timestamp>,
+    ts: Option<Ts>,
     term: Option<i64>,
     wall_ms: Option<i64>,
-    version: Option<RawBsonRef<'a>>,
+    version: Option<Option<i64>>,
     pub(super) op: Option<&'a str>,
     pub(super) ns: Option<&'a str>,
     pub(super) uuid: Option<Uuid>,
@@ -32,26 +33,23 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     pub(super) fn of(entry: &'a RawDocument) -> Result<Self, Error> {
         let mut fields = Self::default();
-        for element in entry.iter_elements() {
-            let element = element?;
-            let value = || element.value();
-            match element.key().as_str() {
-                "ts" => fields.ts = value()?.as_timestamp(),
-                "t" => fields.term = integer(value()?),
-                "wall" => {
-                    fields.wall_ms = value()?.as_datetime().map(bson::DateTime::timestamp_millis);
-                }
-                "v" => fields.version = Some(value()?),
-                "op" => fields.op = value()?.as_str(),
-                "ns" => fields.ns = value()?.as_str(),
-                "ui" => fields.uuid = Uuid::from_value(value()?),
-                "o" => fields.o = value()?.as_document(),
-                "o2" => fields.o2 = value()?.as_document(),
-                "b" => fields.upsert = truthy(value()?),
-                "prevOpTime" => fields.prev = value()?.as_document(),
-                "lsid" => fields.lsid = value()?.as_document(),
-                "txnNumber" => fields.txn_number = integer(value()?),
-                "multiOpType" => fields.multi_op_type = integer(value()?),
+        for element in Elements::new(entry.as_bytes()).map_err(|_| Error::Malformed)? {
+            let Element { name, value } = element.map_err(|_| Error::Malformed)?;
+            match name {
+                b"ts" => fields.ts = value.as_timestamp(),
+                b"t" => fields.term = value.as_integer(),
+                b"wall" => fields.wall_ms = value.as_millis(),
+                b"v" => fields.version = Some(value.as_integer()),
+                b"op" => fields.op = value.as_str(),
+                b"ns" => fields.ns = value.as_str(),
+                b"ui" => fields.uuid = value.as_uuid(),
+                b"o" => fields.o = value.as_document(),
+                b"o2" => fields.o2 = value.as_document(),
+                b"b" => fields.upsert = value.is_truthy(),
+                b"prevOpTime" => fields.prev = value.as_document(),
+                b"lsid" => fields.lsid = value.as_document(),
+                b"txnNumber" => fields.txn_number = value.as_integer(),
+                b"multiOpType" => fields.multi_op_type = value.as_integer(),
                 _ => {}
             }
         }
@@ -60,7 +58,7 @@ impl<'a> Fields<'a> {
 
     /// The position of an entry.
     pub(super) fn position(&self) -> Result<Position, Error> {
-        let ts = Ts::from(self.ts.ok_or(Error::NoTimestamp)?);
+        let ts = self.ts.ok_or(Error::NoTimestamp)?;
         let optime = OpTime { ts, term: self.term.unwrap_or(OpTime::NULL.term) };
         self.check_version(optime)?;
         let wall_ms = self.wall_ms.unwrap_or(i64::from(ts.secs) * MS_PER_SEC);
@@ -68,7 +66,7 @@ impl<'a> Fields<'a> {
     }
 
     fn check_version(&self, at: OpTime) -> Result<(), Error> {
-        let found = self.version.and_then(integer);
+        let found = self.version.flatten();
         if found == Some(OPLOG_VERSION) {
             return Ok(());
         }

@@ -31,5 +31,5 @@ pub use operation::{
     Session, Update,
 };
 pub use optime::{OpTime, ParseTsError, ParseUuidError, Position, Ts, Uuid};
-pub use parse::{operations, parse, position};
+pub use parse::{operations, parse, position, read};
 pub use update::{NameOrder, Rules, apply};

@@ -32,13 +32,25 @@ pub fn position(entry: &RawDocument) -> Result<Position, Error> {
 /// [`Error::Unknown`] for what this version does not know, [`Error::Field`] for a known kind that
 /// lacks a field, and those of [`position`].
 pub fn parse(entry: &RawDocument) -> Result<Parsed<'_>, Error> {
+    read(entry).map(|(_, parsed)| parsed)
+}
+
+/// Both [`position`] and [`parse`], in one go over the entry.
+///
+/// # Errors
+/// Those of both.
+pub fn read(entry: &RawDocument) -> Result<(Position, Parsed<'_>), Error> {
     let fields = Fields::of(entry)?;
-    let at = fields.position()?.optime;
-    let row = row(at, &fields)?;
+    let position = fields.position()?;
+    Ok((position, parsed(position.optime, &fields)?))
+}
+
+fn parsed<'a>(at: OpTime, fields: &Fields<'a>) -> Result<Parsed<'a>, Error> {
+    let row = row(at, fields)?;
     if row.treatment != Treatment::Transaction {
-        return single(at, &fields, row).map(Parsed::Single);
+        return single(at, fields, row).map(Parsed::Single);
     }
-    let reader = reader(at, &fields)?;
+    let reader = reader(at, fields)?;
     let session = Session { lsid: fields.lsid, txn_number: fields.txn_number };
     let prev = fields.prev().map_err(|_| reader.wrong("prevOpTime"))?;
     Ok(match row.command {
@@ -48,7 +60,7 @@ pub fn parse(entry: &RawDocument) -> Result<Parsed<'_>, Error> {
         }
         Some("abortTransaction") => Parsed::Abort(Abort { prev, session }),
         _ => Parsed::ApplyOps(ApplyOps {
-            role: role(&fields, &reader)?,
+            role: role(fields, &reader)?,
             count: count(&reader)?,
             prev,
             session,

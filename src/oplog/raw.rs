@@ -3,7 +3,9 @@
 //! Updates must carry every byte they do not touch as it is: duplicate names, any binary subtype,
 //! strings that are not UTF-8. So names are bytes here and values stay slices.
 
-use super::UpdateError;
+use bson::RawDocument;
+
+use super::{Ts, UpdateError, Uuid};
 
 /// Nesting that a document or update may have. Servers stop at 200 levels (`maxBSONDepth`'s
 /// default plus what internal commands add); the rest is slack.
@@ -14,14 +16,21 @@ pub(super) const MAX_RESULT_BYTES: usize = 64 << 20;
 
 /// Type bytes that updates look at.
 pub(super) mod kind {
+    pub(crate) const DOUBLE: u8 = 0x01;
+    pub(crate) const STRING: u8 = 0x02;
     pub(crate) const DOCUMENT: u8 = 0x03;
     pub(crate) const ARRAY: u8 = 0x04;
     pub(crate) const BINARY: u8 = 0x05;
     pub(crate) const BOOL: u8 = 0x08;
+    pub(crate) const DATETIME: u8 = 0x09;
     pub(crate) const NULL: u8 = 0x0a;
     pub(crate) const INT32: u8 = 0x10;
+    pub(crate) const TIMESTAMP: u8 = 0x11;
     pub(crate) const INT64: u8 = 0x12;
 }
+
+/// Binary subtype of a UUID.
+const UUID_SUBTYPE: u8 = 4;
 
 /// A type byte and the bytes of the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +39,60 @@ pub(super) struct Value<'a> {
     pub(super) bytes: &'a [u8],
 }
 
-impl Value<'_> {
+impl<'a> Value<'a> {
     pub(super) const NULL: Self = Value { kind: kind::NULL, bytes: &[] };
+
+    fn fixed<const N: usize>(self, kind: u8) -> Option<[u8; N]> {
+        if self.kind == kind { self.bytes.try_into().ok() } else { None }
+    }
+
+    /// A string that is UTF-8.
+    pub(super) fn as_str(self) -> Option<&'a str> {
+        match (self.kind, self.bytes) {
+            (kind::STRING, [_, _, _, _, string @ .., 0]) => std::str::from_utf8(string).ok(),
+            _ => None,
+        }
+    }
+
+    /// A document whose length is right.
+    pub(super) fn as_document(self) -> Option<&'a RawDocument> {
+        let document = if self.kind == kind::DOCUMENT { Some(self.bytes) } else { None };
+        document.and_then(|bytes| RawDocument::from_bytes(bytes).ok())
+    }
+
+    /// A binary of subtype 4 and 16 bytes.
+    pub(super) fn as_uuid(self) -> Option<Uuid> {
+        match (self.kind, self.bytes) {
+            (kind::BINARY, [16, 0, 0, 0, UUID_SUBTYPE, uuid @ ..]) => {
+                uuid.try_into().ok().map(Uuid)
+            }
+            _ => None,
+        }
+    }
+
+    /// A timestamp.
+    pub(super) fn as_timestamp(self) -> Option<Ts> {
+        self.fixed(kind::TIMESTAMP).map(|bytes| {
+            let number = u64::from_le_bytes(bytes);
+            Ts { secs: (number >> 32) as u32, inc: number as u32 }
+        })
+    }
+
+    /// A datetime in milliseconds.
+    pub(super) fn as_millis(self) -> Option<i64> {
+        self.fixed(kind::DATETIME).map(i64::from_le_bytes)
+    }
+
+    /// A boolean, or a number other than zero: commands were once written with either.
+    pub(super) fn is_truthy(self) -> bool {
+        match self.kind {
+            kind::BOOL => self.bytes == [1],
+            kind::DOUBLE => {
+                self.fixed(kind::DOUBLE).is_some_and(|bytes| f64::from_le_bytes(bytes) != 0.0)
+            }
+            _ => self.as_integer().is_some_and(|number| number != 0),
+        }
+    }
 
     /// The value as a whole number, if it is an int or a long.
     pub(super) fn as_integer(self) -> Option<i64> {
