@@ -16,3 +16,7 @@ pub mod job;
 pub mod daemon;
 pub mod lab;
 pub mod cli;
+
+/// Documents are taken apart into millions of small pieces that live for a sweep.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

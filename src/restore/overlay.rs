@@ -56,9 +56,9 @@ impl BlockRead for Overlay {
 impl BlockWrite for Overlay {
     fn put(&self, kind: Kind, raw: &[u8]) -> Result<BlockId, Error> {
         let id = BlockId::of(kind, raw);
-        match self.repository.kind_of(&id)? {
-            None => self.scratch.put(kind, raw),
-            Some(_) => Ok(id),
+        if self.repository.kind_of(&id)?.is_none() {
+            self.scratch.put_as(id, kind, raw)?;
         }
+        Ok(id)
     }
 }

@@ -395,17 +395,22 @@ impl Store {
     /// # Errors
     /// As [`BlockWrite::put`].
     pub fn put_counted(&self, kind: Kind, raw: &[u8]) -> Result<(BlockId, u64), block::Error> {
+        let id = BlockId::of(kind, raw);
+        Ok((id, self.put_as(id, kind, raw)?))
+    }
+
+    /// Does so for a caller that has made the block's name already.
+    pub(crate) fn put_as(&self, id: BlockId, kind: Kind, raw: &[u8]) -> Result<u64, block::Error> {
         if raw.len() > MAX_BLOCK_BYTES {
             return Err(block::Error::TooLarge { len: raw.len() });
         }
         let shared = &*self.shared;
         let writer = shared.writer()?;
         writer.check_latch()?;
-        let id = BlockId::of(kind, raw);
         if shared.find(&id)?.is_some() {
-            return Ok((id, 0));
+            return Ok(0);
         }
-        Ok((id, writer.put((&shared.segments, &shared.index), id, kind, raw)?))
+        Ok(writer.put((&shared.segments, &shared.index), id, kind, raw)?)
     }
 }
 
