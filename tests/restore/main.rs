@@ -5,6 +5,7 @@ mod dumps;
 mod live;
 mod looking;
 mod points;
+mod prepared;
 mod safety;
 mod support;
 mod traps;

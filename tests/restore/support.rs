@@ -66,7 +66,13 @@ pub async fn source(members: usize) -> ReplicaSet {
 
 /// A set of one that may prepare transactions, as only a shard may.
 pub async fn shard() -> ReplicaSet {
-    let options = Options { arguments: vec!["--shardsvr".to_owned()], ..Options::members(1) };
+    shard_with(&[]).await
+}
+
+/// The same with more arguments.
+pub async fn shard_with(more: &[&str]) -> ReplicaSet {
+    let arguments = [&["--shardsvr"], more].concat().into_iter().map(str::to_owned).collect();
+    let options = Options { arguments, ..Options::members(1) };
     let set = ReplicaSet::start(options).await.expect("a source");
     let identity = doc! {
         "_id": "shardIdentity",
