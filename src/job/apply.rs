@@ -452,9 +452,11 @@ impl Worker {
         let after = self.reached;
         let error = Arc::new(error);
         tracing::error!(job = self.job.name(), %after, "applying stopped: {error}");
-        let of_entry = error.is_of_entry().then_some(after);
-        let recorded =
-            self.set_stopped(Some(Stopped { reason: error.to_string(), after: of_entry }));
+        let recorded = self.set_stopped(Some(Stopped {
+            reason: error.to_string(),
+            after: error.is_of_entry().then_some(after),
+            unknown_kind: error.is_of_unknown_kind(),
+        }));
         self.halted.send_replace(Some(Halted { after, error: error.clone() }));
         loop {
             self.refuse_waiting(&error);

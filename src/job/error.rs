@@ -271,6 +271,17 @@ impl Error {
         }
     }
 
+    /// Whether an entry of the oplog is of a kind that this version does not know.
+    #[must_use]
+    pub fn is_of_unknown_kind(&self) -> bool {
+        use head::Error::Oplog;
+        let unknown = |error: &oplog::Error| matches!(error, oplog::Error::Unknown { .. });
+        match self {
+            Self::Oplog(error) | Self::Head(Oplog(error)) => unknown(error),
+            _ => false,
+        }
+    }
+
     /// Whether a new scan of the source helps, and is no mixture of two histories.
     #[must_use]
     pub fn is_healed_by_rescan(&self) -> bool {

@@ -416,8 +416,10 @@ impl Crew {
             let (owner, reason) = (self.job.clone(), error.to_string());
             let noted = blocking("supervisor", self.job.name(), move || {
                 owner.update(&owner.store().session(), |state| {
-                    let after = state.stopped.as_ref().and_then(|stopped| stopped.after);
-                    state.stopped = Some(Stopped { reason, after });
+                    let before = state.stopped.take();
+                    let unknown_kind = before.as_ref().is_some_and(|stopped| stopped.unknown_kind);
+                    let after = before.and_then(|stopped| stopped.after);
+                    state.stopped = Some(Stopped { reason, after, unknown_kind });
                     Ok(())
                 })
             });

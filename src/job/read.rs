@@ -102,10 +102,12 @@ pub fn status_of(store: &Store) -> Result<StoreStatus, Error> {
     Ok(StoreStatus { store: store_info(store), daemon: false, jobs })
 }
 
-/// The entries that no restore from a snapshot before them gets past.
+/// The entries that no restore from a snapshot before them gets past. An entry of an unknown kind is not
+/// among them: whoever reads the slices finds it, or knows it by now.
 fn unreachable_after(state: &State) -> Vec<OpTime> {
     let gaps = state.gaps.whole().map(|gap| gap.after.optime);
-    gaps.chain(state.stopped.as_ref().and_then(|stopped| stopped.after)).collect()
+    let stopped = state.stopped.as_ref().filter(|stopped| !stopped.unknown_kind);
+    gaps.chain(stopped.and_then(|stopped| stopped.after)).collect()
 }
 
 /// The figures of a store.

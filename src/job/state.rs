@@ -63,6 +63,9 @@ pub struct Stopped {
     /// The last entry that this version can apply, where an entry is the reason: no restore goes
     /// beyond it.
     pub after: Option<OpTime>,
+    /// Whether that entry is of a kind that the version that stopped does not know. Whoever reads the
+    /// slices finds it again, unless it is known by then.
+    pub unknown_kind: bool,
 }
 
 /// A scan under way.
@@ -172,6 +175,7 @@ impl State {
             out.append(cstr!("stopped"), stopped.reason.as_str());
             if let Some(after) = stopped.after {
                 out.append(cstr!("stopped_after"), fields::optime(after));
+                out.append(cstr!("stopped_unknown_kind"), stopped.unknown_kind);
             }
         }
         if let Some(seconds) = self.oplog_window_secs {
@@ -213,6 +217,10 @@ fn stopped_from_bson(read: Fields<'_>) -> Result<Option<Stopped>, Error> {
     Ok(Some(Stopped {
         reason: read.text("stopped")?,
         after: read.optional_optime("stopped_after")?,
+        unknown_kind: read
+            .optional("stopped_unknown_kind")
+            .and_then(|flag| flag.as_bool())
+            .unwrap_or(false),
     }))
 }
 

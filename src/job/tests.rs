@@ -135,7 +135,8 @@ fn the_state_reads_back_and_names_all_its_blocks() {
     state.received = Some(at(1000));
     state.slices = chain(&blocks, 100);
     let reason = "an entry of another kind".to_owned();
-    state.stopped = Some(Stopped { reason: reason.clone(), after: Some(optime(990)) });
+    state.stopped =
+        Some(Stopped { reason: reason.clone(), after: Some(optime(990)), unknown_kind: true });
     let gap = |secs| Gap {
         namespaces: Vec::new(),
         after: at(secs),
