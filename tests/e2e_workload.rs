@@ -7,11 +7,15 @@
 use std::time::Duration;
 
 use bson::doc;
-use headstock::lab::{Backup, Detail, Options, Plan, Program, ReplicaSet, SourceState, Workload};
+use headstock::lab::{
+    Backup, Detail, Mongod, Options, Plan, Program, Release, ReplicaSet, SourceState, Workload,
+};
 use tokio::time::sleep;
 
 /// States recorded before the last.
 const PAUSES: usize = 4;
+/// The same in the short form of a version close to another.
+const FEW_PAUSES: usize = 1;
 
 fn seeds(short: u64, long: std::ops::Range<u64>) -> Vec<u64> {
     let variable = |name: &str| std::env::var(name).ok();
@@ -27,13 +31,14 @@ fn equal(seed: u64, at: &str, expected: &SourceState, found: &SourceState) {
     assert!(report.is_empty(), "seed {seed}, restored to {at}:\n{}", report.join("\n"));
 }
 
-async fn follow_and_restore(seed: u64, members: usize) {
-    println!("seed {seed}, {members} members");
+async fn follow_and_restore(seed: u64, release: Release, members: usize, pauses: usize) {
+    println!("seed {seed}, {}, {members} members", release.version());
+    let mongod = Some(Mongod::fetch(release).expect("a server"));
     let long = std::env::var_os("HEADSTOCK_LONG").is_some();
     let between = Duration::from_secs(if long { 15 } else { 3 });
     // The workload moves dates into the past, so the TTL monitor has work.
     let often = ["--setParameter", "ttlMonitorSleepSecs=2"].map(str::to_owned).to_vec();
-    let options = Options { arguments: often, ..Options::members(members) };
+    let options = Options { mongod: mongod.clone(), arguments: often, ..Options::members(members) };
     let set = ReplicaSet::start(options).await.expect("start a set");
     let plan = Plan { preload: if long { 20_000 } else { 4_000 }, ..Plan::small(seed) };
     let mut workload = Workload::start(set.client(), &plan).await.expect("start the workload");
@@ -45,7 +50,7 @@ async fn follow_and_restore(seed: u64, members: usize) {
         backup.start_daemon(&set.uri(), &["--snapshot-every", "5s"]).expect("start the daemon");
     backup.wait_for_snapshots(1, &mut daemon).await.expect("initial sync");
     let mut recorded = Vec::new();
-    for pause in 0..PAUSES {
+    for pause in 0..pauses {
         sleep(between).await;
         recorded.push(workload.pause(&set, Detail::Documents).await.expect("pause"));
         workload.resume();
@@ -68,26 +73,36 @@ async fn follow_and_restore(seed: u64, members: usize) {
 
     for (at, expected) in &recorded {
         let at = at.ts.to_string();
-        let (_server, found) = backup.restored(&at, &[], Detail::Documents).await.expect("restore");
+        let restored = backup.restored_on(mongod.clone(), &at, &[], Detail::Documents).await;
+        let (_server, found) = restored.expect("restore");
         equal(seed, &at, expected, &found);
     }
     backup.sync(&set.uri(), &[]).await.expect("sync");
-    let (_server, found) =
-        backup.restored("latest", &[], Detail::Documents).await.expect("restore");
-    equal(seed, "latest", &recorded[PAUSES].1, &found);
+    let restored = backup.restored_on(mongod, "latest", &[], Detail::Documents).await;
+    let (_server, found) = restored.expect("restore");
+    equal(seed, "latest", &recorded[pauses].1, &found);
     backup.run(&["fsck"], &[]).await.expect("nothing damaged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_single_member() {
     for seed in seeds(1, 1..7) {
-        follow_and_restore(seed, 1).await;
+        follow_and_restore(seed, Release::V6_0_5, 1, PAUSES).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_member_of_6_0_27() {
+    let long = std::env::var_os("HEADSTOCK_LONG").is_some();
+    for seed in seeds(51, 51..53) {
+        let pauses = if long { PAUSES } else { FEW_PAUSES };
+        follow_and_restore(seed, Release::V6_0_27, 1, pauses).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_members_and_an_election() {
     for seed in seeds(101, 101..107) {
-        follow_and_restore(seed, 3).await;
+        follow_and_restore(seed, Release::V6_0_5, 3, PAUSES).await;
     }
 }

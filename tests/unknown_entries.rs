@@ -6,18 +6,20 @@
 //! no known kind: between others and below its stable timestamp, where its recovery does not look.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bson::{Bson, Document, Timestamp, doc};
 use headstock::job;
 use headstock::lab::{
-    Backup, Detail, Error, JobLine, Options, Program, ReplicaSet, SourceState, Standalone,
+    Backup, Detail, Error, JobLine, Options, Program, ReplicaSet, Running, SourceState, Standalone,
 };
 use headstock::oplog::Ts;
 use headstock::restore::{self, At, Cancel, Silent, View};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
+/// Long enough for a daemon on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
 /// What an ordinal of a second is raised by to stand above everything written in it.
 const ABOVE: u32 = 1_000;
 
@@ -66,6 +68,19 @@ async fn state(set: &ReplicaSet) -> (Ts, SourceState) {
 async fn line(backup: &Backup, job: &str) -> JobLine {
     let status = backup.status().await.expect("status");
     status.jobs.into_iter().find(|one| one.name == job).expect("the job")
+}
+
+/// Why a daemon does not apply entries any more, once it does not.
+async fn stopped(backup: &Backup, job: &str, daemon: &mut Running) -> String {
+    let since = Instant::now();
+    loop {
+        if let Some(reason) = line(backup, job).await.stopped {
+            return reason;
+        }
+        assert!(daemon.is_running().expect("the daemon"), "{}", daemon.log());
+        assert!(since.elapsed() < LIMIT, "{job} goes on");
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 async fn is_restored(backup: &Backup, at: &str, job: &str, expected: &SourceState) {
@@ -129,11 +144,7 @@ async fn what_a_version_does_not_know_stops_it_and_a_newer_one_goes_on() {
     insert(&set, 200..300).await;
     let (after_ts, after) = state(&set).await;
     older.wait_for_received(after_ts, &mut daemon).await.expect("slices go on");
-    while line(&older, "lab").await.stopped.is_none() {
-        assert!(daemon.is_running().expect("the daemon"), "{}", daemon.log());
-        sleep(Duration::from_millis(100)).await;
-    }
-    let stopped = line(&older, "lab").await.stopped.expect("a reason");
+    let stopped = stopped(&older, "lab", &mut daemon).await;
     let named = |said: &str| said.contains("collMod") && said.contains(&entry.to_string());
     assert!(named(&stopped) && stopped.contains("upgrade"), "{stopped}");
     insert(&set, 300..400).await;
@@ -224,14 +235,14 @@ async fn an_entry_of_no_known_kind_stops_the_job_before_it() {
 
     for ((job, _, what), (entry, _)) in kinds.iter().zip(&entries) {
         let mut daemon = backup.start_daemon(&set.uri(), &["--job", job]).expect("a daemon");
+        let said = stopped(&backup, job, &mut daemon).await;
+        assert!(said.contains(what) && said.contains(&entry.to_string()), "{said}");
         while line(&backup, job).await.received.is_none_or(|at| Ts::from(at) < last) {
             assert!(daemon.is_running().expect("the daemon"), "{}", daemon.log());
             sleep(Duration::from_millis(100)).await;
         }
         let (code, said) = failure(daemon.terminate().await);
         assert_eq!(code, Some(1), "{said}");
-        let stopped = line(&backup, job).await.stopped.expect("a reason");
-        assert!(stopped.contains(what) && stopped.contains(&entry.to_string()), "{stopped}");
         stands_before(&backup, job, *entry);
     }
     let (entry, _) = entries[0];

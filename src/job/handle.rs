@@ -45,12 +45,12 @@ impl Job {
         new_timeline: bool,
     ) -> Result<Self, Error> {
         let identity = source.identity().await?;
-        if identity.server_version != source::TESTED_VERSION {
+        if !source::TESTED_VERSIONS.contains(&identity.server_version.as_str()) {
             tracing::warn!(
                 "the source is MongoDB {}; Headstock is tested with {} and built from the \
                  documented behaviour of other versions",
                 identity.server_version,
-                source::TESTED_VERSION
+                source::TESTED_VERSIONS.join(", ")
             );
         }
         let name = name.unwrap_or(&identity.set_name).to_owned();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::{Detail, Error, Options, Program, Result, Running, SourceState, Standalone};
+use super::{Detail, Error, Mongod, Options, Program, Result, Running, SourceState, Standalone};
 use crate::oplog::Ts;
 
 /// Limit of the wait for a daemon's progress.
@@ -212,8 +212,23 @@ impl Backup {
         more: &[&str],
         detail: Detail,
     ) -> Result<(Standalone, SourceState)> {
+        self.restored_on(None, at, more, detail).await
+    }
+
+    /// The same on a server of a binary, where one is given.
+    ///
+    /// # Errors
+    /// As [`Backup::restored`].
+    pub async fn restored_on(
+        &self,
+        mongod: Option<Mongod>,
+        at: &str,
+        more: &[&str],
+        detail: Detail,
+    ) -> Result<(Standalone, SourceState)> {
         let arguments = ["--setParameter", "ttlMonitorEnabled=false"].map(str::to_owned).to_vec();
-        let server = Standalone::start(&Options { arguments, ..Options::default() }).await?;
+        let server =
+            Standalone::start(&Options { mongod, arguments, ..Options::default() }).await?;
         self.restore(at, &server.uri(), more).await?;
         let state = SourceState::capture(server.client(), detail).await?;
         Ok((server, state))

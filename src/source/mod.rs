@@ -43,8 +43,9 @@ use connect::Template;
 use pace::Pace;
 use topology::Topology;
 
-/// The server version that every test runs against. Others are known by their documentation.
-pub const TESTED_VERSION: &str = "6.0.5";
+/// The server versions that tests run against from end to end. Others are known by their documentation,
+/// 4.4.2 by part of the tests.
+pub const TESTED_VERSIONS: [&str; 2] = ["6.0.5", "6.0.27"];
 
 /// Which member to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -82,7 +82,7 @@ struct Recorder {
 pub async fn record(release: Release, role: Role, cases: &[Case]) -> Recording {
     let mut arguments = vec!["--setParameter".to_owned(), "enableTestCommands=1".to_owned()];
     arguments.extend(["--setParameter".to_owned(), "ttlMonitorSleepSecs=1".to_owned()]);
-    if release == Release::V6_0_5 {
+    if release != Release::V4_4_2 {
         let feature = "featureFlagClusterWideConfig=true".to_owned();
         arguments.extend(["--setParameter".to_owned(), feature]);
     }
@@ -90,7 +90,8 @@ pub async fn record(release: Release, role: Role, cases: &[Case]) -> Recording {
         arguments.push("--shardsvr".to_owned());
     }
     let mongod = Some(Mongod::fetch(release).expect("a server"));
-    let options = Options { mongod, arguments, ..Options::default() };
+    // Large transactions stay in the cache; where it is small, 6.0.27 may give one up.
+    let options = Options { mongod, arguments, cache_gb: 1.0, ..Options::default() };
     let set = ReplicaSet::start(options).await.expect("a set");
     if role == Role::Shard {
         let identity = doc! {

@@ -49,7 +49,7 @@ fn specs(release: Release) -> Vec<Document> {
         doc! { "key": { "e": 1 }, "name": "engine",
         "storageEngine": { "wiredTiger": { "configString": "" } } },
     ];
-    if release == Release::V6_0_5 {
+    if release != Release::V4_4_2 {
         specs.push(doc! { "key": { "q": 1 }, "name": "to be unique", "prepareUnique": true });
     }
     specs
