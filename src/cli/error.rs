@@ -51,6 +51,18 @@ pub enum Error {
         /// Why not.
         source: restore::Error,
     },
+    /// A rewind that was not begun.
+    #[error("nothing was rewound: {source}")]
+    Rewind {
+        /// Why not.
+        source: job::Error,
+    },
+    /// A rewind writes to a server.
+    #[error("--rewind brings back a running replica set: --to must be mongodb://..., not {target}")]
+    RewindTarget {
+        /// What was given.
+        target: String,
+    },
     /// Looking inside a backup.
     #[error(transparent)]
     Inspect(#[from] inspect::Error),
@@ -87,8 +99,8 @@ impl Error {
         match self {
             Self::Job(job::Error::WhichJob { .. } | job::Error::BadName { .. })
             | Self::Daemon(daemon::Error::Job(job::Error::WhichJob { .. })) => Exit::Usage,
-            Self::Filters(_) => Exit::Usage,
-            Self::Plan { .. } => Exit::Refused,
+            Self::Filters(_) | Self::RewindTarget { .. } => Exit::Usage,
+            Self::Plan { .. } | Self::Rewind { .. } => Exit::Refused,
             Self::Daemon(error) if error.is_refusal() => Exit::Refused,
             _ => Exit::Failed,
         }

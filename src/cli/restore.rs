@@ -1,14 +1,18 @@
 //! `headstock restore`: plan, tell the plan, then do it.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use serde::Serialize;
 
 use super::args::JobArgs;
 use super::progress::RestoreWatch;
 use super::{Error, Exit, output};
 use crate::daemon::Signals;
 use crate::job;
-use crate::restore::{self, At, Cancel, Existing, Filter, Plan, Report, Request, Target};
+use crate::job::rewind::{self, Rewind};
+use crate::restore::{self, At, Cancel, Existing, Filter, Report, Request, RewindRequest, Target};
 
 const AFTER_HELP: &str = "\
 POINTS IN TIME (--at)
@@ -30,17 +34,45 @@ Everything is planned and checked before the target is touched; --dry-run stops 
 --drop a namespace that exists at the target is an error. A restore that was interrupted leaves a
 marker at the target; run it again.
 
+REWIND (--rewind)
+The target is the job's own source, and what differs between the point and now is written over it:
+documents deleted, replaced and inserted by _id, indexes dropped and built, collections renamed,
+dropped and made. What is equal is not touched, and the source is not read but for its oplog. A
+collection is written whole only if it was dropped, or has other options than at the point, or is
+capped and differs. Refused unless the target is the job's replica set and its oplog goes on from the
+last entry that the job holds; a point after that entry needs a sync first. Works beside a running
+daemon. The job follows what a rewind writes like any other write, so every point stays: a rewind is
+undone by a rewind to a point before it. One that was interrupted (SIGTERM, crash) leaves the target
+between both moments; run it again, and it finds and writes what is left. Applications should not
+write meanwhile: what they write may be lost, or differ from the point; at the end source and point
+are compared, and what differs is printed. The user needs the roles backup, restore and
+readWriteAnyDatabase.
+
+--rewind --json prints (with --dry-run only what is in plan):
+  plan       {job, repository, point, now, target, namespaces, added, changed, removed, bytes, users,
+             roles, blocks, warnings}; namespaces is an array of {ns, kind, action, renamed_from,
+             reason, added, changed, removed, bytes, drops_indexes, builds_indexes}, action is drop,
+             create, recreate or change; bytes are those of the documents to be written
+  written    {deleted, replaced, inserted, bytes, indexes}
+  elapsed_ms
+  compared   {t, i, time}: the moment of the source that was compared with the point at the end
+  equal      whether it was as at the point
+  differs    what was not, as in namespaces
+
 EXIT CODES
   0  restored and compared equal
   1  failed
   2  wrong usage
+  3  rewound, but the source differs from the point again: others write to it, or documents expire
   4  refused: the plan found a reason not to start, and nothing was touched
 
 EXAMPLES
   headstock restore --store /backup/rs0 --to mongodb://spare:27017 --dry-run
   headstock restore --store /backup/rs0 --at 2026-03-01T12:30:00Z --ns shop.orders --drop \\
       --to mongodb://db0,db1,db2/?replicaSet=rs0
-  headstock restore --store /backup/rs0 --at 1767225600,12 --to dbpath:/var/lib/mongo-restored";
+  headstock restore --store /backup/rs0 --at 1767225600,12 --to dbpath:/var/lib/mongo-restored
+  headstock restore --store /backup/rs0 --rewind --at 2026-03-01T12:30:00Z --ns shop --dry-run \\
+      --to mongodb://db0,db1,db2/?replicaSet=rs0";
 
 /// Restore a replica set, or some of its namespaces, as it was at a chosen moment
 #[derive(Debug, clap::Args)]
@@ -48,9 +80,9 @@ EXAMPLES
 pub struct Args {
     #[command(flatten)]
     job: JobArgs,
-    /// Point in time: latest, a snapshot, an RFC 3339 time, or SECS,INC
-    #[arg(long, value_name = "POINT", default_value = "latest")]
-    at: At,
+    /// Point in time: latest, a snapshot, an RFC 3339 time, or SECS,INC [default: latest]
+    #[arg(long, value_name = "POINT")]
+    at: Option<At>,
     /// Only this database or collection; may be given several times
     #[arg(long, value_name = "DB[.COLL]")]
     ns: Vec<Filter>,
@@ -60,6 +92,9 @@ pub struct Args {
     /// As --drop, and remove namespaces that the backup lacks
     #[arg(long)]
     exact: bool,
+    /// Bring the job's own source back to the point by writing only what differs
+    #[arg(long, conflicts_with_all = ["drop", "exact", "mongod"], requires = "at")]
+    rewind: bool,
     /// Plan and check only
     #[arg(long)]
     dry_run: bool,
@@ -79,12 +114,15 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
+    if args.rewind {
+        return rewind(args).await;
+    }
     let mut signals = Signals::listen()?;
     let backup = tokio::task::block_in_place(|| {
         job::open_backup(&args.job.store.store, args.job.job.as_deref())
     })?;
     let request = Request {
-        at: args.at,
+        at: args.at.unwrap_or(At::Latest),
         namespaces: args.ns,
         existing: match (args.drop, args.exact) {
             (_, true) => Existing::Exact,
@@ -123,7 +161,75 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-fn tell_plan(plan: &Plan, json: bool) -> Result<(), Error> {
+/// Runs the command with `--rewind`.
+async fn rewind(args: Args) -> Result<Exit, Error> {
+    let Target::Live(target) = args.to else {
+        return Err(Error::RewindTarget { target: args.to.to_string() });
+    };
+    let mut signals = Signals::listen()?;
+    let request = rewind::Request {
+        store: args.job.store.store,
+        job: args.job.job,
+        rewind: RewindRequest {
+            at: args.at.unwrap_or(At::Latest),
+            namespaces: args.ns,
+            trust: args.trust,
+            target,
+        },
+    };
+    let (cancel, watch) = (Cancel::new(), Arc::new(RestoreWatch::new()));
+    let work = async {
+        let rewind = Rewind::prepare(request, watch.clone(), cancel.clone()).await;
+        let rewind = rewind.map_err(|source| Error::Rewind { source })?;
+        if args.dry_run {
+            watch.stop();
+            return tell_plan(rewind.plan(), args.json).map(|()| Exit::Done);
+        }
+        if !args.json {
+            watch.suspend(|| tell_plan(rewind.plan(), false))?;
+        }
+        let report = rewind.execute(&*watch).await?;
+        watch.stop();
+        tell_rewind(&report, args.json)?;
+        Ok(if report.equal { Exit::Done } else { Exit::Damage })
+    };
+    tokio::pin!(work);
+    tokio::select! {
+        outcome = &mut work => outcome,
+        () = signals.stop() => {
+            cancel.cancel();
+            work.await
+        }
+    }
+}
+
+fn tell_rewind(report: &rewind::Report, json: bool) -> Result<(), Error> {
+    if json {
+        return output::json(report);
+    }
+    let (written, compared) = (&report.written, &report.compared);
+    output::line(&format!(
+        "rewound in {:.1} s: {} documents deleted, {} replaced, {} inserted, {}, {} indexes",
+        report.elapsed_ms as f64 / 1000.0,
+        written.deleted,
+        written.replaced,
+        written.inserted,
+        output::bytes(written.bytes),
+        written.indexes,
+    ))?;
+    let at = format!("{} ({},{})", compared.time, compared.t, compared.i);
+    if report.equal {
+        return output::line(&format!("EQUAL: the source at {at} and the point"));
+    }
+    for left in &report.differs {
+        output::line(&format!("  differs: {left}"))?;
+    }
+    output::line(&format!(
+        "DIFFERENT: the source at {at} and the point; stop what writes to it and run this again"
+    ))
+}
+
+fn tell_plan<P: Display + Serialize>(plan: &P, json: bool) -> Result<(), Error> {
     if json { output::json(plan) } else { output::line(plan.to_string().trim_end()) }
 }
 

@@ -113,7 +113,7 @@ pub fn diff(
     cancel: &Cancel,
     each: &mut dyn FnMut(Event<'_>) -> io::Result<()>,
 ) -> Result<Counts, Error> {
-    let mut differ = Differ::new(before, after, repository, cancel);
+    let mut differ = Differ::new(before.contents(), after.contents(), repository, cancel);
     let mut total = Counts::default();
     for pair in differ.pairs()?.iter().filter(|pair| selected(pair, filters)) {
         let change = change(pair)?;

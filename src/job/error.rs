@@ -168,6 +168,30 @@ pub enum Error {
         /// The last entry at or before it that the backup has.
         found: OpTime,
     },
+    /// The target of a rewind is another replica set than the job backs up.
+    #[error(
+        "the target is replica set {found}, but job {job} backs up {expected}: only that one can be \
+         rewound; without --rewind the point is restored into any server"
+    )]
+    RewindElsewhere {
+        /// The job.
+        job: String,
+        /// Name and id of its replica set.
+        expected: String,
+        /// Name and id of the target.
+        found: String,
+    },
+    /// The target of a rewind has not the oplog that the job holds.
+    #[error(
+        "the target's history is not proved to be that of job {job}, so what differs is not known; \
+         without --rewind the point can be restored into it, with --drop over what it has"
+    )]
+    RewindUnproved {
+        /// The job.
+        job: String,
+        /// What was found instead.
+        source: Box<Error>,
+    },
     /// A transaction is prepared and nobody decides it.
     #[error(
         "a transaction prepared at or before {at} is neither committed nor aborted, so job {job} \

@@ -37,6 +37,7 @@ mod handle;
 mod heal;
 mod info;
 mod read;
+pub mod rewind;
 mod scan;
 mod slices;
 pub mod snapshot;

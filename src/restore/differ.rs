@@ -1,6 +1,6 @@
-//! What differs between two views of one job, in time proportional to the difference.
+//! What differs between two moments of one job, in time proportional to the difference.
 //!
-//! Collections are matched by UUID, and those that only one view has by name: a collection that was
+//! Collections are matched by UUID, and those that only one moment has by name: a collection that was
 //! dropped and made again, as `$out` does every night, is compared by its documents, and what did not
 //! change is shared by both trees. Trees are compared by the hashes of their subtrees.
 
@@ -11,7 +11,8 @@ use bson::{RawDocument, RawDocumentBuf};
 use tempfile::TempDir;
 
 use super::materialise::scratch;
-use super::{Cancel, Error, View};
+use super::{Cancel, Error};
+use crate::block::BlockRead;
 use crate::blockstore::Repository;
 use crate::head::Collection;
 use crate::head::content_root::content_root;
@@ -25,17 +26,17 @@ const SORT_OVERHEAD_BYTES: usize = 128;
 /// Documents between two looks at the request to stop.
 const DOCUMENTS_PER_CHECK: u64 = 1 << 10;
 
-/// One collection in two views. At least one of them has it.
+/// One collection at two moments. At least one of them has it.
 #[derive(Debug, Clone, Copy)]
 pub struct Pair<'a> {
-    /// As the first view has it.
+    /// As it is at the first.
     pub before: Option<&'a Collection>,
-    /// As the second view has it.
+    /// As it is at the second.
     pub after: Option<&'a Collection>,
 }
 
 impl<'a> Pair<'a> {
-    /// The collection as it is in the second view, or was in the first.
+    /// The collection as it is at the second moment, or was at the first.
     #[must_use]
     pub fn newest(&self) -> &'a Collection {
         self.after.or(self.before).expect("a pair has at least one of them")
@@ -102,10 +103,19 @@ fn same(a: &Collection, b: &Collection) -> Result<bool, Error> {
     Ok(content_root(&[a])? == content_root(&[b])?)
 }
 
-/// Compares two views of one job.
+/// The collections of one job at a moment.
+#[derive(Clone, Copy)]
+pub struct Contents<'a> {
+    /// All that are to be compared.
+    pub collections: &'a [Collection],
+    /// Where their documents are.
+    pub blocks: &'a dyn BlockRead,
+}
+
+/// Compares two moments of one job.
 pub struct Differ<'a> {
-    before: &'a View,
-    after: &'a View,
+    before: Contents<'a>,
+    after: Contents<'a>,
     repository: Arc<dyn Repository>,
     cancel: &'a Cancel,
     /// Made when the first capped collection is compared.
@@ -116,8 +126,8 @@ impl<'a> Differ<'a> {
     /// Compares nothing yet.
     #[must_use]
     pub fn new(
-        before: &'a View,
-        after: &'a View,
+        before: Contents<'a>,
+        after: Contents<'a>,
         repository: Arc<dyn Repository>,
         cancel: &'a Cancel,
     ) -> Self {
@@ -129,7 +139,7 @@ impl<'a> Differ<'a> {
     /// # Errors
     /// [`Error::Head`] for options or index specs that are not valid BSON.
     pub fn pairs(&self) -> Result<Vec<Pair<'a>>, Error> {
-        let (before, after) = (self.before.collections(), self.after.collections());
+        let (before, after) = (self.before.collections, self.after.collections);
         let by_uuid: HashMap<_, _> = after.iter().map(|one| (one.uuid, one)).collect();
         let old: HashSet<_> = before.iter().map(|one| one.uuid).collect();
         let mut new: HashMap<&str, &Collection> = after
@@ -176,7 +186,7 @@ impl<'a> Differ<'a> {
         let mut each =
             |key, difference| watch.document().and_then(|()| found(key, difference)).map_err(wrap);
         let done = if pair.newest().order == Order::Keyed {
-            let (a, b) = (self.before.blocks(), self.after.blocks());
+            let (a, b) = (self.before.blocks, self.after.blocks);
             tree::diff(a, &before, b, &after, &mut each)
         } else {
             let (a, b) = self.sorted(ns, &before, &after)?;
@@ -197,7 +207,7 @@ impl<'a> Differ<'a> {
             watch.document().map_err(wrap)?;
             sides[usize::from(side == Side::Second)].push(document)
         };
-        let done = tree::unlike(a.blocks(), before, b.blocks(), after, &mut each);
+        let done = tree::unlike(a.blocks, before, b.blocks, after, &mut each);
         done.map_err(|why| unwrap(ns, why))?;
         let [before, after] = sides;
         Ok((before.finish()?, after.finish()?))

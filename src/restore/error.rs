@@ -165,6 +165,15 @@ pub enum Error {
         filters: String,
     },
 
+    /// A rewind selects a collection by one of its two names only.
+    #[error("{now} was {then} at this point: name both with --ns, or neither")]
+    HalfSelected {
+        /// Its name now.
+        now: String,
+        /// Its name at the point.
+        then: String,
+    },
+
     /// The target has namespaces that the restore would have to replace.
     #[error(
         "the target already has {first} and {more} more of the namespaces; --drop replaces them"

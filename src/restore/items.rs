@@ -21,6 +21,9 @@ pub(super) const BUCKETS: &str = "system.buckets.";
 /// The collection of a database's views.
 pub(super) const VIEWS: &str = "system.views";
 
+/// The collection of a database's stored functions.
+pub(super) const SCRIPTS: &str = "system.js";
+
 /// What a namespace is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
@@ -74,6 +77,11 @@ impl Item {
     /// The name of the collection that holds the documents, without its database.
     pub fn data_name(&self) -> &str {
         self.data.as_ref().map_or("", |data| split(&data.ns).1)
+    }
+
+    /// Whether it is a database's collection of stored functions, which cannot be dropped.
+    pub fn is_scripts(&self) -> bool {
+        self.name() == SCRIPTS
     }
 
     pub fn documents(&self) -> u64 {

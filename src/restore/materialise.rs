@@ -5,6 +5,7 @@
 //! trees that changed into a scratch store. The repository is only read; the scratch store goes with
 //! the [`View`].
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,11 +15,13 @@ use super::overlay::{Overlay, scratch_store};
 use super::point::Nearest;
 use super::resolve::{History, Route};
 use super::spans::before;
-use super::{Amount, At, Backup, Cancel, Error, Phase, Progress, Slice};
+use super::{
+    Amount, At, Backup, Cancel, Contents, Error, Phase, PlannedPoint, Progress, Slice, rfc3339,
+};
 use crate::block::BlockRead;
 use crate::blockstore::Repository;
 use crate::head::{self, Collection, Head, Manifest};
-use crate::oplog::{self, OpTime, Ts, slice};
+use crate::oplog::{self, OpTime, Ts, Uuid, slice};
 use crate::store::Store;
 
 /// Bytes of changes held in memory while slices are applied; more goes to scratch files. A quarter
@@ -38,8 +41,8 @@ pub struct View {
     pub(super) slices: u64,
     /// Every collection.
     pub(super) collections: Vec<Collection>,
-    /// Names of collections whose documents the backup does not have at the point.
-    pub(super) absent: Vec<String>,
+    /// Names of collections whose documents the backup does not have at the point, by UUID.
+    pub(super) absent: BTreeMap<Uuid, String>,
     /// Where their documents are.
     pub(super) blocks: Arc<dyn BlockRead>,
     /// Holds the scratch store's files until the view is dropped.
@@ -85,6 +88,25 @@ impl View {
     #[must_use]
     pub fn blocks(&self) -> &dyn BlockRead {
         &*self.blocks
+    }
+
+    /// The same to be compared with another moment.
+    #[must_use]
+    pub fn contents(&self) -> Contents<'_> {
+        Contents { collections: &self.collections, blocks: &*self.blocks }
+    }
+
+    /// The point as a plan tells it, which was asked for as `asked`.
+    pub(super) fn planned(&self, asked: &At) -> PlannedPoint {
+        let ts = self.optime.ts;
+        PlannedPoint {
+            asked: asked.to_string(),
+            t: ts.secs,
+            i: ts.inc,
+            time: rfc3339(ts.secs),
+            snapshot: self.base.id.clone(),
+            slices: self.slices,
+        }
     }
 }
 
@@ -153,7 +175,7 @@ fn follow(
             upto: route.upto,
             slices: 0,
             collections,
-            absent: Vec::new(),
+            absent: BTreeMap::new(),
             blocks,
             _scratch: None,
         })));
@@ -181,7 +203,7 @@ fn follow(
         optime: root.position.optime,
         upto: route.upto,
         slices,
-        absent: head.absent().values().cloned().collect(),
+        absent: head.absent().clone(),
         collections: head.collections().into_iter().cloned().collect(),
         blocks: overlay,
         _scratch: Some(dir),

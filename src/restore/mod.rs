@@ -32,10 +32,11 @@ mod progress;
 mod read;
 mod request;
 mod resolve;
+mod rewind;
 mod spans;
 mod verify;
 
-pub use differ::{Differ, Pair};
+pub use differ::{Contents, Differ, Pair};
 pub use error::Error;
 pub use materialise::View;
 pub(crate) use overlay::Overlay;
@@ -45,6 +46,10 @@ pub use plan::{
 pub use point::{At, Nearest, NearestSnapshots, ParseAtError, rfc3339};
 pub use progress::{Amount, Cancel, Phase, Progress, Silent};
 pub use request::{Existing, Filter, ParseFilterError, ParseTargetError, Request, Target};
+pub use rewind::{
+    Action, Destination, Moment, PlannedChange, PlannedNow, Rewind, RewindPlan, RewindRequest,
+    Written,
+};
 pub use spans::{Limit, Span, Walk};
 
 use std::sync::Arc;

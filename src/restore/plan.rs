@@ -137,16 +137,7 @@ impl fmt::Display for Plan {
             "  point     {},{} ({}): snapshot {} and {} oplog slices",
             point.t, point.i, point.time, point.snapshot, point.slices
         )?;
-        write!(f, "  target    {}, {}", target.name, target.kind)?;
-        for (what, value) in [("server", &target.version), ("fcv", &target.fcv)] {
-            if let Some(value) = value {
-                write!(f, ", {what} {value}")?;
-            }
-        }
-        if let Some(free) = target.free_bytes {
-            write!(f, ", {free} bytes free")?;
-        }
-        writeln!(f)?;
+        write_target(f, target)?;
         let checked = if self.blocks.hashed_bytes > 0 { "read and hashed" } else { "present" };
         writeln!(f, "  blocks    {} {checked}", self.blocks.blocks)?;
         writeln!(
@@ -169,6 +160,20 @@ impl fmt::Display for Plan {
         }
         Ok(())
     }
+}
+
+/// The line of a plan that tells the target.
+pub(super) fn write_target(f: &mut fmt::Formatter<'_>, target: &TargetFacts) -> fmt::Result {
+    write!(f, "  target    {}, {}", target.name, target.kind)?;
+    for (what, value) in [("server", &target.version), ("fcv", &target.fcv)] {
+        if let Some(value) = value {
+            write!(f, ", {what} {value}")?;
+        }
+    }
+    if let Some(free) = target.free_bytes {
+        write!(f, ", {free} bytes free")?;
+    }
+    writeln!(f)
 }
 
 impl fmt::Display for PlannedNamespace {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::items::{self, Item, Selection};
 use super::live::{self, Existing as Names, Found, Live, Marker};
 use super::materialise::{View, materialise};
-use super::plan::{Plan, PlannedNamespace, PlannedPoint, TargetFacts};
+use super::plan::{Plan, PlannedNamespace, TargetFacts};
 use super::resolve::History;
 use super::verify::verify;
 use super::{
     Backup, Cancel, CheckedBlocks, Error, Existing, Progress, Request, Restore, Target, dbpath,
-    files, rfc3339,
+    files,
 };
 use crate::blockstore::Repository;
 use crate::head::Manifest;
@@ -58,7 +58,7 @@ pub async fn prepare(
     };
     let marker = marker(&job, &request, &view);
     let looked = look(&target, &marker).await?;
-    fits(&view.base, &looked.facts, &selection)?;
+    fits(&view.base, &looked.facts, selection.bytes())?;
     let plan = Planner {
         job,
         repository: repository.describe(),
@@ -107,7 +107,7 @@ fn read(
     let view = materialise(repository, history, &request.at, progress, cancel)?;
     let filters = &request.namespaces;
     let named = |ns: &String| filters.iter().any(|filter| filter.to_string() == *ns);
-    if let Some(ns) = view.absent.iter().find(|ns| named(ns)) {
+    if let Some(ns) = view.absent.values().find(|ns| named(ns)) {
         return Err(Error::Absent { ns: ns.clone() });
     }
     let selection = items::select(&*view.blocks, &view.collections, filters, progress)?;
@@ -150,8 +150,8 @@ async fn look(target: &Opened, marker: &Marker) -> Result<Looked, Error> {
     })
 }
 
-/// Whether version and room of a target are enough.
-fn fits(base: &Manifest, facts: &TargetFacts, selection: &Selection) -> Result<(), Error> {
+/// Whether version and room of a target are enough to take so many bytes of documents.
+pub(super) fn fits(base: &Manifest, facts: &TargetFacts, bytes: u64) -> Result<(), Error> {
     // A data directory made anew has the compatibility version of its server.
     let target_fcv = facts.fcv.as_deref().or(facts.version.as_deref());
     if let Some(target_fcv) = target_fcv
@@ -163,7 +163,6 @@ fn fits(base: &Manifest, facts: &TargetFacts, selection: &Selection) -> Result<(
             backup_fcv: base.fcv.clone(),
         });
     }
-    let bytes = selection.bytes();
     let server = facts.version.is_some();
     let needed_bytes = if server { bytes / LEAST_ROOM_DIVISOR } else { bytes };
     match facts.free_bytes {
@@ -212,7 +211,7 @@ impl Planner<'_> {
         };
         Ok(Plan {
             restore_id: marker.id.clone(),
-            point: self.point(),
+            point: self.view.planned(&self.request.at),
             existing: self.request.existing,
             namespaces,
             drops,
@@ -226,18 +225,6 @@ impl Planner<'_> {
             repository: self.repository,
             target: self.looked.facts,
         })
-    }
-
-    fn point(&self) -> PlannedPoint {
-        let ts = self.view.optime.ts;
-        PlannedPoint {
-            asked: self.request.at.to_string(),
-            t: ts.secs,
-            i: ts.inc,
-            time: rfc3339(ts.secs),
-            snapshot: self.view.base.id.clone(),
-            slices: self.view.slices,
-        }
     }
 
     fn namespace(&self, item: &Item) -> PlannedNamespace {
@@ -262,7 +249,7 @@ impl Planner<'_> {
         if !self.view.absent.is_empty() {
             warnings.push(format!(
                 "not held at this point, just renamed from names that are not backed up: {}",
-                self.view.absent.join(", ")
+                self.view.absent.values().map(String::as_str).collect::<Vec<_>>().join(", ")
             ));
         }
         if self.looked.resumes {

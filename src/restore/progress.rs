@@ -15,6 +15,10 @@ pub enum Phase {
     ApplySlices,
     /// Sweeping the applied changes into scratch trees. Counts nothing.
     Sweep,
+    /// Bringing the backup's newest state to that of the target. Counts nothing.
+    CatchUp,
+    /// Finding what differs between a target and the point. Counts nothing.
+    Differ,
     /// Writing documents to the target. Counts documents and their bytes.
     Load,
     /// Building indexes at the target. Counts indexes as documents, no bytes.
@@ -29,6 +33,8 @@ impl fmt::Display for Phase {
             Self::CheckBlocks => "checking blocks",
             Self::ApplySlices => "applying oplog slices",
             Self::Sweep => "sweeping changes",
+            Self::CatchUp => "catching up with the target",
+            Self::Differ => "finding what differs",
             Self::Load => "loading documents",
             Self::BuildIndexes => "building indexes",
             Self::Compare => "comparing with the backup",

@@ -7,7 +7,7 @@
 
 use bson::raw::{RawBsonRef, cstr};
 use bson::spec::ElementType;
-use bson::{RawDocument, RawDocumentBuf, rawdoc};
+use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
 use md5::{Digest as _, Md5};
 
 use super::items::Item;
@@ -178,31 +178,42 @@ impl<'a> Batches<'a> {
     /// Servers replace a top-level `Timestamp(0, 0)` in every insert and replacement, but not in the
     /// result of a pipeline; an upsert by a pipeline of one literal writes the document as it is.
     fn verbatim(&self, document: &RawDocument) -> Result<Batch, Error> {
-        let malformed = |why| Error::Malformed {
-            ns: self.collection.to_owned(),
-            what: "an _id",
-            source: Some(Box::new(why)),
-        };
-        let id = document.get("_id").map_err(malformed)?.unwrap_or(RawBsonRef::Null);
-        let mut equal = RawDocumentBuf::new();
-        equal.append(cstr!("$eq"), id);
         let mut command = rawdoc! { "update": self.collection };
-        let mut update = rawdoc! { "q": { "_id": equal } };
-        let mut literal = RawDocumentBuf::new();
-        literal.append(cstr!("$literal"), document);
-        let mut stage = RawDocumentBuf::new();
-        stage.append(cstr!("$replaceWith"), literal);
-        update.append(cstr!("u"), bson::RawArrayBuf::from_iter([stage]));
+        let mut update = RawDocumentBuf::new();
+        update.append(cstr!("q"), by_id(document)?);
+        update.append(cstr!("u"), literal(document));
         update.append(cstr!("upsert"), true);
-        command.append(cstr!("updates"), bson::RawArrayBuf::from_iter([update]));
+        command.append(cstr!("updates"), RawArrayBuf::from_iter([update]));
         command.append(cstr!("bypassDocumentValidation"), true);
         command.append(cstr!("writeConcern"), rawdoc! { "w": 1 });
         Ok(Batch { command, documents: 1, bytes: document.as_bytes().len() as u64 })
     }
 }
 
+/// What selects the document of the same `_id`.
+pub(super) fn by_id(document: &RawDocument) -> Result<RawDocumentBuf, Error> {
+    let malformed = |why| Error::Malformed {
+        ns: "a document".to_owned(),
+        what: "an _id",
+        source: Some(Box::new(why)),
+    };
+    let id = document.get("_id").map_err(malformed)?.unwrap_or(RawBsonRef::Null);
+    let mut equal = RawDocumentBuf::new();
+    equal.append(cstr!("$eq"), id);
+    Ok(rawdoc! { "_id": equal })
+}
+
+/// The pipeline whose result is the document as it is.
+pub(super) fn literal(document: &RawDocument) -> RawArrayBuf {
+    let mut literal = RawDocumentBuf::new();
+    literal.append(cstr!("$literal"), document);
+    let mut stage = RawDocumentBuf::new();
+    stage.append(cstr!("$replaceWith"), literal);
+    RawArrayBuf::from_iter([stage])
+}
+
 /// Whether a server would change the document when it is inserted.
-fn has_empty_timestamp(document: &RawDocument) -> bool {
+pub(super) fn has_empty_timestamp(document: &RawDocument) -> bool {
     document.iter_elements().flatten().any(|element| {
         element.element_type() == ElementType::Timestamp
             && element.key().as_str() != "_id"

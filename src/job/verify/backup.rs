@@ -6,6 +6,7 @@
 //! neither has, because nobody follows the source, comes from the source's oplog itself, which must go
 //! on from the backup's last entry.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::job::apply::{CHANGE_BUDGET_BYTES, is_before_5};
 use crate::job::slices::SliceChain;
 use crate::job::{Error, Figures, State, blocking, pick, read};
 use crate::oplog::slice::entries;
-use crate::oplog::{OpTime, Position, Ts, position};
+use crate::oplog::{OpTime, Position, Ts, Uuid, position};
 use crate::restore::{Cancel, Overlay};
 use crate::source::Source;
 use crate::store::Store;
@@ -99,6 +100,8 @@ fn open(dir: &Path, job: Option<&str>) -> Result<(Store, String, State), Error> 
 pub struct Brought {
     /// Its collections.
     pub collections: Vec<Collection>,
+    /// Names of collections whose documents it has not, by UUID.
+    pub absent: BTreeMap<Uuid, String>,
     /// Entries that only the source's oplog had.
     pub entries_ahead: u64,
 }
@@ -284,6 +287,7 @@ impl Advance {
     fn finish(mut self) -> Result<Brought, Error> {
         self.head.flush(&*self.opened.blocks)?;
         let collections = self.head.collections().into_iter().cloned().collect();
-        Ok(Brought { collections, entries_ahead: self.entries_ahead })
+        let absent = self.head.absent().clone();
+        Ok(Brought { collections, absent, entries_ahead: self.entries_ahead })
     }
 }

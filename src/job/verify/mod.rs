@@ -14,7 +14,7 @@
 //! The store is only read, as a registered reader beside a daemon. What the source has and the store
 //! has not goes into a scratch store. Memory is bounded as that of a sync is.
 
-mod backup;
+pub(super) mod backup;
 mod collect;
 mod compare;
 mod gather;

@@ -5,12 +5,10 @@ use bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
 
 use super::{Live, NAMESPACE_NOT_FOUND, capped};
 use crate::restore::Error;
-use crate::restore::items::{Item, Shape, is_id_index, without};
+use crate::restore::items::{Item, SCRIPTS, Shape, is_id_index, without};
 
 /// The field by which documents are deleted by age, of an index or of a collection.
 const TTL: &str = "expireAfterSeconds";
-/// The collection of a database's stored functions.
-const SCRIPTS: &str = "system.js";
 /// The server's code for a namespace that is there already.
 const NAMESPACE_EXISTS: i32 = 48;
 
@@ -41,9 +39,25 @@ impl Live {
             command.append(cstr!("idIndex"), without(&item.ns, spec, &["ns"])?);
         }
         match self.run(item.db(), "create", command, &item.ns).await {
-            Err(Error::Refused { code: NAMESPACE_EXISTS, .. }) if item.name() == SCRIPTS => Ok(()),
+            Err(Error::Refused { code: NAMESPACE_EXISTS, .. }) if item.is_scripts() => Ok(()),
             outcome => outcome.map(drop),
         }
+    }
+
+    /// Gives a collection another name in its database, which nothing has.
+    pub async fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        let command = rawdoc! { "renameCollection": from, "to": to };
+        self.run("admin", "renameCollection", command, from).await.map(drop)
+    }
+
+    /// Drops indexes by their names.
+    pub async fn drop_indexes(&self, item: &Item, names: &[String]) -> Result<(), Error> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let names: RawArrayBuf = names.iter().map(String::as_str).collect();
+        let command = rawdoc! { "dropIndexes": item.data_name(), "index": names };
+        self.run(item.db(), "dropIndexes", command, &item.ns).await.map(drop)
     }
 
     /// Builds the secondary indexes that let nothing expire. Returns how many.
@@ -70,7 +84,8 @@ impl Live {
         self.create_indexes(item, &specs).await.map(Some)
     }
 
-    async fn create_indexes(&self, item: &Item, specs: &[&RawDocument]) -> Result<u64, Error> {
+    /// Builds indexes of an item. Returns how many.
+    pub async fn create_indexes(&self, item: &Item, specs: &[&RawDocument]) -> Result<u64, Error> {
         if specs.is_empty() {
             return Ok(0);
         }
@@ -110,7 +125,8 @@ impl Live {
     }
 }
 
-fn expires(spec: &RawDocument) -> bool {
+/// Whether an index lets the server delete documents by age.
+pub(in crate::restore) fn expires(spec: &RawDocument) -> bool {
     matches!(spec.get(TTL), Ok(Some(_)))
 }
 

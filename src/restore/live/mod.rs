@@ -9,6 +9,7 @@
 //! Documents are inserted with `w: 1`; what a failover could undo is found by the comparison, which
 //! is made against the primary, and made durable by the majority write that removes the marker.
 
+mod by_id;
 mod capped;
 mod compare;
 mod load;
@@ -28,7 +29,9 @@ use mongodb::options::ClientOptions;
 
 use super::plan::TargetFacts;
 use super::{Cancel, Error, Progress, Target};
+pub(super) use by_id::{Operations, Verb};
 pub(super) use compare::Outcome;
+pub(super) use make::expires;
 pub(super) use marker::{Found, MARKER_DATABASE, Marker};
 pub(super) use run::{Done, Work, in_the_way, surplus};
 

@@ -16,6 +16,16 @@ use crate::restore::Error;
 use crate::restore::items::{Item, Shape, text};
 use crate::restore::read::{self, Batch, Batches};
 
+/// Where their documents are, and the collections of users and of roles.
+pub(in crate::restore) type Accounts<'a> = (Arc<dyn BlockRead>, [Option<&'a Collection>; 2]);
+
+/// Which users or roles of a collection are meant, by their ids.
+#[derive(Clone, Copy)]
+enum Chosen<'a> {
+    But(&'a HashSet<String>),
+    Only(&'a HashSet<String>),
+}
+
 /// Where users and roles stand until the server merges them.
 const TEMPORARY_USERS: &str = "headstock_restore_users";
 /// See [`TEMPORARY_USERS`].
@@ -37,21 +47,15 @@ impl Live {
         for (collection, temporary, into) in pairs {
             self.drop_namespace("admin", temporary).await?;
             let Some(collection) = collection else { continue };
-            let (ids, kept) = self.stage(blocks.clone(), collection, temporary, &spared).await?;
+            let chosen = Chosen::But(&spared);
+            let (ids, kept) = self.stage(blocks.clone(), collection, temporary, chosen).await?;
             left.extend(kept);
             merged.extend(ids.into_iter().map(|id| (into, id)));
         }
         if merged.is_empty() {
             return Ok(left);
         }
-        let command = rawdoc! {
-            "_mergeAuthzCollections": 1,
-            "tempUsersCollection": format!("admin.{TEMPORARY_USERS}"),
-            "tempRolesCollection": format!("admin.{TEMPORARY_ROLES}"),
-            "db": "",
-            "drop": false,
-        };
-        self.run("admin", "_mergeAuthzCollections", command, "admin.system.users").await?;
+        self.merge_staged(false).await?;
         for (collection, id) in merged {
             if !self.has(collection, &id).await? {
                 return Err(Error::Different {
@@ -67,8 +71,43 @@ impl Live {
         Ok(left)
     }
 
+    /// Makes users and roles those of `then`, but for the spared, which stay as they are `now`.
+    pub async fn replace_users(
+        &self,
+        then: Accounts<'_>,
+        now: Accounts<'_>,
+        spared: &HashSet<String>,
+    ) -> Result<(), Error> {
+        for (index, temporary) in [TEMPORARY_USERS, TEMPORARY_ROLES].into_iter().enumerate() {
+            self.drop_namespace("admin", temporary).await?;
+            for ((blocks, sides), chosen) in
+                [(&then, Chosen::But(spared)), (&now, Chosen::Only(spared))]
+            {
+                if let Some(collection) = sides[index] {
+                    self.stage(blocks.clone(), collection, temporary, chosen).await?;
+                }
+            }
+        }
+        self.merge_staged(true).await?;
+        self.drop_namespace("admin", TEMPORARY_USERS).await?;
+        self.drop_namespace("admin", TEMPORARY_ROLES).await
+    }
+
+    /// Lets the server add what is staged; with `replace` it also replaces those that are there, and
+    /// drops all others.
+    async fn merge_staged(&self, replace: bool) -> Result<(), Error> {
+        let command = rawdoc! {
+            "_mergeAuthzCollections": 1,
+            "tempUsersCollection": format!("admin.{TEMPORARY_USERS}"),
+            "tempRolesCollection": format!("admin.{TEMPORARY_ROLES}"),
+            "db": "",
+            "drop": replace,
+        };
+        self.run("admin", "_mergeAuthzCollections", command, "admin.system.users").await.map(drop)
+    }
+
     /// `db.name` of the users that are logged in here and of every role they have.
-    async fn own_identity(&self) -> Result<HashSet<String>, Error> {
+    pub async fn own_identity(&self) -> Result<HashSet<String>, Error> {
         let status = rawdoc! { "connectionStatus": 1 };
         let reply = self.run("admin", "connectionStatus", status, "").await?;
         let info = reply.get_document("authInfo");
@@ -85,13 +124,13 @@ impl Live {
         Ok(identity)
     }
 
-    /// Writes users or roles into a temporary collection. Returns those written and those spared.
+    /// Writes chosen users or roles into a temporary collection. Returns those written and those left.
     async fn stage(
         &self,
         blocks: Arc<dyn BlockRead>,
         collection: &Collection,
         temporary: &'static str,
-        spared: &HashSet<String>,
+        chosen: Chosen<'_>,
     ) -> Result<(Vec<String>, Vec<String>), Error> {
         let item = Item {
             ns: collection.ns.clone(),
@@ -99,7 +138,11 @@ impl Live {
             options: collection.options.clone(),
             data: Some(collection.clone()),
         };
-        let (cancel, spared) = (self.cancel.clone(), spared.clone());
+        let (wanted, listed) = match chosen {
+            Chosen::But(ids) => (false, ids.clone()),
+            Chosen::Only(ids) => (true, ids.clone()),
+        };
+        let cancel = self.cancel.clone();
         let reading = tokio::task::spawn_blocking(move || {
             let mut batches = Batches::new(temporary, true);
             let (mut commands, mut ids, mut left) = (Vec::<Batch>::new(), Vec::new(), Vec::new());
@@ -109,7 +152,7 @@ impl Live {
             };
             read::documents(&*blocks, &item, &cancel, &mut |document| {
                 let id = text(document, "_id").unwrap_or_default().to_owned();
-                if spared.contains(&id) {
+                if listed.contains(&id) != wanted {
                     left.push(id);
                     return Ok(());
                 }

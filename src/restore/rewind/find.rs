@@ -1,0 +1,503 @@
+//! What must change to get from now to then.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use bson::RawDocument;
+
+use super::Both;
+use super::plan::{Action, PlannedChange};
+
+use crate::head::{Collection, Scope};
+use crate::oplog::Uuid;
+use crate::restore::Amount;
+use crate::restore::items::{self, Item, Shape, VIEWS, text};
+use crate::restore::{Cancel, Contents, Differ, Error, Filter, Pair, Phase, Progress};
+use crate::tree::Difference;
+
+/// Collections that a warning names; others are counted.
+const NAMED_MAX: usize = 10;
+/// By what documents are deleted by age, of an index or of a collection.
+const TTL: &str = "expireAfterSeconds";
+
+/// What becomes of one namespace.
+pub(super) struct Change {
+    /// As it is now.
+    pub now: Option<Item>,
+    /// As it was then.
+    pub then: Option<Item>,
+    /// What happens to it.
+    pub action: Action,
+    /// Why it is recreated.
+    pub reason: Option<&'static str>,
+    /// Names of indexes that are dropped before documents are written.
+    pub drops_indexes: Vec<String>,
+    /// Names of indexes that are built after it.
+    pub builds_indexes: Vec<String>,
+    /// Documents.
+    pub counts: Counts,
+}
+
+impl Change {
+    /// The namespace as it was then, or is now if it goes.
+    pub fn newest(&self) -> &Item {
+        self.then.as_ref().or(self.now.as_ref()).expect("a change has one of them")
+    }
+
+    /// Both sides of a namespace that stays, if it gets another name.
+    pub fn renamed(&self) -> Option<(&Item, &Item)> {
+        let (now, then) = self.now.as_ref().zip(self.then.as_ref())?;
+        (self.action == Action::Change && now.ns != then.ns).then_some((now, then))
+    }
+
+    /// The collection on both sides.
+    pub fn pair(&self) -> Pair<'_> {
+        let (now, then) = (self.now.as_ref(), self.then.as_ref());
+        Pair {
+            before: now.and_then(|now| now.data.as_ref()),
+            after: then.and_then(|then| then.data.as_ref()),
+        }
+    }
+}
+
+/// Documents that differ.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Only then.
+    pub added: u64,
+    /// At both moments, with other bytes.
+    pub changed: u64,
+    /// Only now.
+    pub removed: u64,
+    /// Bytes of those added and changed.
+    pub bytes: u64,
+}
+
+impl Counts {
+    fn add(&mut self, difference: &Difference) {
+        let (count, document) = match difference {
+            Difference::Added(document) => (&mut self.added, Some(document)),
+            Difference::Changed(_, document) => (&mut self.changed, Some(document)),
+            Difference::Removed(_) => (&mut self.removed, None),
+        };
+        *count += 1;
+        self.bytes += document.map_or(0, |document| document.as_bytes().len() as u64);
+    }
+
+    /// Of a namespace that goes, comes, or both, as a whole.
+    fn whole(now: Option<&Item>, then: Option<&Item>) -> Self {
+        Self {
+            added: then.map_or(0, Item::documents),
+            changed: 0,
+            removed: now.map_or(0, Item::documents),
+            bytes: then.map_or(0, Item::bytes),
+        }
+    }
+
+    /// Whether nothing differs.
+    pub fn is_none(&self) -> bool {
+        self.added + self.changed + self.removed == 0
+    }
+}
+
+/// Documents of `admin.system.users` or `admin.system.roles` that differ, by `_id`.
+#[derive(Default)]
+pub(super) struct Accounts {
+    /// What must be written.
+    pub put: BTreeSet<String>,
+    /// What must go.
+    pub dropped: BTreeSet<String>,
+}
+
+impl Accounts {
+    pub fn len(&self) -> usize {
+        self.put.len() + self.dropped.len()
+    }
+
+    fn spare(&mut self, ids: &HashSet<String>) -> Vec<String> {
+        let all = self.put.iter().chain(&self.dropped);
+        let spared: Vec<String> = all.filter(|id| ids.contains(*id)).cloned().collect();
+        for id in &spared {
+            self.put.remove(id);
+            self.dropped.remove(id);
+        }
+        spared
+    }
+}
+
+/// Users and roles that differ.
+#[derive(Default)]
+pub(super) struct Users {
+    pub users: Accounts,
+    pub roles: Accounts,
+    /// Those that are left as they are, since the rewind is logged in by them.
+    pub spared: HashSet<String>,
+    /// Those of them that differ.
+    left: Vec<String>,
+}
+
+impl Users {
+    /// Leaves these as they are.
+    pub fn spare(&mut self, ids: &HashSet<String>) {
+        self.left = self.users.spare(ids);
+        self.left.extend(self.roles.spare(ids));
+        self.spared.clone_from(ids);
+    }
+
+    /// As changes of a plan.
+    pub fn planned(&self) -> impl Iterator<Item = PlannedChange> {
+        let kinds = [("users", &self.users), ("roles", &self.roles)];
+        kinds.into_iter().filter(|(_, accounts)| accounts.len() > 0).map(|(kind, accounts)| {
+            PlannedChange {
+                ns: format!("admin.system.{kind}"),
+                kind: kind.to_owned(),
+                action: Action::Change,
+                renamed_from: None,
+                reason: None,
+                added: 0,
+                changed: accounts.put.len() as u64,
+                removed: accounts.dropped.len() as u64,
+                bytes: 0,
+                drops_indexes: Vec::new(),
+                builds_indexes: Vec::new(),
+            }
+        })
+    }
+}
+
+/// All that must change.
+pub(super) struct Found {
+    /// By the name of the namespace.
+    pub changes: Vec<Change>,
+    /// Users and roles.
+    pub users: Users,
+    /// Collections of which one moment does not tell what it was.
+    untold: BTreeSet<String>,
+    /// Whether documents of the changes may be past their age.
+    expiring: Vec<String>,
+}
+
+impl Found {
+    /// Compares two moments. Blocking.
+    pub fn find(both: &Both, progress: &dyn Progress, cancel: &Cancel) -> Result<Self, Error> {
+        progress.begin(Phase::Differ, Amount::default());
+        let (now, then) = (Catalog::now(both, progress)?, Catalog::then(both, progress)?);
+        let repository = both.repository.clone();
+        let mut differ = Differ::new(now.contents(), then.contents(), repository, cancel);
+        let mut finder = Finder { both, now: &now, then: &then, changes: Vec::new() };
+        finder.views();
+        for pair in differ.pairs()? {
+            finder.pair(&pair, &mut differ)?;
+        }
+        finder.anything()?;
+        let mut changes = finder.changes;
+        changes.sort_by(|a, b| a.newest().ns.cmp(&b.newest().ns));
+        let users = users(both, &now, &then, &mut differ)?;
+        let expires = |change: &&Change| change.then.as_ref().is_some_and(expires);
+        let expiring = changes.iter().filter(expires).map(|change| change.newest().ns.clone());
+        let expiring = expiring.collect();
+        let mut untold = &now.untold | &then.untold;
+        let filters = &both.filters;
+        untold.retain(|ns| filters.is_empty() || filters.iter().any(|filter| filter.covers(ns)));
+        Ok(Self { changes, users, untold, expiring })
+    }
+
+    /// Collections that are written whole.
+    pub fn whole(&self) -> impl Iterator<Item = &Collection> {
+        let whole = |change: &&Change| matches!(change.action, Action::Create | Action::Recreate);
+        self.changes.iter().filter(whole).filter_map(|change| change.pair().after)
+    }
+
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.untold.is_empty() {
+            warnings.push(format!(
+                "left as they are, since the backup does not hold them both at the point and now: {}",
+                some(self.untold.iter())
+            ));
+        }
+        if !self.expiring.is_empty() {
+            warnings.push(format!(
+                "what is past its age goes again as soon as the server looks: {}",
+                some(self.expiring.iter())
+            ));
+        }
+        if !self.users.left.is_empty() {
+            warnings.push(format!(
+                "left as they are, since the rewind is logged in by them: {}",
+                some(self.users.left.iter())
+            ));
+        }
+        warnings
+    }
+}
+
+/// The first of some names, and how many others there are.
+fn some<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
+    let more = names.len().saturating_sub(NAMED_MAX);
+    let mut text = names.take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
+}
+
+/// Whether documents of a namespace are deleted by age.
+fn expires(item: &Item) -> bool {
+    let has = |document: &RawDocument| matches!(document.get(TTL), Ok(Some(_)));
+    has(&item.options) || item.indexes().any(has)
+}
+
+/// One moment, as far as it is compared.
+struct Catalog<'a> {
+    /// Collections that are compared, but for users and roles.
+    collections: Vec<Collection>,
+    whole: Contents<'a>,
+    /// Namespaces as users see them, by the UUID of the collection that holds the documents.
+    items: HashMap<Uuid, Item>,
+    /// Views by name.
+    views: BTreeMap<String, Item>,
+    users: Option<Collection>,
+    roles: Option<Collection>,
+    /// Names of collections that the other moment does not tell.
+    untold: BTreeSet<String>,
+}
+
+impl<'a> Catalog<'a> {
+    fn now(both: &'a Both, progress: &dyn Progress) -> Result<Self, Error> {
+        let Both { now, then, .. } = both;
+        let known = |uuid: Uuid, ns: &str| {
+            let absent = then.absent.contains_key(&uuid) || has_name(&then.absent, ns);
+            !absent && then.base.scope.keeps(ns)
+        };
+        Self::new(now.contents(), &then.base.scope, &known, progress)
+    }
+
+    fn then(both: &'a Both, progress: &dyn Progress) -> Result<Self, Error> {
+        let Both { now, then, .. } = both;
+        let known = |uuid: Uuid, ns: &str| {
+            let absent = now.absent.contains_key(&uuid) || has_name(&now.absent, ns);
+            !absent && now.scope.keeps(ns)
+        };
+        Self::new(then.contents(), &now.scope, &known, progress)
+    }
+
+    /// `known` tells whether the other moment would have a collection if it was there.
+    fn new(
+        whole: Contents<'a>,
+        other: &Scope,
+        known: &dyn Fn(Uuid, &str) -> bool,
+        progress: &dyn Progress,
+    ) -> Result<Self, Error> {
+        let selection = items::select(whole.blocks, whole.collections, &[], progress)?;
+        let (mut items, mut views) = (HashMap::new(), BTreeMap::new());
+        let mut collections = Vec::new();
+        let mut untold = BTreeSet::new();
+        for item in selection.items {
+            match &item.data {
+                Some(data) if known(data.uuid, &data.ns) => {
+                    collections.push(data.clone());
+                    items.insert(data.uuid, item);
+                }
+                None if other.keeps(&format!("{}.{VIEWS}", item.db())) => {
+                    views.insert(item.ns.clone(), item);
+                }
+                _ => drop(untold.insert(item.ns)),
+            }
+        }
+        let (users, roles) = (selection.users, selection.roles);
+        Ok(Self { collections, whole, items, views, users, roles, untold })
+    }
+
+    fn contents(&self) -> Contents<'_> {
+        Contents { collections: &self.collections, blocks: self.whole.blocks }
+    }
+
+    fn item(&self, of: Option<&Collection>) -> Option<Item> {
+        of.and_then(|of| self.items.get(&of.uuid)).cloned()
+    }
+}
+
+fn has_name(absent: &BTreeMap<Uuid, String>, ns: &str) -> bool {
+    absent.values().any(|name| name == ns)
+}
+
+/// Gathers changes.
+struct Finder<'a> {
+    both: &'a Both,
+    now: &'a Catalog<'a>,
+    then: &'a Catalog<'a>,
+    changes: Vec<Change>,
+}
+
+impl Finder<'_> {
+    fn covers(&self, item: &Item) -> bool {
+        let filters = &self.both.filters;
+        let data = item.data.as_ref().map(|data| &data.ns);
+        let covered =
+            |filter: &Filter| filter.covers(&item.ns) || data.is_some_and(|ns| filter.covers(ns));
+        filters.is_empty() || filters.iter().any(covered)
+    }
+
+    /// Fails if filters select nothing of either moment.
+    fn anything(&self) -> Result<(), Error> {
+        let filters = &self.both.filters;
+        let mut all = [self.now, self.then]
+            .into_iter()
+            .flat_map(|catalog| catalog.items.values().chain(catalog.views.values()));
+        let admin = filters.iter().any(|filter| filter.database == "admin");
+        if filters.is_empty() || admin || all.any(|item| self.covers(item)) {
+            return Ok(());
+        }
+        let filters: Vec<String> = filters.iter().map(ToString::to_string).collect();
+        Err(Error::NothingSelected { filters: filters.join(", ") })
+    }
+
+    fn views(&mut self) {
+        let (now, then) = (&self.now.views, &self.then.views);
+        let names: BTreeSet<&String> = now.keys().chain(then.keys()).collect();
+        for ns in names {
+            let (now, then) = (now.get(ns), then.get(ns));
+            let action = match (now, then) {
+                (Some(now), Some(then)) if now.options == then.options => continue,
+                (Some(_), Some(_)) => Action::Recreate,
+                (Some(_), None) => Action::Drop,
+                _ => Action::Create,
+            };
+            let reason = (action == Action::Recreate).then_some("definitions");
+            let whole = Change {
+                now: now.cloned(),
+                then: then.cloned(),
+                action,
+                reason,
+                drops_indexes: Vec::new(),
+                builds_indexes: Vec::new(),
+                counts: Counts::default(),
+            };
+            if self.covers(whole.newest()) {
+                self.changes.push(whole);
+            }
+        }
+    }
+
+    fn pair(&mut self, pair: &Pair<'_>, differ: &mut Differ<'_>) -> Result<(), Error> {
+        let (now, then) = (self.now.item(pair.before), self.then.item(pair.after));
+        let covered = |item: &Option<Item>| item.as_ref().map(|item| self.covers(item));
+        match (covered(&now), covered(&then)) {
+            (Some(one), Some(other)) if one != other => {
+                let ns = |item: Option<Item>| item.map(|item| item.ns).unwrap_or_default();
+                return Err(Error::HalfSelected { now: ns(now), then: ns(then) });
+            }
+            (Some(true), _) | (_, Some(true)) => {}
+            _ => return Ok(()),
+        }
+        let indexes = pair.indexes_differ()?;
+        let reason = match (&now, &then) {
+            (Some(now), Some(then)) => reason(pair, &indexes, now, then)?,
+            _ => None,
+        };
+        let action = match (&now, &then) {
+            (Some(_), Some(_)) if reason.is_none() => Action::Change,
+            (Some(_), Some(_)) => Action::Recreate,
+            (Some(_), None) => Action::Drop,
+            (None, _) => Action::Create,
+        };
+        let mut counts = Counts::whole(now.as_ref(), then.as_ref());
+        let (mut drops_indexes, mut builds_indexes) = (Vec::new(), Vec::new());
+        match action {
+            Action::Drop | Action::Recreate => {}
+            Action::Create => builds_indexes = index_names(then.as_ref(), None),
+            Action::Change => {
+                counts = Counts::default();
+                differ.documents(pair, &mut |_, difference| {
+                    counts.add(&difference);
+                    Ok(true)
+                })?;
+                drops_indexes = index_names(now.as_ref(), Some(&indexes));
+                builds_indexes = index_names(then.as_ref(), Some(&indexes));
+            }
+        }
+        if action == Action::Recreate {
+            builds_indexes = index_names(then.as_ref(), None);
+        }
+        let change = Change { now, then, action, reason, drops_indexes, builds_indexes, counts };
+        if !change.is_nothing() {
+            self.changes.push(change);
+        }
+        Ok(())
+    }
+}
+
+impl Change {
+    /// Whether there is nothing to be done: a collection was made anew with the same content, or stored
+    /// functions, which cannot be dropped, were emptied.
+    fn is_nothing(&self) -> bool {
+        let untouched = self.counts.is_none()
+            && self.drops_indexes.is_empty()
+            && self.builds_indexes.is_empty();
+        match self.action {
+            Action::Change => untouched && self.renamed().is_none(),
+            Action::Drop => untouched && self.newest().is_scripts(),
+            Action::Create | Action::Recreate => false,
+        }
+    }
+}
+
+/// Why a collection that both moments have cannot be changed in place.
+fn reason(
+    pair: &Pair<'_>,
+    indexes: &[String],
+    now: &Item,
+    then: &Item,
+) -> Result<Option<&'static str>, Error> {
+    let unlike = matches!((pair.before, pair.after), (Some(a), Some(b)) if a.root != b.root);
+    Ok(match () {
+        () if now.shape != then.shape => Some("kinds"),
+        () if pair.options_differ()? => Some("options"),
+        () if indexes.iter().any(|name| name == "_id_") => Some("_id indexes"),
+        () if now.db() != then.db() => Some("databases"),
+        () if now.shape == Shape::TimeSeries && now.ns != then.ns => Some("names"),
+        () if then.shape == Shape::Capped && unlike => Some("documents"),
+        () => None,
+    })
+}
+
+/// Names of the secondary indexes of a namespace, or of those of them that differ.
+fn index_names(item: Option<&Item>, differing: Option<&[String]>) -> Vec<String> {
+    let specs = item.into_iter().flat_map(Item::secondary_indexes);
+    let names = specs.filter_map(|spec| text(spec, "name")).map(str::to_owned);
+    names.filter(|name| differing.is_none_or(|differing| differing.contains(name))).collect()
+}
+
+/// Users and roles that differ, where they are selected.
+fn users(
+    both: &Both,
+    now: &Catalog<'_>,
+    then: &Catalog<'_>,
+    differ: &mut Differ<'_>,
+) -> Result<Users, Error> {
+    let mut users = Users::default();
+    let sides =
+        [(&mut users.users, &now.users, &then.users), (&mut users.roles, &now.roles, &then.roles)];
+    for (accounts, before, after) in sides {
+        let pair = Pair { before: before.as_ref(), after: after.as_ref() };
+        if pair.before.is_none() && pair.after.is_none() {
+            continue;
+        }
+        let ns = &pair.newest().ns;
+        let covered = |filter: &Filter| filter.covers(ns);
+        let selected = both.filters.is_empty() || both.filters.iter().any(covered);
+        if !selected || !both.now.scope.keeps(ns) || !both.then.base.scope.keeps(ns) {
+            continue;
+        }
+        let id = |document: &RawDocument| text(document, "_id").unwrap_or_default().to_owned();
+        differ.documents(&pair, &mut |_, difference| {
+            let (ids, document) = match &difference {
+                Difference::Removed(gone) => (&mut accounts.dropped, gone),
+                Difference::Added(put) | Difference::Changed(_, put) => (&mut accounts.put, put),
+            };
+            ids.insert(id(document));
+            Ok(true)
+        })?;
+    }
+    Ok(users)
+}
