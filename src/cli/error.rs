@@ -98,6 +98,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Job(job::Error::WhichJob { .. } | job::Error::BadName { .. })
+            | Self::Rewind { source: job::Error::WhichJob { .. } }
             | Self::Daemon(daemon::Error::Job(job::Error::WhichJob { .. })) => Exit::Usage,
             Self::Filters(_) | Self::RewindTarget { .. } => Exit::Usage,
             Self::Plan { .. } | Self::Rewind { .. } => Exit::Refused,

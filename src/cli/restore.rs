@@ -36,10 +36,10 @@ marker at the target; run it again.
 
 REWIND (--rewind)
 The target is the job's own source, and what differs between the point and now is written over it:
-documents deleted, replaced and inserted by _id, indexes dropped and built, collections renamed,
-dropped and made. What is equal is not touched, and the source is not read but for its oplog. A
-collection is written whole only if it was dropped, or has other options than at the point, or is
-capped and differs. Refused unless the target is the job's replica set and its oplog goes on from the
+documents deleted, replaced and inserted by _id, validators and ages set, indexes dropped and built,
+collections renamed, dropped and made. What is equal is not touched, and the source is not read but
+for its oplog. A collection is written whole only if it was dropped, or is capped and differs, or has
+an option that can only be given when it is made. Refused unless the target is the job's replica set and its oplog goes on from the
 last entry that the job holds; a point after that entry needs a sync first. Works beside a running
 daemon. The job follows what a rewind writes like any other write, so every point stays: a rewind is
 undone by a rewind to a point before it. One that was interrupted (SIGTERM, crash) leaves the target
@@ -51,8 +51,8 @@ readWriteAnyDatabase.
 --rewind --json prints (with --dry-run only what is in plan):
   plan       {job, repository, point, now, target, namespaces, added, changed, removed, bytes, users,
              roles, blocks, warnings}; namespaces is an array of {ns, kind, action, renamed_from,
-             reason, added, changed, removed, bytes, drops_indexes, builds_indexes}, action is drop,
-             create, recreate or change; bytes are those of the documents to be written
+             reason, added, changed, removed, bytes, sets_options, drops_indexes, builds_indexes}, action
+             is drop, create, recreate or change; bytes are those of the documents to be written
   written    {deleted, replaced, inserted, bytes, indexes}
   elapsed_ms
   compared   {t, i, time}: the moment of the source that was compared with the point at the end

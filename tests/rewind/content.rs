@@ -34,14 +34,26 @@ async fn index(set: &ReplicaSet, name: &str, spec: Document) {
     command(set, "shop", create).await;
 }
 
-/// Makes what there is at first.
-pub async fn make(set: &ReplicaSet) {
-    for name in ["docs", "still", "gone", "old", "left", "right", "again", "ruled"] {
+/// Makes what there is at first. `modern`: with what servers before 5.0 do not have.
+pub async fn make(set: &ReplicaSet, modern: bool) {
+    let rule = doc! { "n": { "$gte": 0 } };
+    let ruled = doc! {
+        "create": "ruled",
+        "validator": rule,
+        "validationLevel": "strict",
+        "validationAction": "warn",
+    };
+    command(set, "shop", ruled).await;
+    command(set, "shop", doc! { "create": "made", "collation": { "locale": "en" } }).await;
+    for name in ["docs", "still", "gone", "old", "left", "right", "again", "ruled", "made", "aging"]
+    {
         fill(set, &format!("shop.{name}"), 0..if name == "docs" { DOCS } else { 300 }).await;
     }
     fill(set, "lost.things", 0..50).await;
     index(set, "docs", doc! { "key": { "n": 1 }, "name": "n_1" }).await;
     index(set, "gone", doc! { "key": { "n": -1 }, "name": "n_-1", "unique": true }).await;
+    let age = doc! { "key": { "at": 1 }, "name": "at_1", "expireAfterSeconds": 3600 };
+    index(set, "aging", age).await;
     index(set, "old", doc! { "key": { "n": 1 }, "name": "n_1" }).await;
     let unique = doc! { "key": { "u": 1 }, "name": "u_1", "unique": true };
     index(set, "unique", unique).await;
@@ -54,14 +66,14 @@ pub async fn make(set: &ReplicaSet) {
     command(set, "shop", folded).await;
     let names = ["anna", "Bert", "CARL"].map(|name| doc! { "_id": name, "n": 1 });
     collection(set, "names").insert_many(names).await.expect("insert");
-    let series = doc! { "create": "series", "timeseries": { "timeField": "t", "metaField": "m" } };
-    command(set, "shop", series).await;
-    measure(set, 0..40).await;
+    if modern {
+        make_modern(set).await;
+    }
     for (view, on) in [("seen", "docs"), ("changed_view", "docs"), ("on_view", "seen")] {
         let pipeline = [doc! { "$match": { "n": { "$gt": 3 } } }];
         command(set, "shop", doc! { "create": view, "viewOn": on, "pipeline": pipeline }).await;
     }
-    odd(set).await;
+    odd(set, modern).await;
     let add =
         doc! { "_id": "add", "value": Bson::JavaScriptCode("function(a) { return a }".into()) };
     collection(set, "system.js").insert_one(add).await.expect("insert");
@@ -69,8 +81,30 @@ pub async fn make(set: &ReplicaSet) {
     user(set, "leaves", "before").await;
 }
 
+async fn make_modern(set: &ReplicaSet) {
+    let series = doc! { "create": "series", "timeseries": { "timeField": "t", "metaField": "m" } };
+    command(set, "shop", series).await;
+    measure(set, 0..40).await;
+    let clustered = doc! {
+        "create": "clustered",
+        "clusteredIndex": { "key": { "_id": 1 }, "unique": true },
+        "expireAfterSeconds": 7_200,
+    };
+    command(set, "shop", clustered).await;
+    fill(set, "shop.clustered", 0..100).await;
+}
+
+async fn change_modern(set: &ReplicaSet) {
+    measure(set, 30..45).await;
+    let off = doc! { "collMod": "clustered", "expireAfterSeconds": "off" };
+    command(set, "shop", off).await;
+    let clustered = collection(set, "clustered");
+    clustered.delete_many(doc! { "_id": { "$lt": 10 } }).await.expect("delete");
+    fill(set, "shop.clustered", 100..105).await;
+}
+
 /// Documents that a server changes or refuses when they are simply written again.
-async fn odd(set: &ReplicaSet) {
+async fn odd(set: &ReplicaSet, modern: bool) {
     let shop = set.client().database("shop");
     let documents = [
         doc! { "_id": 1, "number": 1, "order": { "a": 1, "b": 2 } },
@@ -79,7 +113,10 @@ async fn odd(set: &ReplicaSet) {
         doc! { "_id": 7, "whole": "document" },
     ];
     collection(set, "odd").insert_many(documents).await.expect("insert");
-    let literal = doc! { "_id": 5, "at": bson::Timestamp { time: 0, increment: 0 }, "$top": 1 };
+    let mut literal = doc! { "_id": 5, "at": bson::Timestamp { time: 0, increment: 0 } };
+    if modern {
+        literal.insert("$top", 1);
+    }
     let update = doc! {
         "q": { "_id": 5 },
         "u": [{ "$replaceWith": { "$literal": literal } }],
@@ -121,7 +158,7 @@ async fn user(set: &ReplicaSet, name: &str, word: &str) {
 }
 
 /// Everything that a rewind must undo.
-pub async fn change(set: &ReplicaSet) {
+pub async fn change(set: &ReplicaSet, modern: bool) {
     change_docs(set).await;
     change_unique(set).await;
     change_odd(set).await;
@@ -139,13 +176,21 @@ pub async fn change(set: &ReplicaSet) {
     command(set, "shop", doc! { "drop": "again" }).await;
     fill(set, "shop.again", 0..299).await;
     let rule = doc! { "n": { "$exists": true } };
-    command(set, "shop", doc! { "collMod": "ruled", "validator": rule }).await;
+    let ruled = doc! { "collMod": "ruled", "validator": rule, "validationLevel": "moderate" };
+    command(set, "shop", ruled).await;
+    let age = doc! { "name": "at_1", "expireAfterSeconds": 60 };
+    command(set, "shop", doc! { "collMod": "aging", "index": age }).await;
+    command(set, "shop", doc! { "drop": "made" }).await;
+    command(set, "shop", doc! { "create": "made", "collation": { "locale": "fr" } }).await;
+    fill(set, "shop.made", 0..300).await;
     fill(set, "shop.log", 100..130).await;
     let names = collection(set, "names");
     names.delete_one(doc! { "_id": "ANNA" }).await.expect("delete");
     names.insert_one(doc! { "_id": "ANNA", "n": 1 }).await.expect("insert");
     names.update_one(doc! { "_id": "bert" }, doc! { "$set": { "n": 2 } }).await.expect("update");
-    measure(set, 30..45).await;
+    if modern {
+        change_modern(set).await;
+    }
     command(set, "shop", doc! { "collMod": "changed_view", "viewOn": "still", "pipeline": [] })
         .await;
     command(set, "shop", doc! { "create": "new_view", "viewOn": "docs", "pipeline": [] }).await;

@@ -50,6 +50,16 @@ impl Live {
         self.run("admin", "renameCollection", command, from).await.map(drop)
     }
 
+    /// Sets options of a collection that is there.
+    pub async fn set_options(&self, item: &Item, options: &RawDocument) -> Result<(), Error> {
+        if options.is_empty() {
+            return Ok(());
+        }
+        let mut command = rawdoc! { "collMod": item.name() };
+        extend(&item.ns, &mut command, options)?;
+        self.run(item.db(), "collMod", command, &item.ns).await.map(drop)
+    }
+
     /// Drops indexes by their names.
     pub async fn drop_indexes(&self, item: &Item, names: &[String]) -> Result<(), Error> {
         if names.is_empty() {

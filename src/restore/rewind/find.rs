@@ -1,11 +1,13 @@
 //! What must change to get from now to then.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bson::RawDocument;
 
 use super::Both;
-use super::plan::{Action, PlannedChange};
+use super::accounts::{self, Users};
+use super::plan::Action;
+use super::settings::{self, Settings};
 
 use crate::head::{Collection, Scope};
 use crate::oplog::Uuid;
@@ -33,6 +35,8 @@ pub(super) struct Change {
     pub drops_indexes: Vec<String>,
     /// Names of indexes that are built after it.
     pub builds_indexes: Vec<String>,
+    /// Options that are set.
+    pub settings: Settings,
     /// Documents.
     pub counts: Counts,
 }
@@ -99,71 +103,6 @@ impl Counts {
     }
 }
 
-/// Documents of `admin.system.users` or `admin.system.roles` that differ, by `_id`.
-#[derive(Default)]
-pub(super) struct Accounts {
-    /// What must be written.
-    pub put: BTreeSet<String>,
-    /// What must go.
-    pub dropped: BTreeSet<String>,
-}
-
-impl Accounts {
-    pub fn len(&self) -> usize {
-        self.put.len() + self.dropped.len()
-    }
-
-    fn spare(&mut self, ids: &HashSet<String>) -> Vec<String> {
-        let all = self.put.iter().chain(&self.dropped);
-        let spared: Vec<String> = all.filter(|id| ids.contains(*id)).cloned().collect();
-        for id in &spared {
-            self.put.remove(id);
-            self.dropped.remove(id);
-        }
-        spared
-    }
-}
-
-/// Users and roles that differ.
-#[derive(Default)]
-pub(super) struct Users {
-    pub users: Accounts,
-    pub roles: Accounts,
-    /// Those that are left as they are, since the rewind is logged in by them.
-    pub spared: HashSet<String>,
-    /// Those of them that differ.
-    left: Vec<String>,
-}
-
-impl Users {
-    /// Leaves these as they are.
-    pub fn spare(&mut self, ids: &HashSet<String>) {
-        self.left = self.users.spare(ids);
-        self.left.extend(self.roles.spare(ids));
-        self.spared.clone_from(ids);
-    }
-
-    /// As changes of a plan.
-    pub fn planned(&self) -> impl Iterator<Item = PlannedChange> {
-        let kinds = [("users", &self.users), ("roles", &self.roles)];
-        kinds.into_iter().filter(|(_, accounts)| accounts.len() > 0).map(|(kind, accounts)| {
-            PlannedChange {
-                ns: format!("admin.system.{kind}"),
-                kind: kind.to_owned(),
-                action: Action::Change,
-                renamed_from: None,
-                reason: None,
-                added: 0,
-                changed: accounts.put.len() as u64,
-                removed: accounts.dropped.len() as u64,
-                bytes: 0,
-                drops_indexes: Vec::new(),
-                builds_indexes: Vec::new(),
-            }
-        })
-    }
-}
-
 /// All that must change.
 pub(super) struct Found {
     /// By the name of the namespace.
@@ -191,7 +130,7 @@ impl Found {
         finder.anything()?;
         let mut changes = finder.changes;
         changes.sort_by(|a, b| a.newest().ns.cmp(&b.newest().ns));
-        let users = users(both, &now, &then, &mut differ)?;
+        let users = accounts::find(both, &now, &then, &mut differ)?;
         let expires = |change: &&Change| change.then.as_ref().is_some_and(expires);
         let expiring = changes.iter().filter(expires).map(|change| change.newest().ns.clone());
         let expiring = expiring.collect();
@@ -248,7 +187,7 @@ fn expires(item: &Item) -> bool {
 }
 
 /// One moment, as far as it is compared.
-struct Catalog<'a> {
+pub(super) struct Catalog<'a> {
     /// Collections that are compared, but for users and roles.
     collections: Vec<Collection>,
     whole: Contents<'a>,
@@ -256,8 +195,8 @@ struct Catalog<'a> {
     items: HashMap<Uuid, Item>,
     /// Views by name.
     views: BTreeMap<String, Item>,
-    users: Option<Collection>,
-    roles: Option<Collection>,
+    pub users: Option<Collection>,
+    pub roles: Option<Collection>,
     /// Names of collections that the other moment does not tell.
     untold: BTreeSet<String>,
 }
@@ -371,6 +310,7 @@ impl Finder<'_> {
                 reason,
                 drops_indexes: Vec::new(),
                 builds_indexes: Vec::new(),
+                settings: Settings::default(),
                 counts: Counts::default(),
             };
             if self.covers(whole.newest()) {
@@ -401,6 +341,7 @@ impl Finder<'_> {
             (Some(_), None) => Action::Drop,
             (None, _) => Action::Create,
         };
+        let mut settings = Settings::default();
         let mut counts = Counts::whole(now.as_ref(), then.as_ref());
         let (mut drops_indexes, mut builds_indexes) = (Vec::new(), Vec::new());
         match action {
@@ -412,6 +353,7 @@ impl Finder<'_> {
                     counts.add(&difference);
                     Ok(true)
                 })?;
+                settings = Settings::find(pair)?;
                 drops_indexes = index_names(now.as_ref(), Some(&indexes));
                 builds_indexes = index_names(then.as_ref(), Some(&indexes));
             }
@@ -419,7 +361,8 @@ impl Finder<'_> {
         if action == Action::Recreate {
             builds_indexes = index_names(then.as_ref(), None);
         }
-        let change = Change { now, then, action, reason, drops_indexes, builds_indexes, counts };
+        let change =
+            Change { now, then, action, reason, drops_indexes, builds_indexes, settings, counts };
         if !change.is_nothing() {
             self.changes.push(change);
         }
@@ -435,7 +378,7 @@ impl Change {
             && self.drops_indexes.is_empty()
             && self.builds_indexes.is_empty();
         match self.action {
-            Action::Change => untouched && self.renamed().is_none(),
+            Action::Change => untouched && self.renamed().is_none() && self.settings.is_empty(),
             Action::Drop => untouched && self.newest().is_scripts(),
             Action::Create | Action::Recreate => false,
         }
@@ -452,7 +395,7 @@ fn reason(
     let unlike = matches!((pair.before, pair.after), (Some(a), Some(b)) if a.root != b.root);
     Ok(match () {
         () if now.shape != then.shape => Some("kinds"),
-        () if pair.options_differ()? => Some("options"),
+        () if settings::others_differ(pair)? => Some("options"),
         () if indexes.iter().any(|name| name == "_id_") => Some("_id indexes"),
         () if now.db() != then.db() => Some("databases"),
         () if now.shape == Shape::TimeSeries && now.ns != then.ns => Some("names"),
@@ -466,38 +409,4 @@ fn index_names(item: Option<&Item>, differing: Option<&[String]>) -> Vec<String>
     let specs = item.into_iter().flat_map(Item::secondary_indexes);
     let names = specs.filter_map(|spec| text(spec, "name")).map(str::to_owned);
     names.filter(|name| differing.is_none_or(|differing| differing.contains(name))).collect()
-}
-
-/// Users and roles that differ, where they are selected.
-fn users(
-    both: &Both,
-    now: &Catalog<'_>,
-    then: &Catalog<'_>,
-    differ: &mut Differ<'_>,
-) -> Result<Users, Error> {
-    let mut users = Users::default();
-    let sides =
-        [(&mut users.users, &now.users, &then.users), (&mut users.roles, &now.roles, &then.roles)];
-    for (accounts, before, after) in sides {
-        let pair = Pair { before: before.as_ref(), after: after.as_ref() };
-        if pair.before.is_none() && pair.after.is_none() {
-            continue;
-        }
-        let ns = &pair.newest().ns;
-        let covered = |filter: &Filter| filter.covers(ns);
-        let selected = both.filters.is_empty() || both.filters.iter().any(covered);
-        if !selected || !both.now.scope.keeps(ns) || !both.then.base.scope.keeps(ns) {
-            continue;
-        }
-        let id = |document: &RawDocument| text(document, "_id").unwrap_or_default().to_owned();
-        differ.documents(&pair, &mut |_, difference| {
-            let (ids, document) = match &difference {
-                Difference::Removed(gone) => (&mut accounts.dropped, gone),
-                Difference::Added(put) | Difference::Changed(_, put) => (&mut accounts.put, put),
-            };
-            ids.insert(id(document));
-            Ok(true)
-        })?;
-    }
-    Ok(users)
 }

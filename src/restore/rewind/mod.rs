@@ -5,10 +5,12 @@
 //! are written over the target (`run`, `documents`) as ordinary writes. Nothing is kept of a rewind under
 //! way: run again, it finds what is left. Memory is bounded by the catalog and by batches.
 
+mod accounts;
 mod documents;
 mod find;
 mod plan;
 mod run;
+mod settings;
 
 use std::any::Any;
 use std::collections::BTreeMap;

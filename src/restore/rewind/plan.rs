@@ -88,6 +88,8 @@ pub struct PlannedChange {
     pub removed: u64,
     /// Bytes of the documents that are written.
     pub bytes: u64,
+    /// Names of options that are set.
+    pub sets_options: Vec<String>,
     /// Names of indexes that are dropped.
     pub drops_indexes: Vec<String>,
     /// Names of indexes that are built.
@@ -107,6 +109,7 @@ impl From<&Change> for PlannedChange {
             changed: change.counts.changed,
             removed: change.counts.removed,
             bytes: change.counts.bytes,
+            sets_options: change.settings.names(),
             drops_indexes: change.drops_indexes.clone(),
             builds_indexes: change.builds_indexes.clone(),
         }
@@ -184,9 +187,13 @@ impl fmt::Display for PlannedChange {
         if added + changed + removed > 0 {
             write!(f, ", +{added} ~{changed} -{removed} documents, {bytes} bytes")?;
         }
-        for (verb, names) in [("drops", &self.drops_indexes), ("builds", &self.builds_indexes)] {
+        for (verb, names) in [
+            ("sets options", &self.sets_options),
+            ("drops indexes", &self.drops_indexes),
+            ("builds indexes", &self.builds_indexes),
+        ] {
             if !names.is_empty() {
-                write!(f, ", {verb} indexes {}", names.join(" "))?;
+                write!(f, ", {verb} {}", names.join(" "))?;
             }
         }
         Ok(())

@@ -88,6 +88,7 @@ impl Rewind {
             return Ok(());
         };
         if change.action == Action::Change {
+            self.live.set_options(then, &change.settings.first).await?;
             self.live.drop_indexes(then, &change.drops_indexes).await?;
             let (both, live) = (&self.both, &self.live);
             let writer = Writer { both, live, progress: &self.progress, cancel: &self.cancel };
@@ -115,6 +116,7 @@ impl Rewind {
         };
         let built = match change.action {
             Action::Change => {
+                self.live.set_options(then, &change.settings.last).await?;
                 let specs: Vec<&RawDocument> =
                     builds(change, then).filter(|spec| expires(spec)).collect();
                 self.live.create_indexes(then, &specs).await?
