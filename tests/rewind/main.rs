@@ -3,10 +3,13 @@
 mod content;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
 use content::{DOCS_ADDED, DOCS_CHANGED, DOCS_REMOVED, SWAPPED, change, command, fill, make};
-use headstock::lab::{Backup, Detail, Mongod, Options, Program, Release, ReplicaSet, SourceState};
+use headstock::lab::{
+    Backup, Detail, Error, Mongod, Options, Program, Release, ReplicaSet, Running, SourceState,
+};
 use headstock::oplog::Ts;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -252,4 +255,95 @@ async fn what_is_selected_goes_back_and_nothing_else() {
     let (_, mut found) = state(&set).await;
     found.retain(|ns| ns != "shop.free");
     assert_eq!(before.differences(&found), Vec::<String>::new());
+}
+
+/// Documents that the interrupted rewind has to replace.
+const MANY: i32 = 40_000;
+
+/// A rewind that goes on beside the caller, once it has written more than `entries`.
+async fn under_way(
+    backup: &Backup,
+    set: &ReplicaSet,
+    at: Ts,
+    since: Ts,
+    more_than: u64,
+) -> Running {
+    let (at, uri) = (at.to_string(), set.uri());
+    let store = backup.store().to_str().expect("a plain path");
+    let words = ["restore", "--rewind", "--store", store, "--at", &at, "--to", &uri];
+    let running = backup.program().spawn(&words).expect("start");
+    let begun = Instant::now();
+    while entries(set, since, doc! {}).await <= more_than {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", running.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    running
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_interrupted_goes_on_beside_a_daemon() {
+    let set = source(None).await;
+    fill(&set, "shop.docs", 0..MANY).await;
+    let (backup, _folder) = backup();
+    let mut daemon =
+        backup.start_daemon(&set.uri(), &["--snapshot-every", "1h"]).expect("start the daemon");
+    backup.wait_for_snapshots(1, &mut daemon).await.expect("initial sync");
+    fill(&set, "shop.still", 0..10).await;
+    let (early, before) = state(&set).await;
+    let docs = set.client().database("shop").collection::<Document>("docs");
+    docs.update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.expect("update");
+    let (late, _) = state(&set).await;
+    backup.wait_for_received(late, &mut daemon).await.expect("the oplog");
+
+    let stopped = under_way(&backup, &set, early, late, 1_000).await.terminate().await;
+    let Err(Error::Program { status, log, .. }) = stopped else { panic!("{stopped:?}") };
+    assert_eq!(status.and_then(|status| status.code()), Some(1), "{log}");
+    assert!(log.contains("run the same restore again"), "{log}");
+    let once = entries(&set, late, doc! {}).await;
+    let running = under_way(&backup, &set, early, late, once + 1_000).await;
+    assert!(running.kill().await.expect("killed"), "it had not ended");
+    let twice = entries(&set, late, doc! {}).await;
+    let report = rewind(&backup, &set, early, &[]);
+    is(&set, &before, "rewound at last").await;
+    let left = MANY as u64 - twice;
+    // A command that was under way when its sender was killed may have come in after it was counted.
+    let changed = report["plan"]["changed"].as_u64().expect("a number");
+    assert!(changed <= left && changed + 3_000 > left, "{changed} of {left}");
+    assert_eq!(entries(&set, late, doc! {}).await, MANY as u64, "each document once");
+
+    let (now, _) = state(&set).await;
+    backup.wait_for_received(now, &mut daemon).await.expect("the oplog");
+    daemon.terminate().await.expect("a clean end");
+    let status = backup.status().await.expect("status");
+    assert!(status.jobs.iter().all(|job| job.gaps.is_empty() && job.stopped.is_none()));
+    backup.run(&["verify", "--source", &set.uri()], &[]).await.expect("equal to its source");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_write_meanwhile_is_told() {
+    let set = source(None).await;
+    fill(&set, "shop.docs", 0..2_000).await;
+    let (backup, _folder) = backup();
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    let (early, before) = state(&set).await;
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    let docs = set.client().database("shop").collection::<Document>("docs");
+    docs.update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.expect("update");
+
+    let writer = tokio::spawn(async move {
+        for id in 10_000.. {
+            docs.insert_one(doc! { "_id": id }).await.expect("insert");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let told = try_rewind(&backup, &set.uri(), early, &[]);
+    writer.abort();
+    assert_eq!(told.code, Some(3), "{}{}", told.output, told.errors);
+    let report: Value = serde_json::from_str(&told.output).expect("JSON");
+    assert_eq!((&report["equal"], &report["written"]["replaced"]), (&false.into(), &2_000.into()));
+    let differs = &report["differs"][0];
+    assert_eq!((&differs["ns"], &differs["changed"]), (&"shop.docs".into(), &0.into()));
+    assert!(differs["removed"].as_u64() > Some(0), "{differs}");
+    rewind(&backup, &set, early, &[]);
+    is(&set, &before, "rewound once nobody writes").await;
 }
