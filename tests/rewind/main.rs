@@ -347,3 +347,67 @@ async fn what_others_write_meanwhile_is_told() {
     rewind(&backup, &set, early, &[]);
     is(&set, &before, "rewound once nobody writes").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_roles_are_enough_and_the_own_user_stays() {
+    let arguments = ["--setParameter", "ttlMonitorEnabled=false"].map(str::to_owned).to_vec();
+    let options = Options { auth: true, arguments, ..Options::members(1) };
+    let set = ReplicaSet::start(options).await.expect("start");
+    let views = doc! { "db": "", "collection": "system.views" };
+    let find = doc! { "resource": views, "actions": ["find"] };
+    command(&set, "admin", doc! { "createRole": "views", "privileges": [find], "roles": [] }).await;
+    command(&set, "admin", doc! { "grantRolesToUser": "root", "roles": ["views"] }).await;
+    let roles = ["backup", "restore", "readWriteAnyDatabase", "views"];
+    let create = doc! { "createUser": "rewinder", "pwd": "pw", "roles": roles.to_vec() };
+    command(&set, "admin", create).await;
+    make(&set, true).await;
+    let uri = set.uri().replace("root:lab-password@", "rewinder:pw@");
+    let (backup, _folder) = backup();
+    backup.sync(&uri, &[]).await.expect("sync");
+    let (early, mut before) = state(&set).await;
+    backup.sync(&uri, &[]).await.expect("sync");
+    change(&set, true).await;
+    let grant = doc! { "grantRolesToUser": "rewinder", "roles": ["clusterMonitor"] };
+    command(&set, "admin", grant).await;
+
+    let ended = try_rewind(&backup, &uri, early, &[]);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.output, ended.errors);
+    let report: Value = serde_json::from_str(&ended.output).expect("JSON");
+    let warnings = report["plan"]["warnings"].to_string();
+    assert!(warnings.contains("logged in by them: admin.rewinder"), "{warnings}");
+    let users = set.client().database("admin").collection::<Document>("system.users");
+    let named = async |id: &str| users.find_one(doc! { "_id": id }).await.expect("find");
+    let own = named("admin.rewinder").await.expect("the own user");
+    assert_eq!(own.get_array("roles").expect("roles").len(), 5, "left as it is: {own}");
+    assert_eq!(named("shop.comes").await, None);
+    assert!(named("shop.leaves").await.is_some() && named("admin.root").await.is_some());
+    let (_, mut found) = state(&set).await;
+    for state in [&mut before, &mut found] {
+        state.retain(|ns| !ns.starts_with("admin."));
+    }
+    assert_eq!(before.differences(&found), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_backup_did_not_hold_at_the_point_stays() {
+    let set = source(None).await;
+    fill(&set, "shop.docs", 0..100).await;
+    fill(&set, "crm.people", 0..100).await;
+    let (backup, _folder) = backup();
+    backup.sync(&set.uri(), &["--include", "shop"]).await.expect("sync");
+    fill(&set, "shop.docs", 100..110).await;
+    let (early, _) = state(&set).await;
+    fill(&set, "shop.docs", 110..111).await;
+    let wider = ["--include", "shop", "--include", "crm"];
+    backup.sync(&set.uri(), &wider).await.expect("sync");
+    fill(&set, "shop.docs", 111..150).await;
+    fill(&set, "crm.people", 100..150).await;
+    fill(&set, "logs.all", 0..10).await;
+    let (at, _) = state(&set).await;
+
+    let report = rewind(&backup, &set, early, &[]);
+    assert_eq!(entries(&set, at, doc! { "ns": { "$ne": "shop.docs" } }).await, 0);
+    assert_eq!(entries(&set, at, doc! { "op": "d" }).await, 40);
+    let warnings = report["plan"]["warnings"].to_string();
+    assert!(warnings.contains("crm.people") && !warnings.contains("logs"), "{warnings}");
+}
