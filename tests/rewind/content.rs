@@ -113,16 +113,19 @@ async fn odd(set: &ReplicaSet, modern: bool) {
         doc! { "_id": 7, "whole": "document" },
     ];
     collection(set, "odd").insert_many(documents).await.expect("insert");
-    let mut literal = doc! { "_id": 5, "at": bson::Timestamp { time: 0, increment: 0 } };
+    let mut literals =
+        vec![(5, doc! { "_id": 5, "at": bson::Timestamp { time: 0, increment: 0 } })];
     if modern {
-        literal.insert("$top", 1);
+        literals.push((6, doc! { "_id": 6, "$top": { "$set": 1 } }));
     }
-    let update = doc! {
-        "q": { "_id": 5 },
-        "u": [{ "$replaceWith": { "$literal": literal } }],
-        "upsert": true,
-    };
-    shop.run_command(doc! { "update": "odd", "updates": [update] }).await.expect("upsert");
+    for (id, literal) in literals {
+        let update = doc! {
+            "q": { "_id": id },
+            "u": [{ "$replaceWith": { "$literal": literal } }],
+            "upsert": true,
+        };
+        shop.run_command(doc! { "update": "odd", "updates": [update] }).await.expect("upsert");
+    }
 }
 
 async fn change_odd(set: &ReplicaSet) {
@@ -134,6 +137,7 @@ async fn change_odd(set: &ReplicaSet) {
         set_to(composed, doc! { "y": 5 }),
         set_to(Bson::Null, doc! { "more": 1 }),
         set_to(Bson::Int32(5), doc! { "more": 1 }),
+        set_to(Bson::Int32(6), doc! { "more": 1 }),
     ] {
         odd.update_one(which, how).await.expect("update");
     }

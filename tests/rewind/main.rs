@@ -251,6 +251,10 @@ async fn what_is_selected_goes_back_and_nothing_else() {
     let report = rewind(&backup, &set, early, &[]);
     assert_eq!(planned(&report["plan"], "shop.free")["action"], "change");
     assert_eq!(planned(&report["plan"], "shop.free")["removed"], 10);
+    assert_eq!(planned(&report["plan"], "shop.free")["sets_options"][0], "validator");
+    let list = doc! { "listCollections": 1, "filter": { "name": "free" } };
+    let listed = set.client().database("shop").run_command(list).await.expect("list");
+    assert!(!listed.to_string().contains("validator\""), "{listed}");
     before.retain(|ns| ns != "shop.free");
     let (_, mut found) = state(&set).await;
     found.retain(|ns| ns != "shop.free");
