@@ -8,7 +8,11 @@ use std::time::Duration;
 
 use bson::doc;
 use headstock::lab::{
+<<<<<<< HEAD
     Backup, Detail, Mongod, Options, Plan, Program, Release, ReplicaSet, SourceState, Workload,
+=======
+    Backup, Detail, Options, Plan, Program, Release, ReplicaSet, SourceState, Workload,
+>>>>>>> 5589411 (tests: the workload on 4.4, with all that its oplog can say, at moments of rest)
 };
 use tokio::time::sleep;
 
@@ -73,6 +77,7 @@ async fn follow_and_restore(seed: u64, release: Release, members: usize, pauses:
 
     for (at, expected) in &recorded {
         let at = at.ts.to_string();
+<<<<<<< HEAD
         let restored = backup.restored_on(mongod.clone(), &at, &[], Detail::Documents).await;
         let (_server, found) = restored.expect("restore");
         equal(seed, &at, expected, &found);
@@ -81,6 +86,16 @@ async fn follow_and_restore(seed: u64, release: Release, members: usize, pauses:
     let restored = backup.restored_on(mongod, "latest", &[], Detail::Documents).await;
     let (_server, found) = restored.expect("restore");
     equal(seed, "latest", &recorded[pauses].1, &found);
+=======
+        let restored = backup.restored_to_set(Release::default(), &at, &[], Detail::Documents);
+        let (_set, found) = restored.await.expect("restore");
+        equal(seed, &at, expected, &found);
+    }
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    let restored = backup.restored_to_set(Release::default(), "latest", &[], Detail::Documents);
+    let (_set, found) = restored.await.expect("restore");
+    equal(seed, "latest", &recorded[PAUSES].1, &found);
+>>>>>>> 5589411 (tests: the workload on 4.4, with all that its oplog can say, at moments of rest)
     backup.run(&["fsck"], &[]).await.expect("nothing damaged");
 }
 

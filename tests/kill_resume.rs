@@ -10,7 +10,7 @@ use std::time::Duration;
 use bson::{RawDocumentBuf, doc};
 use futures::TryStreamExt as _;
 use headstock::job::{self, ScanInfo};
-use headstock::lab::{Backup, Detail, Plan, Program, ReplicaSet, SourceState, Workload};
+use headstock::lab::{Backup, Detail, Plan, Program, Release, ReplicaSet, SourceState, Workload};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::sleep;
@@ -95,8 +95,9 @@ async fn killed_at_random_moments() {
     backup.sync(&uri, &["--job", "fresh"]).await.expect("a fresh sync");
     let killed = backup.newest("killed").await.expect("snapshot");
     let fresh = backup.newest("fresh").await.expect("snapshot");
-    let (_server, found) =
-        backup.restored("latest", &["--job", "killed"], Detail::Documents).await.expect("restore");
+    let (release, more) = (Release::default(), ["--job", "killed"]);
+    let restored = backup.restored_to_set(release, "latest", &more, Detail::Documents);
+    let (_set, found) = restored.await.expect("restore");
     let report = expected.differences(&found);
     assert!(report.is_empty(), "seed {seed}:\n{}", report.join("\n"));
     assert_eq!(killed.content_root, fresh.content_root, "seed {seed}");

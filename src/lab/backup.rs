@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::{Detail, Error, Mongod, Options, Program, Result, Running, SourceState, Standalone};
+use super::{
+    Detail, Error, Mongod, Options, Program, Release, ReplicaSet, Result, Running, SourceState,
+    Standalone,
+};
 use crate::oplog::Ts;
 
 /// Limit of the wait for a daemon's progress.
@@ -226,12 +229,30 @@ impl Backup {
         more: &[&str],
         detail: Detail,
     ) -> Result<(Standalone, SourceState)> {
-        let arguments = ["--setParameter", "ttlMonitorEnabled=false"].map(str::to_owned).to_vec();
-        let server =
-            Standalone::start(&Options { mongod, arguments, ..Options::default() }).await?;
+        let options = without_ttl(Options { mongod, ..Options::default() });
+        let server = Standalone::start(&options).await?;
         self.restore(at, &server.uri(), more).await?;
         let state = SourceState::capture(server.client(), detail).await?;
         Ok((server, state))
+    }
+
+    /// The same, into a fresh set of one member of a release: stand-alone servers do not take
+    /// collections with encrypted fields.
+    ///
+    /// # Errors
+    /// As [`Backup::restored`].
+    pub async fn restored_to_set(
+        &self,
+        release: Release,
+        at: &str,
+        more: &[&str],
+        detail: Detail,
+    ) -> Result<(ReplicaSet, SourceState)> {
+        let mongod = Some(Mongod::fetch(release)?);
+        let set = ReplicaSet::start(without_ttl(Options { mongod, ..Options::default() })).await?;
+        self.restore(at, &set.uri(), more).await?;
+        let state = SourceState::capture(set.client(), detail).await?;
+        Ok((set, state))
     }
 
     /// Waits until the store has `count` snapshots while `running` works.
@@ -287,4 +308,10 @@ impl Backup {
         let output = self.run(command, &[]).await?;
         serde_json::from_str(&output).map_err(|source| Error::Json { output, source })
     }
+}
+
+/// Options of servers that leave expired documents alone.
+fn without_ttl(options: Options) -> Options {
+    let arguments = ["--setParameter", "ttlMonitorEnabled=false"].map(str::to_owned).to_vec();
+    Options { arguments, ..options }
 }

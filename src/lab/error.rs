@@ -84,6 +84,14 @@ pub enum Error {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// A backup could not be read.
+    #[error("{ns} cannot be read from the backup")]
+    Backup {
+        /// The collection.
+        ns: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A reply of the server lacks what it must hold.
     #[error("{command} answered without {field}")]
     Reply {

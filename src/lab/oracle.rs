@@ -1,25 +1,36 @@
 //! The state of a server as the server itself tells it, and the comparison of two such states.
 //!
 //! A state holds, for each collection, the md5 that `dbHash` computes over its documents in `_id` order,
-//! for capped ones the md5 in natural order instead, its options and its index specs. Options
+//! for capped ones the md5 in natural order instead, and for those with a collation the md5 in the
+//! order that `_id`s have without one; its options and its index specs. Options
 //! and specs are compared as sets of fields, numbers by value; `ns` and `background` of a spec, the
-//! pseudo index of clustered collections and unfinished builds do not count. UUIDs are left out: a
+//! pseudo index of clustered collections and unfinished builds do not count, nor do bytes that
+//! servers add to the size of a capped collection. UUIDs are left out: a
 //! restored collection may have another. Temporary collections are left out, they go at a restore.
+//! A backup can be asked for the same without a restore: [`SourceState::of_view`].
 //!
 //! Writers must be quiet while a state is taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use bson::{Bson, Document, RawDocumentBuf, doc};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 use futures::TryStreamExt as _;
 use md5::{Digest as _, Md5};
+use mongodb::options::Collation;
 use mongodb::{Client, Database};
 
 use super::{Error, Result};
+use crate::head::Collection;
+use crate::restore::View;
+use crate::tree::Cursor;
 
 /// Databases that are not a user's.
 const INTERNAL: [&str; 3] = ["admin", "config", "local"];
+/// Collections of `admin` that hold users and roles.
+const USERS: [&str; 2] = ["system.users", "system.roles"];
+/// Unit to which servers before 6.2 round the size of a capped collection up.
+const CAPPED_SIZE_UNIT: i64 = 256;
 /// Documents named in a report for each collection that differs.
 const NAMED_DOCUMENTS_MAX: usize = 5;
 /// Lines of a report.
@@ -73,8 +84,30 @@ impl SourceState {
     /// # Errors
     /// The driver's.
     pub async fn add_users(&mut self, client: &Client) -> Result<()> {
-        let only = ["system.users", "system.roles"];
-        self.add_database(&client.database("admin"), Some(&only), Detail::Documents).await
+        self.add_database(&client.database("admin"), Some(&USERS), Detail::Documents).await
+    }
+
+    /// What a backup holds at a point: of user databases, and users and roles. Views are in it as
+    /// documents of `system.views` only: compare with a state after [`SourceState::retain_collections`].
+    ///
+    /// # Errors
+    /// [`Error::Backup`].
+    pub fn of_view(view: &View) -> Result<Self> {
+        let mut state = Self::default();
+        for collection in view.collections() {
+            let (db, name) = collection.ns.split_once('.').unwrap_or_default();
+            let wanted = !INTERNAL.contains(&db) || (db == "admin" && USERS.contains(&name));
+            let namespace = Namespace::of_view(view, collection)?;
+            if let Some(namespace) = namespace.filter(|_| wanted) {
+                state.namespaces.insert(collection.ns.clone(), namespace);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Keeps only what holds documents.
+    pub fn retain_collections(&mut self) {
+        self.namespaces.retain(|_, namespace| namespace.hash.is_some());
     }
 
     /// Keeps only namespaces that `keep` says yes to.
@@ -138,11 +171,13 @@ impl SourceState {
             let kind = listed.get_str("type").unwrap_or("collection").to_owned();
             let mut namespace = Namespace {
                 hash: hashes.get_str(name).ok().map(str::to_owned),
-                options: sorted(&doc! { "type": &kind, "options": sorted(&options) }),
+                options: canonical_options(&kind, &options),
                 ..Namespace::default()
             };
-            if options.get_bool("capped").unwrap_or(false) {
-                namespace.hash = Some(hash_in_natural_order(database, name).await?);
+            if kind == "collection" && is_capped(&options) {
+                namespace.hash = Some(hash_in_order(database, name, "$natural").await?);
+            } else if kind == "collection" && options.contains_key("collation") {
+                namespace.hash = Some(hash_in_order(database, name, "_id").await?);
             }
             if kind == "collection" {
                 namespace.indexes = list_indexes(database, name).await?;
@@ -157,6 +192,35 @@ impl SourceState {
 }
 
 impl Namespace {
+    /// A collection of a backup; none if it is temporary.
+    fn of_view(view: &View, collection: &Collection) -> Result<Option<Self>> {
+        let unreadable = || {
+            let ns = collection.ns.clone();
+            move |source: Box<dyn std::error::Error + Send + Sync>| Error::Backup { ns, source }
+        };
+        let parsed = |raw: &RawDocumentBuf| {
+            Document::try_from(&**raw).map_err(|error| unreadable()(error.into()))
+        };
+        let options = parsed(&collection.options)?;
+        if options.get_bool("temp").unwrap_or(false) {
+            return Ok(None);
+        }
+        let specs: Vec<Document> = collection.indexes.iter().map(parsed).collect::<Result<_>>()?;
+        let (mut md5, mut documents) = (Md5::new(), BTreeMap::new());
+        let mut cursor = Cursor::new(view.blocks(), &collection.root);
+        while let Some(document) = cursor.next().map_err(|error| unreadable()(error.into()))? {
+            md5.update(document.as_bytes());
+            let (id, hash) = hash_document(&document);
+            documents.insert(id, hash);
+        }
+        Ok(Some(Self {
+            hash: Some(hex(md5)),
+            options: canonical_options("collection", &options),
+            indexes: canonical_indexes(specs),
+            documents,
+        }))
+    }
+
     fn compare(&self, ns: &str, found: &Self, report: &mut Vec<String>) {
         if self.options != found.options {
             report.push(format!("{ns}: options {} instead of {}", found.options, self.options));
@@ -218,29 +282,56 @@ async fn list_indexes(database: &Database, name: &str) -> Result<BTreeMap<String
     let command = doc! { "listIndexes": name };
     let cursor = database.run_cursor_command(command).await.map_err(Error::driver(action))?;
     let specs: Vec<Document> = cursor.try_collect().await.map_err(Error::driver(action))?;
+    Ok(canonical_indexes(specs))
+}
+
+/// Finished index specs by name.
+fn canonical_indexes(specs: Vec<Document>) -> BTreeMap<String, Document> {
     let finished = specs.into_iter().filter(|spec| {
         !spec.get_bool("clustered").unwrap_or(false) && !spec.contains_key("buildUUID")
     });
-    Ok(finished
+    finished
         .map(|mut spec| {
             spec.remove("ns");
             spec.remove("background");
             (spec.get_str("name").unwrap_or_default().to_owned(), sorted(&spec))
         })
-        .collect())
+        .collect()
 }
 
-/// What `dbHash` does not tell of a capped collection: it reads by `_id`.
-async fn hash_in_natural_order(database: &Database, name: &str) -> Result<String> {
-    let action = "read a capped collection";
+fn is_capped(options: &Document) -> bool {
+    options.get_bool("capped").unwrap_or(false)
+}
+
+fn canonical_options(kind: &str, options: &Document) -> Document {
+    let mut options = sorted(options);
+    if is_capped(&options)
+        && let Ok(size) = options.get_i64("size")
+    {
+        options.insert("size", size.saturating_add(CAPPED_SIZE_UNIT - 1) / CAPPED_SIZE_UNIT);
+    }
+    doc! { "options": options, "type": kind }
+}
+
+/// What `dbHash` does not tell: it reads by the index of `_id`.
+async fn hash_in_order(database: &Database, name: &str, by: &str) -> Result<String> {
+    let action = "read a collection in order";
     let collection = database.collection::<RawDocumentBuf>(name);
-    let natural = collection.find(doc! {}).sort(doc! { "$natural": 1 });
-    let mut cursor = natural.await.map_err(Error::driver(action))?;
+    let mut find = collection.find(doc! {}).sort(doc! { by: 1 });
+    if by == "_id" {
+        let simple = Collation::builder().locale("simple").build();
+        find = find.collation(simple).allow_disk_use(true);
+    }
+    let mut cursor = find.await.map_err(Error::driver(action))?;
     let mut md5 = Md5::new();
     while let Some(document) = cursor.try_next().await.map_err(Error::driver(action))? {
         md5.update(document.as_bytes());
     }
-    Ok(md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(md5))
+}
+
+fn hex(md5: Md5) -> String {
+    md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn hash_documents(database: &Database, name: &str) -> Result<BTreeMap<String, u64>> {
@@ -249,15 +340,21 @@ async fn hash_documents(database: &Database, name: &str) -> Result<BTreeMap<Stri
     let mut cursor = collection.find(doc! {}).await.map_err(Error::driver(action))?;
     let mut hashes = BTreeMap::new();
     while let Some(document) = cursor.try_next().await.map_err(Error::driver(action))? {
-        let id = match document.get("_id") {
-            Ok(Some(id)) => format!("{id:?}"),
-            Ok(None) | Err(_) => "without _id".to_owned(),
-        };
-        let mut hasher = DefaultHasher::new();
-        document.as_bytes().hash(&mut hasher);
-        hashes.insert(id, hasher.finish());
+        let (id, hash) = hash_document(&document);
+        hashes.insert(id, hash);
     }
     Ok(hashes)
+}
+
+/// A document's `_id`, as text, and hash.
+fn hash_document(document: &RawDocument) -> (String, u64) {
+    let id = match document.get("_id") {
+        Ok(Some(id)) => format!("{id:?}"),
+        Ok(None) | Err(_) => "without _id".to_owned(),
+    };
+    let mut hasher = DefaultHasher::new();
+    document.as_bytes().hash(&mut hasher);
+    (id, hasher.finish())
 }
 
 /// The document with its own fields sorted by name and every number in it in one type.

@@ -1,26 +1,58 @@
 //! Changes of the catalog: collections, indexes, views, users.
 
-use bson::{Document, doc};
+use bson::{Bson, Document, doc};
 use futures::TryStreamExt as _;
-use mongodb::error::Result;
+use mongodb::error::{Error, ErrorKind, Result};
 use rand::Rng as _;
 
-use super::{Hand, shapes};
+use super::kinds::Known::{Always, Before, Since};
+use super::{DATABASES, Hand, shapes};
+
+/// Code of a server that finds a key twice.
+const DUPLICATE_KEY: i32 = 11_000;
 
 impl Hand {
     pub(super) async fn create(&mut self) -> Result<()> {
         let name = self.churn_name();
-        let options = match self.rng.random_range(0..6) {
-            0 => doc! {},
-            1 => doc! { "capped": true, "size": 40_000, "max": 50 },
-            2 => doc! { "collation": { "locale": "de", "strength": 1 } },
-            3 => doc! { "clusteredIndex": { "key": { "_id": 1 }, "unique": true, "name": "c" } },
-            4 => doc! { "validator": { "n": { "$gte": 0 } }, "validationAction": "warn" },
-            _ => doc! { "storageEngine": { "wiredTiger": { "configString": "" } } },
+        let series = doc! { "timeField": "t", "metaField": "meta", "granularity": "minutes" };
+        let expires = doc! {
+            "clusteredIndex": shapes::clustered(), "expireAfterSeconds": 1_000_000_000_i64,
         };
+        let options = self.choose([
+            (Always, "plain", doc! {}),
+            (Always, "capped", doc! { "capped": true, "size": 40_000, "max": 50 }),
+            (Always, "capped by size", doc! { "capped": true, "size": 20_000 }),
+            (Always, "collation", doc! { "collation": { "locale": "de", "strength": 1 } }),
+            (
+                Always,
+                "validator",
+                doc! {
+                    "validator": { "n": { "$gte": 0 } }, "validationAction": "warn",
+                },
+            ),
+            (
+                Always,
+                "engine",
+                doc! {
+                    "storageEngine": { "wiredTiger": { "configString": "" } },
+                    "indexOptionDefaults": { "storageEngine": { "wiredTiger": {} } },
+                },
+            ),
+            (Before(6), "images", doc! { "recordPreImages": true }),
+            (Since(6), "images", shapes::images(true)),
+            (Since(5), "series", doc! { "timeseries": series }),
+            (Since(6), "clustered", doc! { "clusteredIndex": shapes::clustered() }),
+            (Since(6), "clustered, expiring", expires),
+            (Since(6), "encrypted", shapes::encrypted()),
+        ]);
+        let database = self.database();
+        if self.rng.random_bool(0.5) {
+            // Most names are taken: under this one comes another collection, if any was there.
+            database.collection::<Document>(&name).drop().await?;
+        }
         let mut command = doc! { "create": name };
         command.extend(options);
-        self.database().run_command(command).await.map(drop)
+        database.run_command(command).await.map(drop)
     }
 
     pub(super) async fn drop_collection(&mut self) -> Result<()> {
@@ -30,34 +62,50 @@ impl Hand {
 
     /// Drops one of the special collections and makes it anew: same name, another UUID.
     pub(super) async fn recreate(&mut self) -> Result<()> {
-        let shapes = shapes::commands();
-        let command = shapes[self.rng.random_range(0..shapes.len())].clone();
-        let name = command.get_str("create").unwrap_or_default();
+        let mut shapes = shapes::shapes(self.major);
+        let shape = shapes.swap_remove(self.rng.random_range(0..shapes.len()));
         let database = self.database();
-        database.run_command(doc! { "drop": name }).await?;
-        database.run_command(command).await.map(drop)
+        database.run_command(doc! { "drop": shape.name }).await?;
+        shape.make(&database).await
     }
 
-    /// Within a database, onto a free or a taken name, or into the other database.
+    /// Within a database, onto a free or a taken name, or into the first database.
     pub(super) async fn rename(&mut self) -> Result<()> {
-        let from = format!("{}.{}", self.database().name(), self.churn_name());
-        let to = match self.rng.random_bool(0.8) {
-            true => format!("{}.{}", self.last_database(), self.churn_name()),
-            false => format!("{}.{}", self.database().name(), self.churn_name()),
+        let (from, to) = (self.churn_name(), self.churn_name());
+        let (across, replace) = self.choose([
+            (Always, "onto a free name", (false, false)),
+            (Always, "onto any name", (false, true)),
+            (Always, "across databases, onto a free name", (true, false)),
+            (Always, "across databases, onto any name", (true, true)),
+        ]);
+        // In both directions at once they wait for each other, for ever (seen on 4.4.2).
+        let database = self.database();
+        let (of, into) = match across {
+            true => (DATABASES[1], DATABASES[0]),
+            false => (database.name(), database.name()),
         };
-        let replace = self.rng.random_bool(0.6);
-        let command = doc! { "renameCollection": from, "to": to, "dropTarget": replace };
+        let command = doc! {
+            "renameCollection": format!("{of}.{from}"),
+            "to": format!("{into}.{to}"),
+            "dropTarget": replace,
+        };
         self.client.database("admin").run_command(command).await.map(drop)
     }
 
     /// `$out` and `$merge`: a temporary collection that takes the place of another, and upserts.
     pub(super) async fn aggregate_into(&mut self) -> Result<()> {
         let collection = self.collection();
-        let to = self.churn_name();
-        let last = match self.rng.random_bool(0.6) {
-            true => doc! { "$out": to },
-            false => doc! { "$merge": { "into": to, "whenMatched": "merge" } },
-        };
+        let (to, other) = (self.churn_name(), self.other_database());
+        let merge = |matched: Bson| doc! { "$merge": { "into": &to, "whenMatched": matched } };
+        let adds = doc! { "$set": { "n": "$$new.n", "merged": true } };
+        let last = self.choose([
+            (Always, "out", doc! { "$out": &to }),
+            (Always, "out across databases", doc! { "$out": { "db": other, "coll": &to } }),
+            (Always, "merge", merge("merge".into())),
+            (Always, "merge, replace", merge("replace".into())),
+            (Always, "merge, keep", merge("keepExisting".into())),
+            (Always, "merge by pipeline", merge(vec![adds].into())),
+        ]);
         let project = doc! { "$project": { "n": 1, "s": 1, "twice": { "$add": ["$n", "$n"] } } };
         let cursor = collection.aggregate([project, last]).await?;
         cursor.try_collect::<Vec<Document>>().await.map(drop)
@@ -65,33 +113,111 @@ impl Hand {
 
     pub(super) async fn make_capped(&mut self) -> Result<()> {
         let (name, other) = (self.churn_name(), self.churn_name());
-        let command = match self.rng.random_bool(0.5) {
-            true => doc! { "convertToCapped": name, "size": 30_000 },
-            false => {
-                doc! { "cloneCollectionAsCapped": name, "toCollection": other, "size": 30_000 }
-            }
-        };
+        let command = self.choose([
+            (Always, "in place", doc! { "convertToCapped": &name, "size": 30_000 }),
+            (
+                Always,
+                "as a copy",
+                doc! {
+                    "cloneCollectionAsCapped": &name, "toCollection": other, "size": 30_000,
+                },
+            ),
+        ]);
         self.database().run_command(command).await.map(drop)
     }
 
+    /// Every form of collMod but those of views.
     pub(super) async fn change_options(&mut self) -> Result<()> {
         let n = self.rng.random_range(1..100);
         let churn = self.churn_name();
-        let command = match self.rng.random_range(0..10) {
-            0 => doc! { "collMod": "checked", "validator": { "n": { "$lt": 1000 + n } } },
-            1 => doc! { "collMod": "checked", "validationLevel": "moderate" },
-            2 => doc! { "collMod": &churn, "validator": { "s": { "$type": "string" } },
-            "validationAction": "warn" },
-            3 => doc! { "collMod": &churn, "validator": {} },
-            4 => doc! { "collMod": "capped", "cappedMax": 150 + n },
-            5 => doc! { "collMod": "capped_bytes", "cappedSize": 60_000 + n * 256 },
-            6 => doc! { "collMod": "imaged",
-            "changeStreamPreAndPostImages": { "enabled": n % 2 == 0 } },
-            7 => doc! { "collMod": "series", "expireAfterSeconds": i64::from(n) * 100_000_000 },
-            8 => doc! { "collMod": "plain", "index": { "name": "s_1", "hidden": n % 2 == 0 } },
-            _ => doc! { "collMod": "plain",
-            "index": { "name": "ttl", "expireAfterSeconds": 500_000_000 + n } },
-        };
+        let granularity = if n % 2 == 0 { "minutes" } else { "hours" };
+        let long = doc! { "keyPattern": { "t": 1 }, "expireAfterSeconds": 500_000_000 + n };
+        let command = self.choose([
+            (
+                Always,
+                "validator",
+                doc! {
+                    "collMod": "checked", "validator": { "n": { "$lt": 1000 + n } },
+                },
+            ),
+            (Always, "level", doc! { "collMod": "checked", "validationLevel": "moderate" }),
+            (
+                Always,
+                "action",
+                doc! {
+                    "collMod": &churn, "validator": { "s": { "$type": "string" } },
+                    "validationAction": "warn",
+                },
+            ),
+            (Always, "no validator", doc! { "collMod": &churn, "validator": {} }),
+            (Before(6), "images", doc! { "collMod": "imaged", "recordPreImages": n % 2 == 0 }),
+            (
+                Since(6),
+                "images",
+                doc! {
+                    "collMod": "imaged", "changeStreamPreAndPostImages": { "enabled": n % 2 == 0 },
+                },
+            ),
+            (Since(6), "max", doc! { "collMod": "capped", "cappedMax": 150 + n }),
+            (
+                Since(6),
+                "size",
+                doc! {
+                    "collMod": "capped_bytes", "cappedSize": 60_000 + n * 256,
+                },
+            ),
+            (
+                Since(5),
+                "expiring series",
+                doc! {
+                    "collMod": "series", "expireAfterSeconds": i64::from(n) * 100_000_000,
+                },
+            ),
+            (Since(5), "lasting series", doc! { "collMod": "series", "expireAfterSeconds": "off" }),
+            (
+                Since(5),
+                "granularity",
+                doc! {
+                    "collMod": "series", "timeseries": { "granularity": granularity },
+                },
+            ),
+            (
+                Since(6),
+                "expiring cluster",
+                doc! {
+                    "collMod": "clustered", "expireAfterSeconds": i64::from(n) * 100_000_000,
+                },
+            ),
+            (
+                Since(6),
+                "lasting cluster",
+                doc! {
+                    "collMod": "clustered", "expireAfterSeconds": "off",
+                },
+            ),
+            (
+                Always,
+                "hidden",
+                doc! {
+                    "collMod": "plain", "index": { "name": "s_1", "hidden": n % 2 == 0 },
+                },
+            ),
+            (Always, "expiring", doc! { "collMod": "plain", "index": long }),
+            (
+                Since(6),
+                "to be unique",
+                doc! {
+                    "collMod": "keyed", "index": { "name": "only_1", "prepareUnique": n % 3 > 0 },
+                },
+            ),
+            (
+                Since(6),
+                "unique",
+                doc! {
+                    "collMod": "keyed", "index": { "name": "only_1", "unique": true },
+                },
+            ),
+        ]);
         self.database().run_command(command).await.map(drop)
     }
 
@@ -100,27 +226,50 @@ impl Hand {
             true => self.collection_name(),
             false => self.churn_name(),
         };
-        let mut index = match self.rng.random_range(0..12) {
-            0 => doc! { "key": { "s": 1 }, "name": "s_1" },
-            1 => doc! { "key": { "n": 1, "d": -1 }, "name": "n_1_d_-1" },
-            2 => doc! { "key": { "n": 1 }, "name": "part",
-            "partialFilterExpression": { "n": { "$gt": 500 } } },
-            3 => doc! { "key": { "$**": "text" }, "name": "words", "weights": { "s": 5 } },
-            4 => doc! { "key": { "geo": "2dsphere" }, "name": "geo" },
-            5 => doc! { "key": { "$**": 1 }, "name": "wild", "wildcardProjection": { "o": 1 } },
-            6 => doc! { "key": { "n": "hashed" }, "name": "hashed" },
-            7 => doc! { "key": { "born": 1 }, "name": "sparse", "sparse": true },
-            8 => doc! { "key": { "t": 1 }, "name": "ttl", "expireAfterSeconds": 500_000_000 },
-            9 => doc! { "key": { "l": 1 }, "name": "multi", "hidden": true },
-            10 => doc! { "key": { "s": 1, "n": 1 }, "name": "fr",
-            "collation": { "locale": "fr", "strength": 2 } },
-            _ => doc! { "key": { "only": 1 }, "name": "unique", "unique": true, "sparse": true },
-        };
+        let forms = [
+            ("s_1", doc! { "key": { "s": 1 } }),
+            ("n_1_d_-1", doc! { "key": { "n": 1, "d": -1 } }),
+            (
+                "part",
+                doc! {
+                    "key": { "n": 1 }, "partialFilterExpression": { "n": { "$gt": 500 } },
+                },
+            ),
+            ("words", doc! { "key": { "$**": "text" }, "weights": { "s": 5 } }),
+            ("geo", doc! { "key": { "geo": "2dsphere" } }),
+            ("wild", doc! { "key": { "$**": 1 }, "wildcardProjection": { "o": 1 } }),
+            ("hashed", doc! { "key": { "n": "hashed", "d": 1 } }),
+            ("sparse", doc! { "key": { "born": 1 }, "sparse": true }),
+            ("ttl", doc! { "key": { "t": 1 }, "expireAfterSeconds": 500_000_000 }),
+            ("multi", doc! { "key": { "l": 1 }, "hidden": true }),
+            (
+                "fr",
+                doc! {
+                    "key": { "s": 1, "n": 1 }, "collation": { "locale": "fr", "strength": 2 },
+                },
+            ),
+            ("unique", doc! { "key": { "only": 1 }, "unique": true, "sparse": true }),
+        ];
+        let forms = forms.map(|(name, index)| (Always, name, (name, index)));
+        let (named, mut index) = self.choose(forms);
+        index.insert("name", named);
         if self.rng.random_bool(0.2) {
             index.insert("background", true);
         }
         let command = doc! { "createIndexes": name, "indexes": [index] };
         self.database().run_command(command).await.map(drop)
+    }
+
+    /// A build that ends where it finds a key twice.
+    pub(super) async fn abort_index(&mut self) -> Result<()> {
+        let index = doc! { "key": { "e": 1 }, "name": "never", "unique": true };
+        let command = doc! { "createIndexes": self.collection_name(), "indexes": [index] };
+        let refused = self.database().run_command(command).await.map(drop);
+        match refused {
+            Err(error) if is_duplicate_key(&error) => Ok(()),
+            // A collection of one document at most.
+            other => other,
+        }
     }
 
     pub(super) async fn drop_index(&mut self) -> Result<()> {
@@ -135,13 +284,25 @@ impl Hand {
         let view = format!("view_{}", self.rng.random_range(0..3));
         let on = self.collection_name();
         let pipeline = vec![doc! { "$match": { "n": { "$gt": self.rng.random_range(0..500) } } }];
-        let command = match self.rng.random_range(0..4) {
-            0 => doc! { "drop": view },
-            1 => doc! { "collMod": view, "viewOn": on, "pipeline": pipeline },
-            2 => doc! { "create": view, "viewOn": "view_0", "pipeline": pipeline },
-            _ => doc! { "create": view, "viewOn": on, "pipeline": pipeline,
-            "collation": { "locale": "en", "strength": 2 } },
-        };
+        let command = self.choose([
+            (Always, "drop", doc! { "drop": &view }),
+            (Always, "change", doc! { "collMod": &view, "viewOn": &on, "pipeline": &pipeline }),
+            (
+                Always,
+                "of a view",
+                doc! {
+                    "create": &view, "viewOn": "view_0", "pipeline": &pipeline,
+                },
+            ),
+            (
+                Always,
+                "create",
+                doc! {
+                    "create": &view, "viewOn": &on, "pipeline": &pipeline,
+                    "collation": { "locale": "en", "strength": 2 },
+                },
+            ),
+        ]);
         self.database().run_command(command).await.map(drop)
     }
 
@@ -152,14 +313,28 @@ impl Hand {
         let privilege = doc! {
             "resource": { "db": database.name(), "collection": "plain" }, "actions": ["find"],
         };
-        let pick = self.rng.random_range(0..5);
-        let command = match pick {
-            0 => doc! { "createUser": user, "pwd": "p", "roles": ["read"] },
-            1 => doc! { "updateUser": user, "customData": { "n": self.rng.random_range(0..99) } },
-            2 => doc! { "dropUser": user },
-            3 => doc! { "createRole": role, "privileges": [privilege], "roles": ["readWrite"] },
-            _ => doc! { "dropRole": role },
-        };
+        let n = self.rng.random_range(0..99);
+        let command = self.choose([
+            (
+                Always,
+                "create a user",
+                doc! {
+                    "createUser": &user, "pwd": "p", "roles": ["read"],
+                },
+            ),
+            (Always, "update a user", doc! { "updateUser": &user, "customData": { "n": n } }),
+            (Always, "drop a user", doc! { "dropUser": &user }),
+            (
+                Always,
+                "create a role",
+                doc! {
+                    "createRole": &role, "privileges": [privilege.clone()], "roles": ["readWrite"],
+                },
+            ),
+            (Always, "update a role", doc! { "updateRole": &role, "privileges": [privilege] }),
+            (Always, "grant", doc! { "grantRolesToUser": &user, "roles": [&role] }),
+            (Always, "drop a role", doc! { "dropRole": &role }),
+        ]);
         database.run_command(command).await.map(drop)
     }
 
@@ -175,4 +350,8 @@ impl Hand {
         }
         database.run_command(doc! { "create": "v", "viewOn": "a", "pipeline": [] }).await.map(drop)
     }
+}
+
+fn is_duplicate_key(error: &Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Command(command) if command.code == DUPLICATE_KEY)
 }

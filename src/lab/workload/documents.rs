@@ -26,14 +26,18 @@ const WORDS: [&str; 12] = [
     "\u{e4}\u{4e16}",
 ];
 
-/// The `n`-th `_id`. One `n` may come out as several types of the same number.
+/// The `n`-th `_id`. One `n` may come out as several types of the same number, or as a word in
+/// upper case, which some collations take for the same.
 pub(super) fn id(rng: &mut StdRng, n: u32) -> Bson {
     let bytes = n.to_be_bytes();
     match n % 14 {
         0 => Bson::Int32(n.cast_signed()),
         1 => Bson::Int64(EXACT_IN_DOUBLE + i64::from(n)),
         2 => Bson::Double(f64::from(n) + 0.5),
-        3 | 4 => Bson::String(format!("{}-{n}", WORDS[n as usize % WORDS.len()])),
+        3 | 4 => {
+            let word = format!("{}-{n}", WORDS[n as usize % WORDS.len()]);
+            Bson::String(if rng.random_bool(0.1) { word.to_uppercase() } else { word })
+        }
         5 => {
             let mut oid = [7_u8; 12];
             oid[..4].copy_from_slice(&bytes);

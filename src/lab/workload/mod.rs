@@ -9,6 +9,8 @@
 mod crud;
 mod ddl;
 mod documents;
+mod kinds;
+mod moves;
 mod shapes;
 mod special;
 
@@ -27,8 +29,9 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::time::sleep;
 
 use super::crew::{Crew, Pace};
-use super::{Detail, Error, ReplicaSet, Result, SourceState};
+use super::{Detail, Error, ReplicaSet, Result, SourceState, server_version};
 use crate::oplog::OpTime;
+use kinds::{Kind, Known, kinds};
 
 /// The databases that are written to; the second has an odd name.
 const DATABASES: [&str; 2] = ["shop", "od-d_\u{fc}"];
@@ -57,8 +60,8 @@ pub struct Plan {
     pub preload: u32,
     /// Whether there are transactions of more than 16 MiB.
     pub large_transactions: bool,
-    /// Whether the catalog changes.
-    pub ddl: bool,
+    /// How often the catalog changes, in multiples of the usual; 0 for never.
+    pub ddl: u32,
 }
 
 impl Plan {
@@ -71,102 +74,62 @@ impl Plan {
             ids: 700,
             preload: 500,
             large_transactions: true,
-            ddl: true,
+            ddl: 1,
         }
     }
 }
 
-/// The operations, with their weights.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    InsertOne,
-    InsertMany,
-    InsertCommand,
-    InsertOdd,
-    InsertCapped,
-    UpdateCapped,
-    WriteSeries,
-    Update,
-    UpdateByPipeline,
-    Replace,
-    Upsert,
-    FindAndModify,
-    Delete,
-    Transaction,
-    LargeTransaction,
-    TransactionWithDdl,
-    Create,
-    DropCollection,
-    Recreate,
-    Rename,
-    AggregateInto,
-    ToCapped,
-    ChangeOptions,
-    CreateIndex,
-    DropIndex,
-    ChangeView,
-    ChangeUsers,
-    WholeDatabase,
-}
-
-const DOCUMENT_KINDS: [(Kind, u32); 14] = [
-    (Kind::InsertOne, 100),
-    (Kind::InsertMany, 60),
-    (Kind::InsertCommand, 20),
-    (Kind::InsertOdd, 20),
-    (Kind::InsertCapped, 40),
-    (Kind::UpdateCapped, 6),
-    (Kind::WriteSeries, 30),
-    (Kind::Update, 300),
-    (Kind::UpdateByPipeline, 60),
-    (Kind::Replace, 60),
-    (Kind::Upsert, 60),
-    (Kind::FindAndModify, 60),
-    (Kind::Delete, 130),
-    (Kind::Transaction, 60),
-];
-
-const CATALOG_KINDS: [(Kind, u32); 13] = [
-    (Kind::TransactionWithDdl, 8),
-    (Kind::Create, 12),
-    (Kind::DropCollection, 16),
-    (Kind::Recreate, 2),
-    (Kind::Rename, 10),
-    (Kind::AggregateInto, 10),
-    (Kind::ToCapped, 4),
-    (Kind::ChangeOptions, 10),
-    (Kind::CreateIndex, 14),
-    (Kind::DropIndex, 6),
-    (Kind::ChangeView, 6),
-    (Kind::ChangeUsers, 6),
-    (Kind::WholeDatabase, 4),
-];
-
 /// How often each operation was done and refused.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
-    counts: BTreeMap<String, (u64, u64)>,
+    kinds: BTreeMap<String, Count>,
+    /// The forms of those that have several.
+    forms: BTreeMap<String, Count>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    done: u64,
+    refused: u64,
+}
+
+impl Count {
+    fn add(&mut self, done: bool) {
+        if done { self.done += 1 } else { self.refused += 1 }
+    }
 }
 
 impl Summary {
-    /// Operations done.
-    pub fn done(&self) -> u64 {
-        self.counts.values().map(|(done, _)| done).sum()
+    /// A summary of nothing done yet.
+    fn of(kinds: &[(Kind, u32)]) -> Self {
+        let kinds = kinds.iter().map(|(kind, _)| (format!("{kind:?}"), Count::default()));
+        Self { kinds: kinds.collect(), forms: BTreeMap::new() }
     }
 
-    /// Operations that were never once done, by name.
-    pub fn never_done(&self) -> Vec<&str> {
-        self.counts
-            .iter()
-            .filter(|(_, count)| count.0 == 0)
-            .map(|(name, _)| name.as_str())
-            .collect()
+    /// Operations done.
+    pub fn done(&self) -> u64 {
+        self.kinds.values().map(|count| count.done).sum()
     }
+
+    /// Operations of the plan that were never once done, by name.
+    pub fn never_done(&self) -> Vec<&str> {
+        never(&self.kinds)
+    }
+
+    /// Forms of operations that were never once done, though the operation was drawn.
+    pub fn forms_never_done(&self) -> Vec<&str> {
+        never(&self.forms)
+    }
+}
+
+fn never(counts: &BTreeMap<String, Count>) -> Vec<&str> {
+    let never = counts.iter().filter(|(_, count)| count.done == 0);
+    never.map(|(name, _)| name.as_str()).collect()
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, (done, refused)) in &self.counts {
+        for (name, Count { done, refused }) in self.kinds.iter().chain(&self.forms) {
             write!(f, "{name} {done}+{refused} ")?;
         }
         Ok(())
@@ -185,16 +148,23 @@ impl Workload {
     /// # Errors
     /// The driver's, while the collections are made.
     pub async fn start(client: &Client, plan: &Plan) -> Result<Self> {
-        prepare(client, plan).await?;
-        let summary = Arc::new(Mutex::new(Summary::default()));
+        let version = server_version(client).await?;
+        let major = version.split('.').next().and_then(|major| major.parse().ok());
+        let major = major.ok_or(Error::Reply { command: "buildInfo", field: "version" })?;
+        prepare(client, plan, major).await?;
+        let kinds = kinds(plan, major);
+        let summary = Arc::new(Mutex::new(Summary::of(&kinds)));
         let mut crew = Crew::new();
         let share = f64::from(plan.writers) / f64::from(plan.operations_per_second.max(1));
         for number in 1..=plan.writers {
-            let writer = Writer {
-                hand: Hand::new(client.clone(), plan, number),
-                kinds: kinds(plan),
-                summary: Arc::clone(&summary),
-            };
+            let mut hand = Hand::new(client.clone(), plan, major, number);
+            // Several at once fill the small cache of a server, and wait until they are ended.
+            let alone = |kind: Kind| number == 1 || kind != Kind::LargeTransaction;
+            let kinds: Vec<_> = kinds.iter().copied().filter(|(kind, _)| alone(*kind)).collect();
+            let mut first: Vec<Kind> = kinds.iter().map(|(kind, _)| *kind).collect();
+            first.shuffle(&mut hand.rng);
+            let summary = Arc::clone(&summary);
+            let writer = Writer { hand, first, kinds, summary };
             crew.add(Duration::from_secs_f64(share), |pace| writer.run(pace));
         }
         Ok(Self { crew, summary })
@@ -256,25 +226,17 @@ impl Workload {
     }
 }
 
-fn kinds(plan: &Plan) -> Vec<(Kind, u32)> {
-    let mut kinds = DOCUMENT_KINDS.to_vec();
-    if plan.large_transactions {
-        kinds.push((Kind::LargeTransaction, 1));
-    }
-    if plan.ddl {
-        kinds.extend(CATALOG_KINDS);
-    }
-    kinds
-}
-
-async fn prepare(client: &Client, plan: &Plan) -> Result<()> {
-    let mut hand = Hand::new(client.clone(), plan, 0);
+async fn prepare(client: &Client, plan: &Plan, major: u32) -> Result<()> {
+    let mut hand = Hand::new(client.clone(), plan, major, 0);
+    let shapes = shapes::shapes(major);
+    let mut filled = shapes::writable(&shapes);
+    filled.dedup();
     for name in DATABASES {
         let database = client.database(name);
-        for command in shapes::commands() {
-            database.run_command(command).await.map_err(Error::driver("create a collection"))?;
+        for shape in &shapes {
+            shape.make(&database).await.map_err(Error::driver("create a collection"))?;
         }
-        for shape in shapes::WRITABLE.iter().skip(1) {
+        for shape in &filled {
             load(&database.collection(shape), &mut hand.rng, plan.preload).await?;
         }
     }
@@ -312,13 +274,43 @@ struct Hand {
     ids: u32,
     clock_ms: i64,
     last_database: &'static str,
+    /// First number of the server's version.
+    major: u32,
+    /// Collections that take the ordinary writes.
+    writable: Vec<&'static str>,
+    /// What the operation under way chose from, and chose.
+    chosen: Option<Chosen>,
+}
+
+/// A choice among the forms of an operation.
+struct Chosen {
+    of: Vec<&'static str>,
+    form: &'static str,
 }
 
 impl Hand {
-    fn new(client: Client, plan: &Plan, number: u32) -> Self {
+    fn new(client: Client, plan: &Plan, major: u32, number: u32) -> Self {
         let rng = StdRng::seed_from_u64(plan.seed.wrapping_mul(1_000).wrapping_add(number.into()));
-        let last_database = DATABASES[0];
-        Self { client, rng, ids: plan.ids.max(1), clock_ms: SERIES_START_MS, last_database }
+        Self {
+            client,
+            rng,
+            ids: plan.ids.max(1),
+            clock_ms: SERIES_START_MS,
+            last_database: DATABASES[0],
+            major,
+            writable: shapes::writable(&shapes::shapes(major)),
+            chosen: None,
+        }
+    }
+
+    /// One of the forms that the server knows; the summary counts it by name.
+    fn choose<T>(&mut self, forms: impl IntoIterator<Item = (Known, &'static str, T)>) -> T {
+        let known = forms.into_iter().filter(|(known, ..)| known.by(self.major));
+        let mut forms: Vec<(&'static str, T)> = known.map(|(_, name, form)| (name, form)).collect();
+        let of = forms.iter().map(|(name, _)| *name).collect();
+        let (form, value) = forms.swap_remove(self.rng.random_range(0..forms.len()));
+        self.chosen = Some(Chosen { of, form });
+        value
     }
 
     /// A database, drawn anew.
@@ -327,9 +319,9 @@ impl Hand {
         self.client.database(self.last_database)
     }
 
-    /// The one drawn last.
-    fn last_database(&self) -> &'static str {
-        self.last_database
+    /// The one that was not drawn last.
+    fn other_database(&self) -> &'static str {
+        if self.last_database == DATABASES[0] { DATABASES[1] } else { DATABASES[0] }
     }
 
     fn churn_name(&mut self) -> String {
@@ -340,7 +332,7 @@ impl Hand {
         if self.rng.random_bool(0.15) {
             return self.churn_name();
         }
-        shapes::WRITABLE[self.rng.random_range(0..shapes::WRITABLE.len())].to_owned()
+        self.writable[self.rng.random_range(0..self.writable.len())].to_owned()
     }
 
     fn collection(&mut self) -> Collection<Document> {
@@ -363,6 +355,10 @@ impl Hand {
             Kind::Upsert => self.upsert().await,
             Kind::FindAndModify => self.find_and_modify().await,
             Kind::Delete => self.delete().await,
+            Kind::Empty => self.empty().await,
+            Kind::Move => self.move_documents().await,
+            Kind::SwapKeys => self.swap_keys().await,
+            Kind::StoreFunction => self.store_function().await,
             Kind::Transaction => self.transaction().await,
             Kind::LargeTransaction => self.large_transaction().await,
             Kind::TransactionWithDdl => self.transaction_with_ddl().await,
@@ -374,6 +370,7 @@ impl Hand {
             Kind::ToCapped => self.make_capped().await,
             Kind::ChangeOptions => self.change_options().await,
             Kind::CreateIndex => self.create_index().await,
+            Kind::AbortIndex => self.abort_index().await,
             Kind::DropIndex => self.drop_index().await,
             Kind::ChangeView => self.change_view().await,
             Kind::ChangeUsers => self.change_users().await,
@@ -384,6 +381,8 @@ impl Hand {
 
 struct Writer {
     hand: Hand,
+    /// Each operation once, before they are drawn by weight.
+    first: Vec<Kind>,
     kinds: Vec<(Kind, u32)>,
     summary: Arc<Mutex<Summary>>,
 }
@@ -405,6 +404,9 @@ impl Writer {
     }
 
     fn draw(&mut self) -> Kind {
+        if let Some(kind) = self.first.pop() {
+            return kind;
+        }
         let total: u32 = self.kinds.iter().map(|(_, weight)| weight).sum();
         let mut at = self.hand.rng.random_range(0..total);
         for (kind, weight) in &self.kinds {
@@ -416,23 +418,29 @@ impl Writer {
         Kind::InsertOne
     }
 
-    fn count(&self, kind: Kind, done: bool) {
+    fn count(&mut self, kind: Kind, done: bool) {
         let mut summary = self.summary.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = summary.counts.entry(format!("{kind:?}")).or_default();
-        if done { count.0 += 1 } else { count.1 += 1 }
+        summary.kinds.entry(format!("{kind:?}")).or_default().add(done);
+        let Some(Chosen { of, form }) = self.hand.chosen.take() else { return };
+        let name = |form| format!("{kind:?}/{form}");
+        for form in of {
+            summary.forms.entry(name(form)).or_default();
+        }
+        summary.forms.entry(name(form)).or_default().add(done);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::{Mongod, Options, Release};
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn every_operation_is_done_and_pauses_are_quiet() {
-        let set = ReplicaSet::of(1).await.expect("start");
-        let plan = Plan { operations_per_second: 4_000, ..Plan::small(1) };
+    async fn does_everything(release: Release) {
+        let mongod = Some(Mongod::fetch(release).expect("a server"));
+        let options = Options { mongod, ..Options::members(1) };
+        let set = ReplicaSet::start(options).await.expect("start");
+        let plan = Plan { operations_per_second: 4_000, ddl: 8, ..Plan::small(1) };
         let mut workload = Workload::start(set.client(), &plan).await.expect("workload");
-        let kinds = kinds(&plan).len();
         let mut last = None;
         for round in 0.. {
             sleep(Duration::from_secs(3)).await;
@@ -442,12 +450,24 @@ mod tests {
             assert!(last.is_none_or(|last| last < at));
             last = Some(at);
             let summary = workload.summary();
-            if summary.never_done().is_empty() && summary.counts.len() == kinds {
+            let never = [summary.never_done(), summary.forms_never_done()].concat();
+            if never.is_empty() {
+                assert!(summary.forms.len() > 50, "few forms: {summary}");
                 break;
             }
-            assert!(round < 20, "some operations are never done: {summary}");
+            assert!(round < 20, "never done: {never:?} of {summary}");
             workload.resume();
         }
         workload.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_operation_is_done_and_pauses_are_quiet() {
+        does_everything(Release::V6_0_5).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_operation_is_done_and_pauses_are_quiet_on_4_4() {
+        does_everything(Release::V4_4_2).await;
     }
 }

@@ -1,12 +1,12 @@
 //! Writes to collections that have rules of their own, and transactions.
 
-use bson::{DateTime, Document, doc};
+use bson::{Bson, DateTime, Document, JavaScriptCodeWithScope, doc};
 use mongodb::ClientSession;
 use mongodb::error::Result;
 use rand::Rng as _;
 
-use super::Hand;
 use super::documents::{document, large_document, text};
+use super::{Hand, Known};
 
 /// Documents of a transaction that does not fit one oplog entry of 16 MiB: 5 of 4 MB.
 const LARGE_DOCUMENTS: usize = 5;
@@ -49,7 +49,24 @@ impl Hand {
         series.insert_many(measurements).await.map(drop)
     }
 
-    /// Two to eight writes in any collections; one in five is aborted.
+    /// Functions of a database, which are documents of a collection of the system's.
+    pub(super) async fn store_function(&mut self) -> Result<()> {
+        let functions = self.database().collection::<Document>("system.js");
+        let name = doc! { "_id": format!("f{}", self.rng.random_range(0..5)) };
+        let code = format!("function (x) {{ return x + {}; }}", self.rng.random_range(0..99));
+        let scope = doc! { "n": self.rng.random_range(0..99) };
+        let scoped = JavaScriptCodeWithScope { code: code.clone(), scope };
+        let value = self.choose([
+            (Known::Always, "code", Some(Bson::JavaScriptCode(code))),
+            (Known::Always, "code with scope", Some(Bson::JavaScriptCodeWithScope(scoped))),
+            (Known::Always, "remove", None),
+        ]);
+        let Some(value) = value else { return functions.delete_one(name).await.map(drop) };
+        let new = doc! { "value": value };
+        functions.replace_one(name, new).upsert(true).await.map(drop)
+    }
+
+    /// Two to eight writes in any collections; every other is aborted.
     pub(super) async fn transaction(&mut self) -> Result<()> {
         let mut session = self.client.start_session().await?;
         session.start_transaction().await?;
@@ -61,7 +78,8 @@ impl Hand {
                 break;
             }
         }
-        if written.is_err() || self.rng.random_bool(0.2) {
+        let abort = self.choose([(Known::Always, "commit", false), (Known::Always, "abort", true)]);
+        if written.is_err() || abort {
             // A transaction that the server has aborted already cannot be aborted again.
             let aborted = session.abort_transaction().await;
             return written.and(aborted);
