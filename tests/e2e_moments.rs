@@ -12,14 +12,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use bson::{Document, RawDocumentBuf, Timestamp, doc, rawdoc};
+use bson::{Binary, Document, RawBson, RawDocumentBuf, Timestamp, doc, rawdoc};
 use futures::TryStreamExt as _;
 use headstock::job;
 use headstock::lab::{
     Backup, Detail, Mongod, Options, Plan, Program, Release, ReplicaSet, Running, SourceState,
     Workload,
 };
-use headstock::oplog::Ts;
+use headstock::oplog::{Ts, Uuid};
 use headstock::restore::{At, Cancel, Silent, View};
 use headstock::tree::Cursor;
 use md5::{Digest as _, Md5};
@@ -56,9 +56,10 @@ fn hex(md5: Md5) -> String {
 }
 
 /// The documents of a collection at a moment; none if the server does not know any more.
-async fn digest(db: &Database, name: &str, capped: bool, at: Ts) -> Option<String> {
+async fn digest(db: &Database, uuid: Uuid, capped: bool, at: Ts) -> Option<String> {
+    let name = uuid.to_string();
     let mut find = rawdoc! {
-        "find": name,
+        "find": Binary::from(uuid),
         "readConcern": { "level": "snapshot", "atClusterTime": Timestamp::from(at) },
     };
     if capped {
@@ -95,6 +96,14 @@ async fn digest(db: &Database, name: &str, capped: bool, at: Ts) -> Option<Strin
     }
 }
 
+/// A collection at a moment.
+struct Held {
+    /// Its name and what else is told of it where it differs.
+    what: String,
+    /// Hash of its documents.
+    digest: String,
+}
+
 /// Whether an operation was ended by an election (NotWritablePrimary, InterruptedDueToReplStateChange,
 /// and their like) or its cursor by a drop or rename (QueryPlanKilled).
 fn is_of_election(error: &mongodb::error::Error) -> bool {
@@ -103,8 +112,9 @@ fn is_of_election(error: &mongodb::error::Error) -> bool {
         || matches!(*error.kind, ErrorKind::ConnectionPoolCleared { .. })
 }
 
-/// What a server has at a moment, by namespace.
-async fn source_at(client: &Client, at: Ts) -> BTreeMap<String, String> {
+/// What a server has at a moment. By UUID: a name may be another's by now, and a server takes it for the
+/// one that has it now.
+async fn source_at(client: &Client, at: Ts) -> BTreeMap<Uuid, Held> {
     let mut found = BTreeMap::new();
     let Ok(databases) = client.list_database_names().await else { return found };
     for name in databases.iter().filter(|name| !OWN.contains(&name.as_str())) {
@@ -113,11 +123,12 @@ async fn source_at(client: &Client, at: Ts) -> BTreeMap<String, String> {
         let Ok(listed) = cursor.try_collect::<Vec<_>>().await else { continue };
         for one in listed {
             let capped = one.options.capped.unwrap_or(false);
-            if one.name == "system.profile" || one.info.uuid.is_none() {
-                continue;
-            }
-            if let Some(digest) = digest(&db, &one.name, capped, at).await {
-                found.insert(format!("{name}.{}", one.name), digest);
+            let uuid = one.info.uuid.map(RawBson::Binary);
+            let uuid = uuid.and_then(|uuid| Uuid::from_value(uuid.as_raw_bson_ref()));
+            let Some(uuid) = uuid.filter(|_| one.name != "system.profile") else { continue };
+            if let Some(digest) = digest(&db, uuid, capped, at).await {
+                let what = format!("{name}.{} ({uuid}) {:?}", one.name, one.options);
+                found.insert(uuid, Held { what, digest });
             }
         }
     }
@@ -131,7 +142,7 @@ fn view_at(store: &Path, at: Ts) -> View {
 }
 
 /// The same of a backup.
-fn backup_at(store: &Path, at: Ts) -> BTreeMap<String, String> {
+fn backup_at(store: &Path, at: Ts) -> BTreeMap<Uuid, Held> {
     let view = view_at(store, at);
     let digest = |collection: &headstock::head::Collection| {
         let mut md5 = Md5::new();
@@ -139,7 +150,8 @@ fn backup_at(store: &Path, at: Ts) -> BTreeMap<String, String> {
         while let Some(run) = cursor.next_run().expect("readable") {
             md5.update(&run);
         }
-        (collection.ns.clone(), hex(md5))
+        let what = format!("{} {:?}", collection.ns, collection.options);
+        (collection.uuid, Held { what, digest: hex(md5) })
     };
     view.collections().iter().map(digest).collect()
 }
@@ -229,11 +241,11 @@ async fn without_a_pause(seed: u64, release: Release) {
     for (at, expected) in &recorded {
         let found = backup_at(backup.store(), *at);
         compared += expected.len();
-        for (ns, digest) in expected {
-            match found.get(ns) {
-                Some(same) if same == digest => {}
-                Some(_) => report.push(format!("{ns} at {at}: other documents")),
-                None => report.push(format!("{ns} at {at}: missing")),
+        for (uuid, Held { what, digest }) in expected {
+            match found.get(uuid) {
+                Some(same) if same.digest == *digest => {}
+                Some(other) => report.push(format!("at {at}: {what}\n  is {}", other.what)),
+                None => report.push(format!("at {at}: {what} is missing")),
             }
         }
     }

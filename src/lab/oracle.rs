@@ -29,6 +29,8 @@ use crate::tree::Cursor;
 const INTERNAL: [&str; 3] = ["admin", "config", "local"];
 /// Collections of `admin` that hold users and roles.
 const USERS: [&str; 2] = ["system.users", "system.roles"];
+/// Collections that servers make for their first document, and that do not count while they are empty.
+const MADE_WHEN_NEEDED: [&str; 3] = ["system.views", "system.users", "system.roles"];
 /// Unit to which servers before 6.2 round the size of a capped collection up.
 const CAPPED_SIZE_UNIT: i64 = 256;
 /// Documents named in a report for each collection that differs.
@@ -99,7 +101,7 @@ impl SourceState {
             let wanted = !INTERNAL.contains(&db) || (db == "admin" && USERS.contains(&name));
             let namespace = Namespace::of_view(view, collection)?;
             if let Some(namespace) = namespace.filter(|_| wanted) {
-                state.namespaces.insert(collection.ns.clone(), namespace);
+                state.add(db, name, namespace);
             }
         }
         Ok(state)
@@ -185,9 +187,16 @@ impl SourceState {
                     namespace.documents = hash_documents(database, name).await?;
                 }
             }
-            self.namespaces.insert(format!("{}.{name}", database.name()), namespace);
+            self.add(database.name(), name, namespace);
         }
         Ok(())
+    }
+
+    fn add(&mut self, db: &str, name: &str, namespace: Namespace) {
+        let is_empty = namespace.hash.as_ref().is_some_and(|hash| *hash == hex(Md5::new()));
+        if !(is_empty && MADE_WHEN_NEEDED.contains(&name)) {
+            self.namespaces.insert(format!("{db}.{name}"), namespace);
+        }
     }
 }
 

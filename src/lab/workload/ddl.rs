@@ -12,12 +12,10 @@ use super::{DATABASES, Hand, shapes};
 const DUPLICATE_KEY: i32 = 11_000;
 
 impl Hand {
+    /// None is clustered: made capped, it would be what no command creates (seen on 6.0.5).
     pub(super) async fn create(&mut self) -> Result<()> {
         let name = self.churn_name();
         let series = doc! { "timeField": "t", "metaField": "meta", "granularity": "minutes" };
-        let expires = doc! {
-            "clusteredIndex": shapes::clustered(), "expireAfterSeconds": 1_000_000_000_i64,
-        };
         let options = self.choose([
             (Always, "plain", doc! {}),
             (Always, "capped", doc! { "capped": true, "size": 40_000, "max": 50 }),
@@ -41,8 +39,6 @@ impl Hand {
             (Before(6), "images", doc! { "recordPreImages": true }),
             (Since(6), "images", shapes::images(true)),
             (Since(5), "series", doc! { "timeseries": series }),
-            (Since(6), "clustered", doc! { "clusteredIndex": shapes::clustered() }),
-            (Since(6), "clustered, expiring", expires),
             (Since(6), "encrypted", shapes::encrypted()),
         ]);
         let database = self.database();

@@ -439,7 +439,7 @@ mod tests {
         let mongod = Some(Mongod::fetch(release).expect("a server"));
         let options = Options { mongod, ..Options::members(1) };
         let set = ReplicaSet::start(options).await.expect("start");
-        let plan = Plan { operations_per_second: 4_000, ddl: 8, ..Plan::small(1) };
+        let plan = Plan { operations_per_second: 4_000, ddl: 3, ..Plan::small(1) };
         let mut workload = Workload::start(set.client(), &plan).await.expect("workload");
         let mut last = None;
         for round in 0.. {

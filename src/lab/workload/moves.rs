@@ -5,7 +5,7 @@ use futures::TryStreamExt as _;
 use mongodb::error::Result;
 use rand::Rng as _;
 
-use super::{Hand, Known};
+use super::{Hand, Known, is_refusal};
 
 /// Documents that move together, at most.
 const MOVED_MAX: i64 = 6;
@@ -18,7 +18,11 @@ impl Hand {
         let collection = self.collection();
         collection.delete_many(doc! {}).await?;
         let documents: Vec<Document> = (0..REFILLED).map(|_| self.fresh_document()).collect();
-        collection.insert_many(documents).ordered(false).await.map(drop)
+        match collection.insert_many(documents).ordered(false).await {
+            // Some have the `_id` of another.
+            Err(error) if !is_refusal(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Deletes a few documents and inserts them under other `_id`s, of other types mostly.

@@ -71,7 +71,7 @@ pub(super) fn writable(shapes: &[Shape]) -> Vec<&'static str> {
 }
 
 /// The index of a collection that stands in the order of its `_id`.
-pub(super) fn clustered() -> Document {
+fn clustered() -> Document {
     doc! { "key": { "_id": 1 }, "unique": true, "name": "by id" }
 }
 
