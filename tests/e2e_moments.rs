@@ -112,8 +112,8 @@ fn is_of_election(error: &mongodb::error::Error) -> bool {
         || matches!(*error.kind, ErrorKind::ConnectionPoolCleared { .. })
 }
 
-/// What a server has at a moment. By UUID: a name may be another's by now, and a server takes it for the
-/// one that has it now.
+/// What a server has at a moment. By UUID: where a name is nobody's any more, a server shows nothing at
+/// it, at any moment, instead of refusing (seen on 6.0.5).
 async fn source_at(client: &Client, at: Ts) -> BTreeMap<Uuid, Held> {
     let mut found = BTreeMap::new();
     let Ok(databases) = client.list_database_names().await else { return found };
