@@ -3,6 +3,8 @@
 //! The crate is built in floors. A floor uses only the floors listed above it here; `ARCHITECTURE.md`
 //! tells why each exists and how data moves through them.
 
+mod elements;
+
 pub mod block;
 pub mod store;
 pub mod tree;

@@ -8,11 +8,7 @@ use std::time::Duration;
 
 use bson::doc;
 use headstock::lab::{
-<<<<<<< HEAD
     Backup, Detail, Mongod, Options, Plan, Program, Release, ReplicaSet, SourceState, Workload,
-=======
-    Backup, Detail, Options, Plan, Program, Release, ReplicaSet, SourceState, Workload,
->>>>>>> 5589411 (tests: the workload on 4.4, with all that its oplog can say, at moments of rest)
 };
 use tokio::time::sleep;
 
@@ -42,7 +38,7 @@ async fn follow_and_restore(seed: u64, release: Release, members: usize, pauses:
     let between = Duration::from_secs(if long { 15 } else { 3 });
     // The workload moves dates into the past, so the TTL monitor has work.
     let often = ["--setParameter", "ttlMonitorSleepSecs=2"].map(str::to_owned).to_vec();
-    let options = Options { mongod: mongod.clone(), arguments: often, ..Options::members(members) };
+    let options = Options { mongod, arguments: often, ..Options::members(members) };
     let set = ReplicaSet::start(options).await.expect("start a set");
     let plan = Plan { preload: if long { 20_000 } else { 4_000 }, ..Plan::small(seed) };
     let mut workload = Workload::start(set.client(), &plan).await.expect("start the workload");
@@ -77,25 +73,14 @@ async fn follow_and_restore(seed: u64, release: Release, members: usize, pauses:
 
     for (at, expected) in &recorded {
         let at = at.ts.to_string();
-<<<<<<< HEAD
-        let restored = backup.restored_on(mongod.clone(), &at, &[], Detail::Documents).await;
-        let (_server, found) = restored.expect("restore");
-        equal(seed, &at, expected, &found);
-    }
-    backup.sync(&set.uri(), &[]).await.expect("sync");
-    let restored = backup.restored_on(mongod, "latest", &[], Detail::Documents).await;
-    let (_server, found) = restored.expect("restore");
-    equal(seed, "latest", &recorded[pauses].1, &found);
-=======
-        let restored = backup.restored_to_set(Release::default(), &at, &[], Detail::Documents);
+        let restored = backup.restored_to_set(release, &at, &[], Detail::Documents);
         let (_set, found) = restored.await.expect("restore");
         equal(seed, &at, expected, &found);
     }
     backup.sync(&set.uri(), &[]).await.expect("sync");
-    let restored = backup.restored_to_set(Release::default(), "latest", &[], Detail::Documents);
+    let restored = backup.restored_to_set(release, "latest", &[], Detail::Documents);
     let (_set, found) = restored.await.expect("restore");
-    equal(seed, "latest", &recorded[PAUSES].1, &found);
->>>>>>> 5589411 (tests: the workload on 4.4, with all that its oplog can say, at moments of rest)
+    equal(seed, "latest", &recorded[pauses].1, &found);
     backup.run(&["fsck"], &[]).await.expect("nothing damaged");
 }
 

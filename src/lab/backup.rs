@@ -215,22 +215,7 @@ impl Backup {
         more: &[&str],
         detail: Detail,
     ) -> Result<(Standalone, SourceState)> {
-        self.restored_on(None, at, more, detail).await
-    }
-
-    /// The same on a server of a binary, where one is given.
-    ///
-    /// # Errors
-    /// As [`Backup::restored`].
-    pub async fn restored_on(
-        &self,
-        mongod: Option<Mongod>,
-        at: &str,
-        more: &[&str],
-        detail: Detail,
-    ) -> Result<(Standalone, SourceState)> {
-        let options = without_ttl(Options { mongod, ..Options::default() });
-        let server = Standalone::start(&options).await?;
+        let server = Standalone::start(&without_ttl(Options::default())).await?;
         self.restore(at, &server.uri(), more).await?;
         let state = SourceState::capture(server.client(), detail).await?;
         Ok((server, state))

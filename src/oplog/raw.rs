@@ -1,4 +1,4 @@
-//! BSON as bytes: elements read and written without looking inside values.
+//! BSON as bytes: the elements of updates, read and written without looking inside values.
 //!
 //! Updates must carry every byte they do not touch as it is: duplicate names, any binary subtype,
 //! strings that are not UTF-8. So names are bytes here and values stay slices.
@@ -6,6 +6,7 @@
 use bson::RawDocument;
 
 use super::{Ts, UpdateError, Uuid};
+use crate::elements::{self, Flaw};
 
 /// Nesting that a document or update may have. Servers stop at 200 levels (`maxBSONDepth`'s
 /// default plus what internal commands add); the rest is slack.
@@ -111,33 +112,28 @@ pub(super) struct Element<'a> {
     pub(super) value: Value<'a>,
 }
 
-const CUT_OFF: UpdateError = UpdateError::Malformed { what: "a value is cut off" };
 const BAD_LENGTH: UpdateError = UpdateError::Malformed { what: "a length is wrong" };
 
-/// The elements of a document or array, in order.
+impl From<Flaw> for UpdateError {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::CutOff => Self::Malformed { what: "a value is cut off" },
+            Flaw::Length => BAD_LENGTH,
+            Flaw::Type => Self::Malformed { what: "a value has an unknown type" },
+        }
+    }
+}
+
+/// The elements of a document or array, in order; none after an error.
 #[derive(Debug, Clone)]
 pub(super) struct Elements<'a> {
-    rest: &'a [u8],
+    all: elements::Elements<'a>,
 }
 
 impl<'a> Elements<'a> {
     /// Reads `document`, which must be exactly one document.
     pub(super) fn new(document: &'a [u8]) -> Result<Self, UpdateError> {
-        let stated = document.first_chunk::<4>().map(|len| u32::from_le_bytes(*len) as usize);
-        match document {
-            [_, _, _, _, rest @ .., 0] if stated == Some(document.len()) => Ok(Self { rest }),
-            _ => Err(BAD_LENGTH),
-        }
-    }
-
-    fn element(&mut self) -> Result<Element<'a>, UpdateError> {
-        let (&kind, rest) = self.rest.split_first().ok_or(CUT_OFF)?;
-        let name_len = cstring_len(rest)?;
-        let (name, rest) = rest.split_at(name_len);
-        let rest = &rest[1..];
-        let (bytes, rest) = rest.split_at_checked(value_len(kind, rest)?).ok_or(CUT_OFF)?;
-        self.rest = rest;
-        Ok(Element { name, value: Value { kind, bytes } })
+        Ok(Self { all: elements::Elements::new(document)? })
     }
 }
 
@@ -145,49 +141,26 @@ impl<'a> Iterator for Elements<'a> {
     type Item = Result<Element<'a>, UpdateError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
+        let elements::Element { kind, name, value } = match self.all.next()? {
+            Ok(element) => element,
+            Err(flaw) => return Some(Err(flaw.into())),
+        };
+        if value.len() < least_len(kind) {
+            self.all = elements::Elements::default();
+            return Some(Err(BAD_LENGTH));
         }
-        let element = self.element();
-        if element.is_err() {
-            self.rest = &[];
-        }
-        Some(element)
+        Some(Ok(Element { name, value: Value { kind, bytes: value } }))
     }
 }
 
-/// Length of the string at the start of `bytes`, without its terminator.
-fn cstring_len(bytes: &[u8]) -> Result<usize, UpdateError> {
-    bytes.iter().position(|byte| *byte == 0).ok_or(CUT_OFF)
-}
-
-/// The length prefix at the start of `bytes`; at least `least`.
-fn prefix(bytes: &[u8], least: usize) -> Result<usize, UpdateError> {
-    let len = bytes.first_chunk::<4>().ok_or(CUT_OFF)?;
-    let len = i32::from_le_bytes(*len);
-    usize::try_from(len).ok().filter(|len| *len >= least).ok_or(BAD_LENGTH)
-}
-
-/// Bytes that a value of type `kind` takes at the start of `rest`.
-fn value_len(kind: u8, rest: &[u8]) -> Result<usize, UpdateError> {
-    Ok(match kind {
-        0x06 | 0x0a | 0x7f | 0xff => 0,
-        0x08 => 1,
-        0x10 => 4,
-        0x01 | 0x09 | 0x11 | 0x12 => 8,
-        0x07 => 12,
-        0x13 => 16,
-        0x02 | 0x0d | 0x0e => 4 + prefix(rest, 1)?,
-        0x03 | 0x04 => prefix(rest, 5)?,
-        0x05 => 5 + prefix(rest, 0)?,
-        0x0b => {
-            let pattern = cstring_len(rest)? + 1;
-            pattern + cstring_len(&rest[pattern..])? + 1
-        }
-        0x0c => 4 + prefix(rest, 1)? + 12,
-        0x0f => prefix(rest, 14)?,
-        _ => return Err(UpdateError::Malformed { what: "a value has an unknown type" }),
-    })
+/// Bytes that a value of type `kind` with lengths inside takes at least.
+fn least_len(kind: u8) -> usize {
+    match kind {
+        0x02 | 0x03 | 0x04 | 0x0d | 0x0e => 5,
+        0x0f => 14,
+        0x0c => 17,
+        _ => 0,
+    }
 }
 
 /// Appends elements to a document under construction, nested ones in place.

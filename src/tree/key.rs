@@ -8,13 +8,12 @@
 //! that are not UTF-8 and a backup must not stumble over one. The encoding is defined in
 //! `format-spec/04-trees.md`.
 
-mod element;
 mod number;
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::{Error, MAX_NESTING};
-use element::{Elements, body, cstring, i32_at, string_bytes};
+use crate::elements::{Elements, Flaw, cstring, length_at};
 
 /// Order-preserving encoding of the value of an `_id`: equal for `_id`s that the server's unique
 /// index holds equal under simple collation, ordered as BSON comparison orders them.
@@ -97,7 +96,7 @@ fn type_byte(kind: u8) -> Option<u8> {
 
 /// Appends the key of the first `_id` of a document.
 pub(super) fn encode_id(document: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-    for element in Elements::new(body(document)?) {
+    for element in Elements::new(document)? {
         let element = element?;
         if element.name == b"_id" {
             out.push(type_byte(element.kind).ok_or(UNKNOWN_TYPE)?);
@@ -109,6 +108,16 @@ pub(super) fn encode_id(document: &[u8], out: &mut Vec<u8>) -> Result<(), Error>
 
 const UNKNOWN_TYPE: Error = Error::InvalidBson { what: "unknown element type" };
 const TOO_SHORT: Error = Error::InvalidBson { what: "value shorter than its type" };
+
+impl From<Flaw> for Error {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::CutOff => Self::InvalidBson { what: "document ends inside an element" },
+            Flaw::Length => Self::InvalidBson { what: "a length is wrong" },
+            Flaw::Type => UNKNOWN_TYPE,
+        }
+    }
+}
 
 /// Appends a value without its type byte. `value` has the length that its type says.
 fn encode_value(kind: u8, value: &[u8], depth: usize, out: &mut Vec<u8>) -> Result<(), Error> {
@@ -135,7 +144,7 @@ fn encode_value(kind: u8, value: &[u8], depth: usize, out: &mut Vec<u8>) -> Resu
             out.extend_from_slice(value);
         }
         0x0f => {
-            let code_len = 4 + i32_at(value, 4)?;
+            let code_len = 4 + length_at(value, 4)?;
             let code = value.get(4..4 + code_len).ok_or(TOO_SHORT)?;
             encode_string(string_bytes(code)?, out);
             encode_container(value.get(4 + code_len..).ok_or(TOO_SHORT)?, true, depth, out)?;
@@ -147,6 +156,14 @@ fn encode_value(kind: u8, value: &[u8], depth: usize, out: &mut Vec<u8>) -> Resu
 
 fn fixed<const N: usize>(value: &[u8]) -> Result<[u8; N], Error> {
     value.try_into().map_err(|_| TOO_SHORT)
+}
+
+/// The content of a string value, which may hold zero bytes.
+fn string_bytes(value: &[u8]) -> Result<&[u8], Error> {
+    match value {
+        [_, _, _, _, content @ .., 0] => Ok(content),
+        _ => Err(Error::InvalidBson { what: "string without its end" }),
+    }
 }
 
 fn encode_string(string: &[u8], out: &mut Vec<u8>) {
@@ -188,7 +205,7 @@ fn encode_container(
     if depth >= MAX_NESTING {
         return Err(Error::NestedTooDeep);
     }
-    for element in Elements::new(body(document)?) {
+    for element in Elements::new(document)? {
         let element = element?;
         out.push(type_byte(element.kind).ok_or(UNKNOWN_TYPE)?);
         if named {
