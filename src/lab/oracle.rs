@@ -23,7 +23,7 @@ use mongodb::{Client, Database};
 use super::{Error, Result};
 use crate::head::Collection;
 use crate::restore::View;
-use crate::tree::Cursor;
+use crate::tree::{Cursor, Order};
 
 /// Databases that are not a user's.
 const INTERNAL: [&str; 3] = ["admin", "config", "local"];
@@ -59,6 +59,8 @@ struct Namespace {
     indexes: BTreeMap<String, Document>,
     /// Hash of each document by the text of its `_id`; empty without [`Detail::Documents`].
     documents: BTreeMap<String, u64>,
+    /// The same hashes in natural order, of a capped collection.
+    in_order: Vec<u64>,
 }
 
 /// The state of every user database of a server.
@@ -115,6 +117,28 @@ impl SourceState {
     /// Keeps only namespaces that `keep` says yes to.
     pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
         self.namespaces.retain(|ns, _| keep(ns));
+    }
+
+    /// Takes over from `found` how many of the oldest documents of its capped collections are gone, where
+    /// the rest is the same; returns of how many. Servers before 5.0 remove them without an entry in the
+    /// oplog, each member for itself and the primary for inserts too that it then refuses (seen on
+    /// 4.4.2: a duplicate key), so members hold more or fewer of the oldest. States with
+    /// [`Detail::Documents`] only.
+    pub fn allow_for_trims(&mut self, found: &Self) -> usize {
+        let mut trimmed = 0;
+        for (ns, mine) in &mut self.namespaces {
+            let Some(other) = found.namespaces.get(ns).filter(|other| mine.hash != other.hash)
+            else {
+                continue;
+            };
+            let (one, another) = (&mine.in_order, &other.in_order);
+            let one_of_both = one.ends_with(another) || another.ends_with(one);
+            if one_of_both && !one.is_empty() && !another.is_empty() {
+                mine.hash.clone_from(&other.hash);
+                trimmed += 1;
+            }
+        }
+        trimmed
     }
 
     /// Number of collections and views.
@@ -177,9 +201,11 @@ impl SourceState {
                 ..Namespace::default()
             };
             if kind == "collection" && is_capped(&options) {
-                namespace.hash = Some(hash_in_order(database, name, "$natural").await?);
+                let (hash, in_order) = hash_in_order(database, name, "$natural").await?;
+                namespace.hash = Some(hash);
+                namespace.in_order = in_order;
             } else if kind == "collection" && options.contains_key("collation") {
-                namespace.hash = Some(hash_in_order(database, name, "_id").await?);
+                namespace.hash = Some(hash_in_order(database, name, "_id").await?.0);
             }
             if kind == "collection" {
                 namespace.indexes = list_indexes(database, name).await?;
@@ -215,18 +241,23 @@ impl Namespace {
             return Ok(None);
         }
         let specs: Vec<Document> = collection.indexes.iter().map(parsed).collect::<Result<_>>()?;
-        let (mut md5, mut documents) = (Md5::new(), BTreeMap::new());
+        let (mut md5, mut documents, mut in_order) = (Md5::new(), BTreeMap::new(), Vec::new());
         let mut cursor = Cursor::new(view.blocks(), &collection.root);
         while let Some(document) = cursor.next().map_err(|error| unreadable()(error.into()))? {
             md5.update(document.as_bytes());
             let (id, hash) = hash_document(&document);
             documents.insert(id, hash);
+            in_order.push(hash);
+        }
+        if collection.order == Order::Keyed {
+            in_order.clear();
         }
         Ok(Some(Self {
             hash: Some(hex(md5)),
             options: canonical_options("collection", &options),
             indexes: canonical_indexes(specs),
             documents,
+            in_order,
         }))
     }
 
@@ -322,8 +353,9 @@ fn canonical_options(kind: &str, options: &Document) -> Document {
     doc! { "options": options, "type": kind }
 }
 
-/// What `dbHash` does not tell: it reads by the index of `_id`.
-async fn hash_in_order(database: &Database, name: &str, by: &str) -> Result<String> {
+/// What `dbHash` does not tell, as it reads by the index of `_id`: the md5 over all documents, and the
+/// hash of each.
+async fn hash_in_order(database: &Database, name: &str, by: &str) -> Result<(String, Vec<u64>)> {
     let action = "read a collection in order";
     let collection = database.collection::<RawDocumentBuf>(name);
     let mut find = collection.find(doc! {}).sort(doc! { by: 1 });
@@ -332,11 +364,12 @@ async fn hash_in_order(database: &Database, name: &str, by: &str) -> Result<Stri
         find = find.collation(simple).allow_disk_use(true);
     }
     let mut cursor = find.await.map_err(Error::driver(action))?;
-    let mut md5 = Md5::new();
+    let (mut md5, mut hashes) = (Md5::new(), Vec::new());
     while let Some(document) = cursor.try_next().await.map_err(Error::driver(action))? {
         md5.update(document.as_bytes());
+        hashes.push(hash_document(&document).1);
     }
-    Ok(hex(md5))
+    Ok((hex(md5), hashes))
 }
 
 fn hex(md5: Md5) -> String {
@@ -410,18 +443,25 @@ mod tests {
     #[tokio::test]
     async fn the_order_of_a_capped_collection_counts() {
         let mut states = Vec::new();
-        for order in [[3, 1, 2], [3, 2, 1]] {
+        for order in [&[3, 1, 2][..], &[3, 2, 1], &[1, 2], &[3, 1]] {
             let server = Standalone::start(&Options::default()).await.expect("start");
             let shop = server.client().database("shop");
             let create = doc! { "create": "log", "capped": true, "size": 4096 };
             shop.run_command(create).await.expect("create");
-            let documents = order.map(|id| doc! { "_id": id });
+            let documents = order.iter().map(|id| doc! { "_id": id });
             shop.collection("log").insert_many(documents).await.expect("insert");
             let state = SourceState::capture(server.client(), Detail::Documents).await;
             states.push(state.expect("capture"));
         }
         let report = states[0].differences(&states[1]).join("\n");
         assert!(report.contains("the same 3 documents in another order"), "{report}");
+        // Of the first only the second but last can be what is left of it.
+        for (other, trimmed) in [(1, 0), (2, 1), (3, 0), (0, 0)] {
+            let mut state = states[0].clone();
+            assert_eq!(state.allow_for_trims(&states[other]), trimmed);
+            let differs = other != 0 && trimmed == 0;
+            assert_ne!(state.differences(&states[other]).is_empty(), differs);
+        }
     }
 
     #[tokio::test]
