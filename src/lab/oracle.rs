@@ -123,10 +123,10 @@ impl SourceState {
     /// the rest is the same; returns of how many. Servers before 5.0 remove them without an entry in the
     /// oplog, each member for itself and the primary for inserts too that it then refuses (seen on
     /// 4.4.2: a duplicate key), so members hold more or fewer of the oldest. States with
-    /// [`Detail::Documents`] only.
-    pub fn allow_for_trims(&mut self, found: &Self) -> usize {
+    /// [`Detail::Documents`] only, and namespaces that `may` says yes to.
+    pub fn allow_for_trims(&mut self, found: &Self, may: impl Fn(&str) -> bool) -> usize {
         let mut trimmed = 0;
-        for (ns, mine) in &mut self.namespaces {
+        for (ns, mine) in self.namespaces.iter_mut().filter(|(ns, _)| may(ns)) {
             let Some(other) = found.namespaces.get(ns).filter(|other| mine.hash != other.hash)
             else {
                 continue;
@@ -458,7 +458,7 @@ mod tests {
         // Of the first only the second but last can be what is left of it.
         for (other, trimmed) in [(1, 0), (2, 1), (3, 0), (0, 0)] {
             let mut state = states[0].clone();
-            assert_eq!(state.allow_for_trims(&states[other]), trimmed);
+            assert_eq!(state.allow_for_trims(&states[other], |_| true), trimmed);
             let differs = other != 0 && trimmed == 0;
             assert_ne!(state.differences(&states[other]).is_empty(), differs);
         }
