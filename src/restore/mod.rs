@@ -9,6 +9,8 @@
 //! holds a marker in a database of its own from first to last (`live`). A directory, an archive and a data
 //! directory have another name until they are whole (`files`, `dump`, `archive`, `dbpath`).
 //!
+//! A server that is the job's own source can also be brought back by writing what differs (`rewind`).
+//!
 //! Time travel happens here, not at the target: it gets one bulk load of a finished state, whatever the point.
 //! Memory is bounded by batches, change budgets and the catalog, never by documents.
 

@@ -77,6 +77,7 @@ pub async fn make(set: &ReplicaSet, modern: bool) {
     let add =
         doc! { "_id": "add", "value": Bson::JavaScriptCode("function(a) { return a }".into()) };
     collection(set, "system.js").insert_one(add).await.expect("insert");
+    role(set, "createRole", "keeper", "find").await;
     user(set, "stays", "before").await;
     user(set, "leaves", "before").await;
 }
@@ -159,6 +160,12 @@ async fn measure(set: &ReplicaSet, minutes: std::ops::Range<i64>) {
     collection(set, "series").insert_many(measured).await.expect("insert");
 }
 
+async fn role(set: &ReplicaSet, what: &str, name: &str, action: &str) {
+    let resource = doc! { "db": "shop", "collection": "docs" };
+    let privilege = doc! { "resource": resource, "actions": [action] };
+    command(set, "shop", doc! { what: name, "privileges": [privilege], "roles": [] }).await;
+}
+
 async fn user(set: &ReplicaSet, name: &str, word: &str) {
     let create = doc! { "createUser": name, "pwd": word, "roles": ["read"] };
     command(set, "shop", create).await;
@@ -205,6 +212,8 @@ pub async fn change(set: &ReplicaSet, modern: bool) {
     command(set, "shop", doc! { "dropUser": "leaves" }).await;
     command(set, "shop", doc! { "updateUser": "stays", "roles": ["readWrite"] }).await;
     user(set, "comes", "after").await;
+    role(set, "updateRole", "keeper", "insert").await;
+    role(set, "createRole", "late", "find").await;
 }
 
 async fn change_docs(set: &ReplicaSet) {

@@ -11,6 +11,9 @@ use crate::restore::items::text;
 use crate::restore::{Differ, Error, Filter, Pair};
 use crate::tree::Difference;
 
+/// The collections of users and of roles.
+pub(super) const ACCOUNTS: [&str; 2] = ["admin.system.users", "admin.system.roles"];
+
 /// Documents of `admin.system.users` or `admin.system.roles` that differ, by `_id`.
 #[derive(Default)]
 pub(super) struct Accounts {
@@ -77,7 +80,7 @@ impl Users {
     }
 }
 
-/// Users and roles that differ, where they are selected.
+/// Users and roles that differ, where they are selected: always both, for a user is one of its roles.
 pub(super) fn find(
     both: &Both,
     now: &Catalog<'_>,
@@ -85,17 +88,18 @@ pub(super) fn find(
     differ: &mut Differ<'_>,
 ) -> Result<Users, Error> {
     let mut users = Users::default();
+    let covered = |filter: &Filter| ACCOUNTS.iter().any(|ns| filter.covers(ns));
+    let selected = both.filters.is_empty() || both.filters.iter().any(covered);
+    let (now_keeps, then_keeps) = (&both.now.scope, &both.then.base.scope);
+    let held = |ns: &&str| now_keeps.keeps(ns) && then_keeps.keeps(ns);
+    if !selected || !ACCOUNTS.iter().all(held) {
+        return Ok(users);
+    }
     let sides =
         [(&mut users.users, &now.users, &then.users), (&mut users.roles, &now.roles, &then.roles)];
     for (accounts, before, after) in sides {
         let pair = Pair { before: before.as_ref(), after: after.as_ref() };
         if pair.before.is_none() && pair.after.is_none() {
-            continue;
-        }
-        let ns = &pair.newest().ns;
-        let covered = |filter: &Filter| filter.covers(ns);
-        let selected = both.filters.is_empty() || both.filters.iter().any(covered);
-        if !selected || !both.now.scope.keeps(ns) || !both.then.base.scope.keeps(ns) {
             continue;
         }
         let id = |document: &RawDocument| text(document, "_id").unwrap_or_default().to_owned();

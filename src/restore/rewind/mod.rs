@@ -59,8 +59,8 @@ impl Moment {
 pub struct RewindRequest {
     /// The point.
     pub at: At,
-    /// Which namespaces; none means all. Users and roles go back only with all, or with a filter that
-    /// names `admin`.
+    /// Which namespaces; none means all. Users and roles go back together, and only with all, or with a
+    /// filter that names `admin` or one of their collections.
     pub namespaces: Vec<Filter>,
     /// Whether to believe that blocks that are present are also whole.
     pub trust: bool,

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use bson::RawDocument;
 
 use super::Rewind;
+use super::accounts::ACCOUNTS;
 use super::documents::Writer;
 use super::find::Change;
 use super::plan::{Action, Written};
@@ -140,9 +141,6 @@ impl Rewind {
         self.live.replace_users(then, now, &users.spared).await
     }
 }
-
-/// The collections of users and of roles.
-const ACCOUNTS: [&str; 2] = ["admin.system.users", "admin.system.roles"];
 
 fn named<'a>(all: &'a [Collection], ns: &str) -> Option<&'a Collection> {
     all.iter().find(|collection| collection.ns == ns)
