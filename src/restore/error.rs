@@ -233,6 +233,19 @@ pub enum Error {
         /// The backup's.
         backup_fcv: String,
     },
+    /// A server that is not of a replica set takes no collection with encrypted fields.
+    #[error(
+        "{target} is {kind}, and such a server refuses {ns}, which has encrypted fields: restore into a \
+         replica set or to a dump, or leave it out with --ns"
+    )]
+    Encrypted {
+        /// The target.
+        target: String,
+        /// What it is.
+        kind: String,
+        /// The first such collection.
+        ns: String,
+    },
     /// Not enough room.
     #[error("{target} has {free_bytes} bytes free, the restore needs about {needed_bytes}")]
     NoRoom {

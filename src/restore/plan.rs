@@ -56,6 +56,11 @@ pub struct PlannedPoint {
     pub slices: u64,
 }
 
+/// What a server of no replica set is called.
+pub(super) const STAND_ALONE: &str = "stand-alone";
+/// What a data directory that is built is called.
+pub(super) const DATA_DIRECTORY: &str = "data directory";
+
 /// What is known of a target.
 #[derive(Debug, Clone, Serialize)]
 pub struct TargetFacts {

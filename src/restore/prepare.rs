@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::items::{self, Item, Selection};
 use super::live::{self, Existing as Names, Found, Live, Marker};
 use super::materialise::{View, materialise};
-use super::plan::{Plan, PlannedNamespace, TargetFacts};
+use super::plan::{DATA_DIRECTORY, Plan, PlannedNamespace, STAND_ALONE, TargetFacts};
 use super::resolve::History;
 use super::verify::verify;
 use super::{
@@ -59,6 +59,7 @@ pub async fn prepare(
     let marker = marker(&job, &request, &view);
     let looked = look(&target, &marker).await?;
     fits(&view.base, &looked.facts, selection.bytes())?;
+    takes_encrypted(&looked.facts, &selection)?;
     let plan = Planner {
         job,
         repository: repository.describe(),
@@ -143,7 +144,7 @@ async fn look(target: &Opened, marker: &Marker) -> Result<Looked, Error> {
         Opened::Dump(dir) => file(files::facts("directory", "dump:", dir)?),
         Opened::Archive(path) => file(files::facts("archive", "archive:", path)?),
         Opened::DbPath { dir, mongod } => {
-            let mut facts = files::facts("data directory", "dbpath:", dir)?;
+            let mut facts = files::facts(DATA_DIRECTORY, "dbpath:", dir)?;
             facts.version = Some(dbpath::version(mongod)?);
             file(facts)
         }
@@ -170,6 +171,22 @@ pub(super) fn fits(base: &Manifest, facts: &TargetFacts, bytes: u64) -> Result<(
             Err(Error::NoRoom { target: facts.name.clone(), free_bytes, needed_bytes })
         }
         _ => Ok(()),
+    }
+}
+
+/// Servers that are of no replica set refuse collections with encrypted fields (seen on 6.0.5).
+fn takes_encrypted(facts: &TargetFacts, selection: &Selection) -> Result<(), Error> {
+    if facts.kind != STAND_ALONE && facts.kind != DATA_DIRECTORY {
+        return Ok(());
+    }
+    let is_encrypted = |item: &&Item| matches!(item.options.get("encryptedFields"), Ok(Some(_)));
+    match selection.items.iter().find(is_encrypted) {
+        Some(item) => Err(Error::Encrypted {
+            target: facts.name.clone(),
+            kind: facts.kind.clone(),
+            ns: item.ns.clone(),
+        }),
+        None => Ok(()),
     }
 }
 

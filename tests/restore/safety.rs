@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use bson::doc;
 use headstock::block::{Block, BlockId, BlockRead, Error as BlockError, Kind};
 use headstock::blockstore::Repository;
 use headstock::lab::{Options, Standalone};
 use headstock::restore::{Backup, Error, Request};
 use headstock::store::RepositorySalt;
 
-use crate::support::{plan, request, run, shared};
+use crate::support::{Made, command, plan, request, run, shared, source, target};
 
 /// A repository that lost one block.
 struct Lossy {
@@ -91,5 +92,27 @@ fn a_filter_that_matches_nothing_and_a_bad_address_are_refused() {
         let refused = refused.expect_err("not an address");
         assert!(matches!(refused, Error::Uri), "{refused:?}");
         assert!(!format!("{refused} {refused:?}").contains("secret"));
+    });
+}
+
+/// A stand-alone server would refuse them in the middle of a restore.
+#[test]
+fn encrypted_collections_are_refused_by_what_cannot_take_them_before_anything_is_touched() {
+    run(async {
+        let set = source(1).await;
+        let key = bson::Uuid::from_bytes([3; 16]);
+        let field = doc! { "path": "secret", "bsonType": "string", "keyId": key };
+        let options = doc! { "create": "people", "encryptedFields": { "fields": [field] } };
+        command(set.client(), "sealed", options).await;
+        command(set.client(), "sealed", doc! { "create": "plain" }).await;
+        let made = Made::of(&set).await;
+        let server = target().await;
+        let refused = plan(&made.backup, request(&server.uri(), &["sealed"])).await;
+        assert!(
+            matches!(&refused, Err(Error::Encrypted { ns, .. }) if ns == "sealed.people"),
+            "{refused:?}"
+        );
+        let allowed = plan(&made.backup, request(&server.uri(), &["sealed.plain"])).await;
+        assert_eq!(allowed.expect("a plan").namespaces.len(), 1);
     });
 }

@@ -27,7 +27,7 @@ use mongodb::Client;
 use mongodb::error::ErrorKind;
 use mongodb::options::ClientOptions;
 
-use super::plan::TargetFacts;
+use super::plan::{STAND_ALONE, TargetFacts};
 use super::{Cancel, Error, Progress, Target};
 pub(super) use by_id::{Operations, Verb};
 pub(super) use compare::Outcome;
@@ -106,7 +106,7 @@ impl Live {
         });
         let kind = match &self.replica_set {
             Some(set) => format!("replica set {set}"),
-            None => "stand-alone".to_owned(),
+            None => STAND_ALONE.to_owned(),
         };
         Ok(TargetFacts {
             name: self.name.clone(),
