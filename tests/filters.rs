@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
-use headstock::lab::{Backup, Detail, JobLine, Plan, Program, ReplicaSet, SourceState, Workload};
+use headstock::lab::{
+    Backup, Detail, JobLine, Plan, Program, Release, ReplicaSet, SourceState, Workload,
+};
 use headstock::oplog::Ts;
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -141,6 +143,29 @@ async fn names_decide_and_widening_and_narrowing_keep_what_was() {
     assert_eq!(scene.changes("shop.orders", "5").await, ["found", "left-out"]);
     assert_eq!(scene.changes("shop.other", "5").await, ["found", "left-out", "found", "left-out"]);
     assert_eq!(scene.changes("logs.all", "215").await, ["absent", "found"]);
+    scene.backup.run(&["fsck"], &[]).await.expect("nothing damaged");
+}
+
+/// Syncs that end as soon as they can, one after another: each must have what its filters name then.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_sync_has_what_its_filters_name() {
+    let scene = Scene::set_up().await;
+    scene.sync(&["--include", "shop.orders"]).await;
+    // Within one database.
+    scene.sync(&["--include", "shop.orders", "--include", "shop.other"]).await;
+    let (_, state) = scene.state(&["shop.orders", "shop.other"]).await;
+    scene.is_restored("latest", &state).await;
+    // What was held has another name by now.
+    scene.rename("shop.orders", "shop.cache_1").await;
+    scene.sync(&["--include", "shop.cache_1", "--include", "logs"]).await;
+    let (_, state) = scene.state(&["shop.cache_1", "logs"]).await;
+    scene.is_restored("latest", &state).await;
+    // What was not gets a name that is backed up.
+    scene.rename("shop.other", "logs.other").await;
+    scene.sync(&[]).await;
+    let (_, state) = scene.state(&["shop.cache_1", "logs"]).await;
+    scene.is_restored("latest", &state).await;
+    scene.backup.run(&["verify", "--source", &scene.set.uri()], &[]).await.expect("equal");
     scene.backup.run(&["fsck"], &[]).await.expect("nothing damaged");
 }
 

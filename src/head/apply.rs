@@ -150,8 +150,9 @@ impl Head {
 
     /// A scan reads collections by the rules of one version.
     fn check_fcv(&self, ns: &str, id: RawBsonRef<'_>, ts: Ts) -> Result<(), Error> {
-        let changes = ns == VERSIONS && id == RawBsonRef::String(FCV) && self.is_fuzzy(ts);
-        if !changes {
+        let changes = ns == VERSIONS && id == RawBsonRef::String(FCV);
+        // Before the scan began it was of no matter to it.
+        if !changes || !self.is_fuzzy(ts) || self.expecting {
             return Ok(());
         }
         Err(Error::NeedsRescan { ts, ns: ns.to_owned(), why: Rescan::FcvChanged })
@@ -203,6 +204,7 @@ impl Head {
             counters: &self.context.counters,
             ts,
             fuzzy,
+            expecting: self.expecting,
         }
     }
 

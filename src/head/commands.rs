@@ -41,6 +41,8 @@ pub(super) struct Commands<'a> {
     pub counters: &'a Counters,
     pub ts: Ts,
     pub fuzzy: bool,
+    /// What is not held is found by a scan that began later.
+    pub expecting: bool,
 }
 
 impl Commands<'_> {
@@ -119,7 +121,8 @@ impl Commands<'_> {
     }
 
     fn rescan(&self, ns: &str, why: Rescan) -> Result<(), Error> {
-        if self.scope.keeps(ns) {
+        let found = self.expecting && self.catalog.holder(ns).is_none();
+        if self.scope.keeps(ns) && !found {
             return Err(Error::NeedsRescan { ts: self.ts, ns: ns.to_owned(), why });
         }
         Ok(())

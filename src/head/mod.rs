@@ -52,6 +52,7 @@ pub use manifest::Manifest;
 pub use pending::{open_transactions, undecided};
 pub use root::HeadRoot;
 pub use scope::Scope;
+pub(crate) use state::tracks;
 pub use state::{Config, Divergences, Head};
 
 /// What a scan found of one collection, to start a head from: its finished tree and its catalog

@@ -80,6 +80,8 @@ pub struct Head {
     pub(super) context: Context,
     /// Collections went that the root it was loaded from has.
     narrowed: bool,
+    /// A scan of what is not held is still to be taken in.
+    pub(super) expecting: bool,
     spent: bool,
 }
 
@@ -116,6 +118,7 @@ impl Head {
             pending,
             context,
             narrowed: false,
+            expecting: false,
             spent: false,
         }
     }
@@ -144,6 +147,7 @@ impl Head {
     /// A scan of what the head does not hold ends at `fuzzy_until`: entries up to there are applied by the
     /// rules of an initial sync. To what the head holds they do the same as ever.
     pub fn expect(&mut self, fuzzy_until: OpTime) {
+        self.expecting = true;
         self.pending.fuzzy_until = self.pending.fuzzy_until.max(Some(fuzzy_until));
         self.consistent_from = None;
     }
@@ -168,6 +172,7 @@ impl Head {
                 head.pending.absent.remove(&collection.uuid);
                 head.catalog.insert(ts, collection)?;
             }
+            head.expecting = false;
             head.catch_up()
         })
     }
@@ -403,7 +408,7 @@ impl Head {
 }
 
 /// Whether a collection is tracked.
-fn tracks(scope: &Scope, collection: &Collection) -> bool {
+pub(crate) fn tracks(scope: &Scope, collection: &Collection) -> bool {
     scope.keeps(&collection.ns)
         || (is_temporary(&collection.options) && scope.keeps_temporary(&collection.ns))
 }

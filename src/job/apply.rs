@@ -108,6 +108,11 @@ impl Applier {
         }
     }
 
+    /// Whether documents of collections that are to be backed up are missing from what is applied.
+    pub fn is_lacking(&self) -> bool {
+        !self.absent.borrow().is_empty()
+    }
+
     /// Returns once the applier stands still for good; never if it is stopped before.
     pub async fn halted(&self) -> Halted {
         let mut halted = self.halted.clone();
@@ -260,6 +265,7 @@ impl Worker {
     fn apply_until_stopped(&mut self) -> Result<(), Error> {
         let mut open = self.open()?;
         self.reached = open.head.position().optime;
+        self.tell_absent(&open);
         if self.job.state().stopped.is_some() {
             self.set_stopped(None)?;
         }
@@ -376,21 +382,26 @@ impl Worker {
             }
         }
         self.join(open, |base| base <= slice.header.last.optime)?;
-        // While a scan is caught up with, a drop that is still to come may explain it.
-        if open.head.consistent_from().is_some() {
-            let names: Vec<String> = open.head.absent().values().cloned().collect();
-            self.absent.send_if_modified(|told| {
-                let news = *told != names;
-                *told = names;
-                news
-            });
-        }
+        self.tell_absent(open);
         let last = slice.header.last;
         open.next = above(last.optime.ts);
         open.last = Some(last.optime);
         open.unflushed_bytes += bytes.len() as u64;
         self.figures.applied(slice.header.entries, last);
         Ok(())
+    }
+
+    /// While a scan is caught up with, a drop that is still to come may explain it.
+    fn tell_absent(&self, open: &Open) {
+        if open.head.consistent_from().is_none() {
+            return;
+        }
+        let names: Vec<String> = open.head.absent().values().cloned().collect();
+        self.absent.send_if_modified(|told| {
+            let news = *told != names;
+            *told = names;
+            news
+        });
     }
 
     /// Takes what was scanned beside the head once the head is where that scan began.

@@ -120,7 +120,7 @@ impl Follow {
     }
 
     /// Takes a snapshot that has everything which is majority-committed at the source now. Waits
-    /// for an initial sync to end, also for one that turns out to be needed.
+    /// for a scan to end, also for one that turns out to be needed.
     ///
     /// # Errors
     /// [`Error::Stopped`], [`Error::Background`] if a worker failed, those of the source.
@@ -137,7 +137,11 @@ impl Follow {
             // Either it was stopped because a new scan begins, or it stands where one will help.
             let healing = |halted: Halted| self.heal && halted.error.is_healed_by_rescan();
             let stopped = matches!(taken, Err(Error::Interrupted { .. }));
-            if taken.is_ok() || !(stopped || applier.is_halted().is_some_and(healing)) {
+            let curable = match &taken {
+                Ok(_) => self.heal && applier.is_lacking(),
+                Err(_) => stopped || applier.is_halted().is_some_and(healing),
+            };
+            if !curable {
                 return taken;
             }
             let replaced = |stage: &Stage| match stage {
@@ -234,12 +238,17 @@ struct Crew {
 impl Crew {
     /// Runs the workers, and cures what a new scan can, until something fails for good.
     async fn supervise(self) {
-        let mut heals = 0;
+        let (mut heals, mut lacked) = (0, Vec::new());
         loop {
             let end = self.work(heals > 0).await;
-            if self.job.state().is_consistent() {
+            let lacks = match &end {
+                End::Absent(namespaces) => namespaces.clone(),
+                _ => Vec::new(),
+            };
+            if self.job.state().is_consistent() && (lacks.is_empty() || lacks != lacked) {
                 heals = 0;
             }
+            lacked = lacks;
             heals += 1;
             let healed = match self.cure(end) {
                 Ok((_, error)) if heals > HEALS_MAX => {

@@ -13,7 +13,7 @@
 
 use super::gaps::Gap;
 use super::handle::now_ms;
-use super::{Error, Job, ScanState, State, blocking, snapshot};
+use super::{Error, Job, ScanState, State, blocking, scan, snapshot};
 use crate::head::{Manifest, Scope};
 use crate::oplog::{OpTime, Position};
 use crate::source::{Source, StartPoint};
@@ -133,9 +133,10 @@ pub(super) async fn change_scope(job: &Job, source: &Source, scope: Scope) -> Re
     }
     let mut widens = state.scan.is_some();
     if !widens && state.head.is_some() {
-        let listed = source.list(&scope).await?;
-        let held = |ns: &str| state.scope.keeps(ns) || state.scope.keeps_temporary(ns);
-        widens |= listed.iter().any(|listed| !held(&listed.ns));
+        let (owner, new) = (job.clone(), scope.clone());
+        let held = move || scan::held(owner.store(), state.head.as_ref(), &new);
+        let held = blocking("opener", job.name(), held).await?;
+        widens = source.list(&scope).await?.iter().any(|listed| !held.contains(&listed.uuid));
     }
     if widens {
         return begin_scan(job, source, Why::Scope(scope)).await;

@@ -47,8 +47,8 @@ pub(super) fn take(job: &Job) -> Result<SnapshotInfo, Error> {
     let not_consistent = || Error::NotConsistent { job: job.name().to_owned() };
     let session = job.store().session();
     let state = job.state();
-    let head = state.head.filter(|head| head.consistent_from.is_some());
-    let head = head.ok_or_else(not_consistent)?;
+    let consistent = state.is_consistent();
+    let head = state.head.filter(|_| consistent).ok_or_else(not_consistent)?;
     if let Some(manifest) = newest(job, &head)? {
         return Ok(SnapshotInfo::new(job.name(), &manifest));
     }

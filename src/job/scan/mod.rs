@@ -26,7 +26,7 @@ use self::progress::{Progress, RangeProgress};
 use self::range::{News, RangeScan, Report};
 use super::{Activity, Error, Expected, Figures, Job, ScanInfo, State, blocking};
 use crate::block::{BlockRead, BlockWrite};
-use crate::head::{self, HeadRoot, Scanned};
+use crate::head::{self, HeadRoot, Scanned, Scope};
 use crate::oplog::{Position, Uuid};
 use crate::source::{Arrival, Listed, Range, Source};
 use crate::store::Session;
@@ -158,7 +158,9 @@ async fn list(job: &Job, source: &Source) -> Result<Vec<Progress>, Error> {
         None => {
             let State { scope, head, .. } = job.state();
             let store = job.store().clone();
-            let held = blocking("scan", job.name(), move || held(&store, head.as_ref())).await?;
+            let new = scope.clone();
+            let held = move || held(&store, head.as_ref(), &new);
+            let held = blocking("scan", job.name(), held).await?;
             let mut listed = source.list(&scope).await?;
             listed.retain(|listed| !held.contains(&listed.uuid));
             Ok(listed.into_iter().map(Progress::new).collect())
@@ -166,10 +168,17 @@ async fn list(job: &Job, source: &Source) -> Result<Vec<Progress>, Error> {
     }
 }
 
-/// The collections that the job's head has.
-fn held(blocks: &dyn BlockRead, head: Option<&HeadRoot>) -> Result<HashSet<Uuid>, Error> {
+/// The collections that a job's head has, as far as they are tracked by the names they have there: the
+/// others are let go when it is opened.
+pub fn held(
+    blocks: &dyn BlockRead,
+    head: Option<&HeadRoot>,
+    scope: &Scope,
+) -> Result<HashSet<Uuid>, Error> {
     let Some(root) = head else { return Ok(HashSet::new()) };
-    Ok(head::catalog(blocks, root)?.iter().map(|collection| collection.uuid).collect())
+    let collections = head::catalog(blocks, root)?.into_iter();
+    let tracked = collections.filter(|collection| head::tracks(scope, collection));
+    Ok(tracked.map(|collection| collection.uuid).collect())
 }
 
 fn read_all(blocks: &dyn BlockRead, progress: &Root) -> Result<Vec<Progress>, Error> {
