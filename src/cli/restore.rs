@@ -39,9 +39,11 @@ The target is the job's own source, and what differs between the point and now i
 documents deleted, replaced and inserted by _id, validators and ages set, indexes dropped and built,
 collections renamed, dropped and made. What is equal is not touched, and the source is not read but
 for its oplog. A collection is written whole only if it was dropped, or is capped and differs, or has
-an option that can only be given when it is made. Refused unless the target is the job's replica set and its oplog goes on from the
-last entry that the job holds; a point after that entry needs a sync first. Works beside a running
-daemon. The job follows what a rewind writes like any other write, so every point stays: a rewind is
+an option that can only be given when it is made. Refused unless the target is the job's replica set
+and its oplog goes on from the last entry that the job holds; a point after that entry needs a sync
+first. Refused, too, for a job with --include or --exclude, now or at the point: what it does not hold
+cannot be told from what was made since. Restore what is wanted of it with --ns NS --drop instead.
+Works beside a running daemon. The job follows what a rewind writes like any other write, so every point stays: a rewind is
 undone by a rewind to a point before it. One that was interrupted (SIGTERM, crash) leaves the target
 between both moments; run it again, and it finds and writes what is left. Applications should not
 write meanwhile: what they write may be lost, or differ from the point; at the end source and point

@@ -174,6 +174,35 @@ pub enum Error {
         then: String,
     },
 
+    /// A rewind of a job that is or was filtered.
+    #[error(
+        "job {job} holds {when} only {scope}, and what lies outside cannot be told from what was made \
+         since the point, so that a rewind might drop it; instead, restore the namespaces that are \
+         wanted without --rewind: with --ns NS --drop into the source, or into another server"
+    )]
+    RewindFiltered {
+        /// The job.
+        job: String,
+        /// Of which moment.
+        when: &'static str,
+        /// Its filters.
+        scope: String,
+    },
+    /// A rewind of a job that does not hold documents of some collections.
+    #[error(
+        "job {job} does not hold {when} the documents of {names}, which cannot be told from what was \
+         made since the point, so that a rewind might drop them; instead, restore the namespaces that \
+         are wanted without --rewind: with --ns NS --drop into the source, or into another server"
+    )]
+    RewindAbsent {
+        /// The job.
+        job: String,
+        /// At which moment.
+        when: &'static str,
+        /// Names of the collections.
+        names: String,
+    },
+
     /// The target has namespaces that the restore would have to replace.
     #[error(
         "the target already has {first} and {more} more of the namespaces; --drop replaces them"

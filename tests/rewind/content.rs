@@ -112,6 +112,8 @@ async fn odd(set: &ReplicaSet, modern: bool) {
         doc! { "_id": { "a": 1, "b": 2 }, "z": 1, "y": 2, "x": 3 },
         doc! { "_id": Bson::Null, "dotted.name": 1, "nested": { "$inner": 1 } },
         doc! { "_id": 7, "whole": "document" },
+        doc! { "_id": 8, "dotted.name": 1 },
+        doc! { "_id": 9, "points": { "$id": 1 } },
     ];
     collection(set, "odd").insert_many(documents).await.expect("insert");
     // In collections of their own: a document that is refused makes others be written again.
@@ -138,6 +140,8 @@ async fn change_odd(set: &ReplicaSet) {
         set_to(Bson::Int32(1), doc! { "number": 1.0, "order": { "b": 2, "a": 1 } }),
         set_to(composed, doc! { "y": 5 }),
         set_to(Bson::Null, doc! { "more": 1 }),
+        set_to(Bson::Int32(8), doc! { "more": 1 }),
+        set_to(Bson::Int32(9), doc! { "more": 1 }),
     ] {
         odd.update_one(which, how).await.expect("update");
     }

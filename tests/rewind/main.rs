@@ -252,6 +252,14 @@ async fn what_is_selected_goes_back_and_nothing_else() {
         assert_eq!(expected.differences(&found), Vec::<String>::new());
     }
 
+    // What is only now goes, and there is then nothing of it at either moment.
+    fill(&set, "shop.late", 0..5).await;
+    let report = rewind(&backup, &set, early, &["--ns", "shop.late"]);
+    assert_eq!(planned(&report["plan"], "shop.late")["action"], "drop");
+    assert_eq!((&report["equal"], &report["plan"]["removed"]), (&true.into(), &5.into()));
+    let names = set.client().database("shop").list_collection_names().await.expect("list");
+    assert!(!names.iter().any(|name| name == "late"), "{names:?}");
+
     // A rule that is taken away leaves its defaults, which is no reason to write the collection.
     let report = rewind(&backup, &set, early, &[]);
     assert_eq!(planned(&report["plan"], "shop.free")["action"], "change");
@@ -398,25 +406,69 @@ async fn the_documented_roles_are_enough_and_the_own_user_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_backup_did_not_hold_at_the_point_stays() {
+async fn a_job_that_does_not_hold_everything_is_not_rewound() {
     let set = source(None).await;
     fill(&set, "shop.docs", 0..100).await;
+    fill(&set, "shop.other", 0..100).await;
     fill(&set, "crm.people", 0..100).await;
     let (backup, _folder) = backup();
-    backup.sync(&set.uri(), &["--include", "shop"]).await.expect("sync");
+    let some = ["--include", "shop.d*"];
+    backup.sync(&set.uri(), &some).await.expect("sync");
     fill(&set, "shop.docs", 100..110).await;
-    let (early, _) = state(&set).await;
+    let (filtered, _) = state(&set).await;
     fill(&set, "shop.docs", 110..111).await;
-    let wider = ["--include", "shop", "--include", "crm"];
-    backup.sync(&set.uri(), &wider).await.expect("sync");
-    fill(&set, "shop.docs", 111..150).await;
-    fill(&set, "crm.people", 100..150).await;
-    fill(&set, "logs.all", 0..10).await;
-    let (at, _) = state(&set).await;
+    backup.sync(&set.uri(), &some).await.expect("sync");
+    // To a filtered job this is a collection that was not there at the point.
+    let rename = doc! { "renameCollection": "shop.other", "to": "shop.drawn" };
+    command(&set, "admin", rename).await;
+    backup.sync(&set.uri(), &some).await.expect("sync");
+    let refused = async |at: Ts, more: &[&str], words: &str| {
+        let (begun, before) = state(&set).await;
+        let refused = try_rewind(&backup, &set.uri(), at, more);
+        assert_eq!(refused.code, Some(4), "{}{}", refused.output, refused.errors);
+        assert!(refused.errors.contains(words), "{}", refused.errors);
+        assert!(refused.errors.contains("with --ns NS --drop"), "{}", refused.errors);
+        assert_eq!(entries(&set, begun, doc! {}).await, 0);
+        is(&set, &before, "refused").await;
+    };
+    refused(filtered, &[], "holds at this point only shop.d*").await;
+    refused(filtered, &["--dry-run", "--ns", "shop.docs"], "at this point only shop.d*").await;
 
-    let report = rewind(&backup, &set, early, &[]);
-    assert_eq!(entries(&set, at, doc! { "ns": { "$ne": "shop.docs" } }).await, 0);
-    assert_eq!(entries(&set, at, doc! { "op": "d" }).await, 40);
-    let warnings = report["plan"]["warnings"].to_string();
-    assert!(warnings.contains("crm.people") && !warnings.contains("logs"), "{warnings}");
+    backup.sync(&set.uri(), &["--include", "*"]).await.expect("sync");
+    fill(&set, "crm.people", 100..110).await;
+    let (whole, before) = state(&set).await;
+    fill(&set, "crm.people", 110..111).await;
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    refused(filtered, &[], "holds at this point only shop.d*").await;
+    rewind(&backup, &set, whole, &[]);
+    is(&set, &before, "rewound").await;
+
+    fill(&set, "crm.people", 110..111).await;
+    backup.sync(&set.uri(), &["--exclude", "crm"]).await.expect("sync");
+    refused(whole, &[], "holds now only everything without crm").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_the_server_does_not_replace_stays() {
+    let arguments = ["--setParameter", "enableTestCommands=1"].map(str::to_owned).to_vec();
+    let set = ReplicaSet::start(Options { arguments, ..Options::members(1) }).await.expect("start");
+    fill(&set, "shop.docs", 0..10).await;
+    let (backup, _folder) = backup();
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    let (early, before) = state(&set).await;
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    let docs = set.client().database("shop").collection::<Document>("docs");
+    docs.update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.expect("update");
+    let (late, after) = state(&set).await;
+
+    let refuse = |mode: &str| doc! { "configureFailPoint": "failAllUpdates", "mode": mode };
+    command(&set, "admin", refuse("alwaysOn")).await;
+    let failed = try_rewind(&backup, &set.uri(), early, &[]);
+    assert_eq!(failed.code, Some(1), "{}{}", failed.output, failed.errors);
+    assert!(failed.errors.contains("refuses update for shop.docs"), "{}", failed.errors);
+    assert_eq!(entries(&set, late, doc! {}).await, 0);
+    is(&set, &after, "as it was").await;
+    command(&set, "admin", refuse("off")).await;
+    rewind(&backup, &set, early, &[]);
+    is(&set, &before, "rewound").await;
 }

@@ -13,6 +13,11 @@ const MAX_BATCH_BYTES: usize = 4 << 20;
 const MAX_BATCH_OPERATIONS: usize = 1_000;
 /// The server's code for a value that a unique index has already.
 const DUPLICATE_KEY: i32 = 11000;
+/// The server's codes for field names with a dollar where an update may not have them, but an insert may:
+/// any, and those of references that are none.
+const DOLLAR_FIELD: i32 = 52;
+/// See [`DOLLAR_FIELD`].
+const NO_REFERENCE: i32 = 55;
 
 /// What operations do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,9 +101,12 @@ impl Operations {
 }
 
 impl Live {
-    /// Does operations. A document that cannot be put where it is to stand, mostly since one that is
-    /// itself to be replaced still has its unique value, is deleted; returns how many there were. `ns` is
-    /// that of the collection that holds the documents.
+    /// Does operations. A document that can only be inserted, since one that is itself to be replaced still
+    /// has its unique value, or since updates do not take its field names, is deleted; returns how many
+    /// there were. `ns` is that of the collection that holds the documents.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for any other reason of the server; the document is then as it was.
     pub async fn operate(
         &self,
         (db, name): (&str, &str),
@@ -109,13 +117,16 @@ impl Live {
             Verb::Put => ("update", format!("{db}.{name}")),
         };
         let reply = self.run(db, what, operations.command(name), &ns).await?;
-        let refused = refusals(&reply);
-        if operations.verb == Verb::Delete || refused.is_empty() {
-            self.check_reply(what, &ns, &reply)?;
+        let insertable: &[i32] = match operations.verb {
+            Verb::Delete => &[],
+            Verb::Put => &[DUPLICATE_KEY, DOLLAR_FIELD, NO_REFERENCE],
+        };
+        let refused = self.refusals(what, &ns, &reply, insertable)?;
+        if refused.is_empty() {
             return Ok(0);
         }
         let mut away = Operations::new(Verb::Delete);
-        for (index, _) in refused {
+        for index in refused {
             let selected = operations.ids.get(index);
             away.delete(selected.ok_or_else(|| self.lacks(what, "index"))?.clone());
         }
@@ -128,20 +139,32 @@ impl Live {
     pub async fn insert_new(&self, (db, name): (&str, &str), batch: Batch) -> Result<u64, Error> {
         let ns = format!("{db}.{name}");
         let reply = self.run(db, "insert", batch.command, &ns).await?;
-        let refused = refusals(&reply);
-        if refused.iter().any(|(_, code)| *code != DUPLICATE_KEY) || refused.is_empty() {
-            self.check_reply("insert", &ns, &reply)?;
-        }
-        Ok(refused.len() as u64)
+        Ok(self.refusals("insert", &ns, &reply, &[DUPLICATE_KEY])?.len() as u64)
     }
-}
 
-/// Index and code of each operation that the server refused.
-fn refusals(reply: &Document) -> Vec<(usize, i32)> {
-    let errors = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
-    let refusal = |error: &Document| {
-        let index = usize::try_from(error.get_i32("index").ok()?).ok()?;
-        Some((index, error.get_i32("code").unwrap_or_default()))
-    };
-    errors.iter().filter_map(|error| refusal(error.as_document()?)).collect()
+    /// Which operations the server refused with codes that are expected. Fails if it refused any with
+    /// another.
+    fn refusals(
+        &self,
+        command: &'static str,
+        ns: &str,
+        reply: &Document,
+        expected: &[i32],
+    ) -> Result<Vec<usize>, Error> {
+        let errors = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+        if errors.is_empty() {
+            self.check_reply(command, ns, reply)?;
+        }
+        let mut refused = Vec::new();
+        for refusal in errors {
+            let refusal =
+                refusal.as_document().ok_or_else(|| self.lacks(command, "writeErrors"))?;
+            if !refusal.get_i32("code").is_ok_and(|code| expected.contains(&code)) {
+                return Err(self.refused(command, ns, refusal));
+            }
+            let index = refusal.get_i32("index").ok().and_then(|index| usize::try_from(index).ok());
+            refused.push(index.ok_or_else(|| self.lacks(command, "index"))?);
+        }
+        Ok(refused)
+    }
 }

@@ -125,13 +125,18 @@ impl Live {
         let Some(refusal) = first.or_else(|| reply.get_document("writeConcernError").ok()) else {
             return Ok(());
         };
-        Err(Error::Refused {
+        Err(self.refused(command, ns, refusal))
+    }
+
+    /// The error of a `writeErrors` entry or a `writeConcernError`.
+    pub(super) fn refused(&self, command: &'static str, ns: &str, refusal: &Document) -> Error {
+        Error::Refused {
             target: self.name.clone(),
             command,
             ns: ns.to_owned(),
             code: refusal.get_i32("code").unwrap_or_default(),
             message: refusal.get_str("errmsg").unwrap_or("no reason given").to_owned(),
-        })
+        }
     }
 }
 

@@ -90,9 +90,7 @@ pub(super) fn find(
     let mut users = Users::default();
     let covered = |filter: &Filter| ACCOUNTS.iter().any(|ns| filter.covers(ns));
     let selected = both.filters.is_empty() || both.filters.iter().any(covered);
-    let (now_keeps, then_keeps) = (&both.now.scope, &both.then.base.scope);
-    let held = |ns: &&str| now_keeps.keeps(ns) && then_keeps.keeps(ns);
-    if !selected || !ACCOUNTS.iter().all(held) {
+    if !selected {
         return Ok(users);
     }
     let sides =

@@ -4,8 +4,8 @@
 //!
 //! 1. What was not there then is deleted.
 //! 2. What has another content is replaced. Where the new content has a unique value that a document has
-//!    which is yet to be replaced, as where two swapped theirs, it is deleted. After this pass every
-//!    document of the collection is one of then.
+//!    which is yet to be replaced, as where two swapped theirs, or field names that the server takes in
+//!    an insert only, it is deleted. After this pass every document of the collection is one of then.
 //! 3. What is missing is inserted, the deleted ones of pass 2 included. A subset of what was there then
 //!    with another document of then violates no index of then.
 //!

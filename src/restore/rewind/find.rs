@@ -9,14 +9,14 @@ use super::accounts::{self, Users};
 use super::plan::Action;
 use super::settings::{self, Settings};
 
-use crate::head::{Collection, Scope};
+use crate::head::Collection;
 use crate::oplog::Uuid;
 use crate::restore::Amount;
-use crate::restore::items::{self, Item, Shape, VIEWS, text};
+use crate::restore::items::{self, Item, Shape, text};
 use crate::restore::{Cancel, Contents, Differ, Error, Filter, Pair, Phase, Progress};
 use crate::tree::Difference;
 
-/// Collections that a warning names; others are counted.
+/// Names that a text gives; others are counted.
 const NAMED_MAX: usize = 10;
 /// By what documents are deleted by age, of an index or of a collection.
 const TTL: &str = "expireAfterSeconds";
@@ -109,17 +109,23 @@ pub(super) struct Found {
     pub changes: Vec<Change>,
     /// Users and roles.
     pub users: Users,
-    /// Collections of which one moment does not tell what it was.
-    untold: BTreeSet<String>,
+    /// Whether the filters select anything of either moment.
+    pub selects: bool,
     /// Whether documents of the changes may be past their age.
     expiring: Vec<String>,
 }
 
 impl Found {
     /// Compares two moments. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::RewindFiltered`], [`Error::RewindAbsent`], [`Error::HalfSelected`], and those of reading the
+    /// backup.
     pub fn find(both: &Both, progress: &dyn Progress, cancel: &Cancel) -> Result<Self, Error> {
+        both.hold_everything()?;
         progress.begin(Phase::Differ, Amount::default());
-        let (now, then) = (Catalog::now(both, progress)?, Catalog::then(both, progress)?);
+        let now = Catalog::new(both.now.contents(), progress)?;
+        let then = Catalog::new(both.then.contents(), progress)?;
         let repository = both.repository.clone();
         let mut differ = Differ::new(now.contents(), then.contents(), repository, cancel);
         let mut finder = Finder { both, now: &now, then: &then, changes: Vec::new() };
@@ -127,17 +133,14 @@ impl Found {
         for pair in differ.pairs()? {
             finder.pair(&pair, &mut differ)?;
         }
-        finder.anything()?;
+        let selects = finder.selects();
         let mut changes = finder.changes;
         changes.sort_by(|a, b| a.newest().ns.cmp(&b.newest().ns));
         let users = accounts::find(both, &now, &then, &mut differ)?;
         let expires = |change: &&Change| change.then.as_ref().is_some_and(expires);
         let expiring = changes.iter().filter(expires).map(|change| change.newest().ns.clone());
         let expiring = expiring.collect();
-        let mut untold = &now.untold | &then.untold;
-        let filters = &both.filters;
-        untold.retain(|ns| filters.is_empty() || filters.iter().any(|filter| filter.covers(ns)));
-        Ok(Self { changes, users, untold, expiring })
+        Ok(Self { changes, users, selects, expiring })
     }
 
     /// Collections that are written whole.
@@ -148,12 +151,6 @@ impl Found {
 
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if !self.untold.is_empty() {
-            warnings.push(format!(
-                "left as they are, since the backup does not hold them both at the point and now: {}",
-                some(self.untold.iter())
-            ));
-        }
         if !self.expiring.is_empty() {
             warnings.push(format!(
                 "what is past its age goes again as soon as the server looks: {}",
@@ -171,7 +168,7 @@ impl Found {
 }
 
 /// The first of some names, and how many others there are.
-fn some<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
+pub(super) fn some<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
     let more = names.len().saturating_sub(NAMED_MAX);
     let mut text = names.take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
     if more > 0 {
@@ -197,54 +194,23 @@ pub(super) struct Catalog<'a> {
     views: BTreeMap<String, Item>,
     pub users: Option<Collection>,
     pub roles: Option<Collection>,
-    /// Names of collections that the other moment does not tell.
-    untold: BTreeSet<String>,
 }
 
 impl<'a> Catalog<'a> {
-    fn now(both: &'a Both, progress: &dyn Progress) -> Result<Self, Error> {
-        let Both { now, then, .. } = both;
-        let known = |uuid: Uuid, ns: &str| {
-            let absent = then.absent.contains_key(&uuid) || has_name(&then.absent, ns);
-            !absent && then.base.scope.keeps(ns)
-        };
-        Self::new(now.contents(), &then.base.scope, &known, progress)
-    }
-
-    fn then(both: &'a Both, progress: &dyn Progress) -> Result<Self, Error> {
-        let Both { now, then, .. } = both;
-        let known = |uuid: Uuid, ns: &str| {
-            let absent = now.absent.contains_key(&uuid) || has_name(&now.absent, ns);
-            !absent && now.scope.keeps(ns)
-        };
-        Self::new(then.contents(), &now.scope, &known, progress)
-    }
-
-    /// `known` tells whether the other moment would have a collection if it was there.
-    fn new(
-        whole: Contents<'a>,
-        other: &Scope,
-        known: &dyn Fn(Uuid, &str) -> bool,
-        progress: &dyn Progress,
-    ) -> Result<Self, Error> {
+    fn new(whole: Contents<'a>, progress: &dyn Progress) -> Result<Self, Error> {
         let selection = items::select(whole.blocks, whole.collections, &[], progress)?;
         let (mut items, mut views) = (HashMap::new(), BTreeMap::new());
         let mut collections = Vec::new();
-        let mut untold = BTreeSet::new();
         for item in selection.items {
-            match &item.data {
-                Some(data) if known(data.uuid, &data.ns) => {
-                    collections.push(data.clone());
-                    items.insert(data.uuid, item);
-                }
-                None if other.keeps(&format!("{}.{VIEWS}", item.db())) => {
-                    views.insert(item.ns.clone(), item);
-                }
-                _ => drop(untold.insert(item.ns)),
+            if let Some(data) = &item.data {
+                collections.push(data.clone());
+                items.insert(data.uuid, item);
+            } else {
+                views.insert(item.ns.clone(), item);
             }
         }
         let (users, roles) = (selection.users, selection.roles);
-        Ok(Self { collections, whole, items, views, users, roles, untold })
+        Ok(Self { collections, whole, items, views, users, roles })
     }
 
     fn contents(&self) -> Contents<'_> {
@@ -254,10 +220,6 @@ impl<'a> Catalog<'a> {
     fn item(&self, of: Option<&Collection>) -> Option<Item> {
         of.and_then(|of| self.items.get(&of.uuid)).cloned()
     }
-}
-
-fn has_name(absent: &BTreeMap<Uuid, String>, ns: &str) -> bool {
-    absent.values().any(|name| name == ns)
 }
 
 /// Gathers changes.
@@ -277,18 +239,14 @@ impl Finder<'_> {
         filters.is_empty() || filters.iter().any(covered)
     }
 
-    /// Fails if filters select nothing of either moment.
-    fn anything(&self) -> Result<(), Error> {
+    /// Whether the filters select anything of either moment.
+    fn selects(&self) -> bool {
         let filters = &self.both.filters;
         let mut all = [self.now, self.then]
             .into_iter()
             .flat_map(|catalog| catalog.items.values().chain(catalog.views.values()));
         let admin = filters.iter().any(|filter| filter.database == "admin");
-        if filters.is_empty() || admin || all.any(|item| self.covers(item)) {
-            return Ok(());
-        }
-        let filters: Vec<String> = filters.iter().map(ToString::to_string).collect();
-        Err(Error::NothingSelected { filters: filters.join(", ") })
+        filters.is_empty() || admin || all.any(|item| self.covers(item))
     }
 
     fn views(&mut self) {

@@ -13,7 +13,7 @@ mod run;
 mod settings;
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::live::Live;
@@ -24,7 +24,7 @@ use crate::block::BlockRead;
 use crate::blockstore::Repository;
 use crate::head::{Collection, Scope};
 use crate::oplog::{OpTime, Ts, Uuid};
-use find::Found;
+use find::{Found, some};
 pub use plan::{Action, PlannedChange, PlannedNow, RewindPlan, Written};
 
 /// A job at a moment of its source that is no restore point.
@@ -70,10 +70,42 @@ pub struct RewindRequest {
 
 /// Both moments, and which namespaces count.
 struct Both {
+    job: String,
     now: Moment,
     then: Arc<View>,
     repository: Arc<dyn Repository>,
     filters: Vec<Filter>,
+}
+
+impl Both {
+    /// Fails unless the job holds at both moments all that is kept at all. Else something that it does
+    /// not hold at one of them might have been there or not, under this or another name, and what it was
+    /// would be taken for what was made or dropped in between.
+    fn hold_everything(&self) -> Result<(), Error> {
+        let Self { job, now, then, .. } = self;
+        let moments =
+            [("at this point", &then.base.scope, &then.absent), ("now", &now.scope, &now.absent)];
+        for (when, scope, absent) in moments {
+            if !scope.is_all() {
+                let (job, scope) = (job.clone(), scope.to_string());
+                return Err(Error::RewindFiltered { job, when, scope });
+            }
+            if !absent.is_empty() {
+                let names: BTreeSet<&String> = absent.values().collect();
+                let (job, names) = (job.clone(), some(names.into_iter()));
+                return Err(Error::RewindAbsent { job, when, names });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_selection(&self, found: &Found) -> Result<(), Error> {
+        if found.selects {
+            return Ok(());
+        }
+        let filters: Vec<String> = self.filters.iter().map(ToString::to_string).collect();
+        Err(Error::NothingSelected { filters: filters.join(", ") })
+    }
 }
 
 /// The point of a rewind and its target, before it is known what the target is like now.
@@ -112,13 +144,14 @@ impl Destination {
     pub async fn plan(self, now: Moment) -> Result<Rewind, Error> {
         let Self { request, job, live, then, repository, progress, cancel } = self;
         let filters = request.namespaces.clone();
-        let both = Arc::new(Both { now, then, repository, filters });
+        let both = Arc::new(Both { job, now, then, repository, filters });
         let spared = live.own_identity().await?;
         let (found, blocks) = {
             let (both, progress, cancel) = (both.clone(), progress.clone(), cancel.clone());
             let trust = request.trust;
             blocking(move || {
                 let mut found = Found::find(&both, &*progress, &cancel)?;
+                both.check_selection(&found)?;
                 found.users.spare(&spared);
                 let whole: Vec<&Collection> = found.whole().collect();
                 let then = &*both.then.blocks;
@@ -127,14 +160,13 @@ impl Destination {
             })
             .await?
         };
-        let plan = make_plan(&request, &job, &both, &found, &live, blocks).await?;
+        let plan = make_plan(&request, &both, &found, &live, blocks).await?;
         Ok(Rewind { plan, both, found, live, progress, cancel })
     }
 }
 
 async fn make_plan(
     request: &RewindRequest,
-    job: &str,
     both: &Both,
     found: &Found,
     live: &Live,
@@ -146,7 +178,7 @@ async fn make_plan(
     let bytes = sum(|change| change.bytes);
     fits(&both.then.base, &target, bytes)?;
     Ok(RewindPlan {
-        job: job.to_owned(),
+        job: both.job.clone(),
         repository: both.repository.describe(),
         point: both.then.planned(&request.at),
         now: both.now.planned(),
@@ -187,6 +219,7 @@ impl Rewind {
     /// Those of reading the backup.
     pub async fn compare(&self, now: Moment) -> Result<(PlannedNow, Vec<PlannedChange>), Error> {
         let both = Both {
+            job: self.both.job.clone(),
             now,
             then: self.both.then.clone(),
             repository: self.both.repository.clone(),
