@@ -13,6 +13,7 @@ use md5::{Digest as _, Md5};
 use super::items::Item;
 use super::{Cancel, Error};
 use crate::block::BlockRead;
+use crate::elements::Elements;
 use crate::tree::Cursor;
 
 /// Bytes of documents in one insert command, beyond its last document: large enough to amortise a
@@ -190,16 +191,29 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// What selects the document of the same `_id`.
+/// What selects the document of the same `_id`, whose bytes are taken as they are: a string need not be
+/// UTF-8.
 pub(super) fn by_id(document: &RawDocument) -> Result<RawDocumentBuf, Error> {
-    let malformed = |why| Error::Malformed {
-        ns: "a document".to_owned(),
-        what: "an _id",
-        source: Some(Box::new(why)),
-    };
-    let id = document.get("_id").map_err(malformed)?.unwrap_or(RawBsonRef::Null);
-    let mut equal = RawDocumentBuf::new();
-    equal.append(cstr!("$eq"), id);
+    let ns = || "a document".to_owned();
+    let malformed = |source| Error::Malformed { ns: ns(), what: "an _id", source };
+    let mut id = (ElementType::Null as u8, &[][..]);
+    for element in Elements::new(document.as_bytes()).map_err(|_| malformed(None))? {
+        let element = element.map_err(|_| malformed(None))?;
+        if element.name == b"_id" {
+            id = (element.kind, element.value);
+            break;
+        }
+    }
+    let (kind, value) = id;
+    let mut equal = vec![0; 4];
+    equal.push(kind);
+    equal.extend_from_slice(b"$eq\0");
+    equal.extend_from_slice(value);
+    equal.push(0);
+    let length = u32::try_from(equal.len()).map_err(|_| malformed(None))?;
+    equal[..4].copy_from_slice(&length.to_le_bytes());
+    let equal = RawDocumentBuf::from_bytes(equal);
+    let equal = equal.map_err(|why| malformed(Some(Box::new(why))))?;
     Ok(rawdoc! { "_id": equal })
 }
 
@@ -222,4 +236,22 @@ pub(super) fn has_empty_timestamp(document: &RawDocument) -> bool {
                 Ok(RawBsonRef::Timestamp(ts)) if ts.time == 0 && ts.increment == 0
             )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_is_not_utf8_is_selected_as_it_is() {
+        let mut bytes = rawdoc! { "n": 1, "_id": "@@" }.into_bytes();
+        let at = bytes.windows(2).position(|two| two == b"@@").expect("the _id");
+        bytes[at..at + 2].copy_from_slice(&[0xff, 0xfe]);
+        let document = RawDocumentBuf::from_bytes(bytes).expect("a document");
+        let selected = by_id(&document).expect("an _id").into_bytes();
+        let mut expected = rawdoc! { "_id": { "$eq": "@@" } }.into_bytes();
+        let at = expected.windows(2).position(|two| two == b"@@").expect("the _id");
+        expected[at..at + 2].copy_from_slice(&[0xff, 0xfe]);
+        assert_eq!(selected, expected);
+    }
 }
