@@ -314,3 +314,24 @@ async fn a_scan_goes_on_no_earlier_than_its_base() {
     let ended = tokio::time::timeout(std::time::Duration::from_secs(5), scan).await;
     assert!(!matches!(ended, Ok(Ok(()))), "scanned a member that is before the base");
 }
+
+/// A head may lack what its filters name until what was scanned beside it is in it.
+#[test]
+fn no_snapshot_is_taken_of_a_head_beside_a_scan() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let store = store_with_a_job(folder.path());
+    let job = Job::open(store, None).expect("open");
+    let start = StartPoint { begin_fetch: optime(30), base: at(30) };
+    let set = |scan: Option<ScanState>| {
+        job.update(&job.store().session(), |state| {
+            state.head = Some(manifest(20).head);
+            state.scan = scan;
+            Ok(())
+        })
+        .expect("committed");
+        snapshot::take(&job)
+    };
+    let refused = set(Some(ScanState::new(start)));
+    assert!(matches!(refused, Err(Error::NotConsistent { .. })), "{refused:?}");
+    set(None).expect("a snapshot");
+}
