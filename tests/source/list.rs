@@ -112,3 +112,46 @@ async fn a_build_under_way_is_not_taken_for_an_index() {
     let listed = crate::support::listed(&source, "v.c").await;
     assert_eq!((listed.indexes.len(), listed.building.len()), (2, 0));
 }
+
+/// A server that cannot show such a build refuses to list any index of the collection until it is over.
+#[tokio::test]
+async fn a_build_that_cannot_be_listed_is_waited_for() {
+    let arguments = ["--setParameter", "enableTestCommands=1"].map(str::to_owned).to_vec();
+    let options = Options { arguments, ..Options::members(1) };
+    let set = ReplicaSet::start(options).await.expect("start");
+    let source = source(&set).await;
+    let point =
+        |mode: &str| doc! { "configureFailPoint": "hangAfterStartingIndexBuild", "mode": mode };
+    let series = doc! { "create": "s", "timeseries": { "timeField": "t", "metaField": "m" } };
+    run(&set, "v", series).await;
+    let measured = doc! { "t": bson::DateTime::from_millis(5), "m": 1, "n": 2 };
+    collection(&set, "s").insert_one(measured).await.expect("insert");
+    let alone = set.member(0).await.expect("client");
+    alone.database("admin").run_command(point("alwaysOn")).await.expect("a fail point");
+    let collation = doc! { "locale": "fr" };
+    let spec = doc! { "key": { "n": 1 }, "name": "n_1", "collation": collation };
+    let db = alone.database("v");
+    let build = tokio::spawn(async move {
+        db.run_command(doc! { "createIndexes": "s", "indexes": [spec] }).await
+    });
+    let list = doc! { "listIndexes": "system.buckets.s", "includeBuildUUIDs": true };
+    let since = std::time::Instant::now();
+    let db = alone.database("v");
+    while db.run_command(list.clone()).await.is_ok() {
+        assert!(since.elapsed().as_secs() < 30, "the build never stands in the way");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let listing =
+        tokio::spawn(
+            async move { crate::support::listed(&source, "v.system.buckets.s").await.indexes },
+        );
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert!(!listing.is_finished(), "listed what cannot be");
+    alone.database("admin").run_command(point("off")).await.expect("go on");
+    build.await.expect("no panic").expect("built");
+    let indexes = listing.await.expect("no panic");
+    assert!(
+        indexes.iter().any(|spec| spec.get_str("name").is_ok_and(|name| name == "n_1")),
+        "{indexes:?}"
+    );
+}
