@@ -9,11 +9,14 @@
 //!
 //! `HEADSTOCK_LONG=1` runs more seeds with more moments; `HEADSTOCK_SEED=n` runs that one.
 
+mod forms;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use bson::{Binary, Document, RawBson, RawDocumentBuf, Timestamp, doc, rawdoc};
+use forms::{is_long, seeds};
 use futures::TryStreamExt as _;
 use headstock::job;
 use headstock::lab::{
@@ -34,18 +37,6 @@ const OWN: [&str; 3] = ["admin", "config", "local"];
 /// Codes of a server that has no history of a collection at a moment: NamespaceNotFound,
 /// SnapshotUnavailable (the catalog changed since), SnapshotTooOld, and a view.
 const NO_HISTORY: [i32; 4] = [26, 246, 239, 166];
-
-fn is_long() -> bool {
-    std::env::var_os("HEADSTOCK_LONG").is_some()
-}
-
-fn seeds(short: u64, long: std::ops::Range<u64>) -> Vec<u64> {
-    match std::env::var("HEADSTOCK_SEED") {
-        Ok(seed) => vec![seed.parse().expect("HEADSTOCK_SEED is a number")],
-        Err(_) if is_long() => long.collect(),
-        Err(_) => vec![short],
-    }
-}
 
 /// Whether inserts into a capped collection are refused for a duplicate key: those into the two that are
 /// always there never are.

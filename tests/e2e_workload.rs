@@ -4,9 +4,12 @@
 //!
 //! `HEADSTOCK_LONG=1` runs more seeds, for longer; `HEADSTOCK_SEED=n` runs that one.
 
+mod forms;
+
 use std::time::Duration;
 
 use bson::doc;
+use forms::{is_long, seeds};
 use headstock::lab::{
     Backup, Detail, Mongod, Options, Plan, Program, Release, ReplicaSet, SourceState, Workload,
 };
@@ -17,15 +20,6 @@ const PAUSES: usize = 4;
 /// The same in the short form of a version close to another.
 const FEW_PAUSES: usize = 1;
 
-fn seeds(short: u64, long: std::ops::Range<u64>) -> Vec<u64> {
-    let variable = |name: &str| std::env::var(name).ok();
-    match (variable("HEADSTOCK_SEED"), variable("HEADSTOCK_LONG")) {
-        (Some(seed), _) => vec![seed.parse().expect("HEADSTOCK_SEED is a number")],
-        (None, Some(_)) => long.collect(),
-        (None, None) => vec![short],
-    }
-}
-
 fn equal(seed: u64, at: &str, expected: &SourceState, found: &SourceState) {
     let report = expected.differences(found);
     assert!(report.is_empty(), "seed {seed}, restored to {at}:\n{}", report.join("\n"));
@@ -34,7 +28,7 @@ fn equal(seed: u64, at: &str, expected: &SourceState, found: &SourceState) {
 async fn follow_and_restore(seed: u64, release: Release, members: usize, pauses: usize) {
     println!("seed {seed}, {}, {members} members", release.version());
     let mongod = Some(Mongod::fetch(release).expect("a server"));
-    let long = std::env::var_os("HEADSTOCK_LONG").is_some();
+    let long = is_long();
     let between = Duration::from_secs(if long { 15 } else { 3 });
     // The workload moves dates into the past, so the TTL monitor has work.
     let often = ["--setParameter", "ttlMonitorSleepSecs=2"].map(str::to_owned).to_vec();
@@ -93,9 +87,8 @@ async fn a_single_member() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_single_member_of_6_0_27() {
-    let long = std::env::var_os("HEADSTOCK_LONG").is_some();
     for seed in seeds(51, 51..53) {
-        let pauses = if long { PAUSES } else { FEW_PAUSES };
+        let pauses = if is_long() { PAUSES } else { FEW_PAUSES };
         follow_and_restore(seed, Release::V6_0_27, 1, pauses).await;
     }
 }

@@ -5,11 +5,14 @@
 //! `HEADSTOCK_LONG=1` runs more seeds over more data; `HEADSTOCK_SEED=n` runs that one.
 
 mod fire;
+#[path = "../forms/mod.rs"]
+mod forms;
 
 use std::time::Duration;
 
 use bson::{Document, doc};
 use fire::Fire;
+use forms::{is_long, seeds};
 use headstock::job;
 use headstock::lab::{
     Backup, Detail, Mongod, Options, Program, Release, ReplicaSet, Running, SourceState,
@@ -25,18 +28,6 @@ const SLOWLY: [&str; 2] = ["--max-mbps", "2"];
 const RELOAD: Duration = Duration::from_millis(20);
 /// How long an oplog may take to lose its beginning.
 const OVERFLOW_LIMIT: Duration = Duration::from_secs(120);
-
-fn is_long() -> bool {
-    std::env::var_os("HEADSTOCK_LONG").is_some()
-}
-
-fn seeds(short: u64, long: std::ops::Range<u64>) -> Vec<u64> {
-    match std::env::var("HEADSTOCK_SEED") {
-        Ok(seed) => vec![seed.parse().expect("HEADSTOCK_SEED is a number")],
-        Err(_) if is_long() => long.collect(),
-        Err(_) => vec![short],
-    }
-}
 
 /// Documents of each collection, about 1 kB each.
 fn documents() -> i64 {
