@@ -2,7 +2,8 @@
 
 use bson::{Document, RawDocumentBuf, doc, rawdoc};
 use headstock::lab::{Options, ReplicaSet};
-use headstock::source::Arrival;
+use headstock::source::{Arrival, Source};
+use mongodb::Client;
 
 use crate::support::{collection, read, run, set_and_source, source};
 
@@ -80,17 +81,27 @@ async fn indexes_are_verbatim() {
     assert_eq!(found.len(), specs.len() + 1);
 }
 
-#[tokio::test]
-async fn a_build_under_way_is_not_taken_for_an_index() {
+/// A set whose index builds stand still while [`hold_builds`] says so.
+async fn set_that_can_hold_builds() -> (ReplicaSet, Source) {
     let arguments = ["--setParameter", "enableTestCommands=1"].map(str::to_owned).to_vec();
     let options = Options { arguments, ..Options::members(1) };
     let set = ReplicaSet::start(options).await.expect("start");
     let source = source(&set).await;
-    let point =
-        |mode: &str| doc! { "configureFailPoint": "hangAfterStartingIndexBuild", "mode": mode };
+    (set, source)
+}
+
+async fn hold_builds(member: &Client, hold: bool) {
+    let mode = if hold { "alwaysOn" } else { "off" };
+    let point = doc! { "configureFailPoint": "hangAfterStartingIndexBuild", "mode": mode };
+    member.database("admin").run_command(point).await.expect("a fail point");
+}
+
+#[tokio::test]
+async fn a_build_under_way_is_not_taken_for_an_index() {
+    let (set, source) = set_that_can_hold_builds().await;
     collection(&set, "c").insert_one(doc! { "_id": 1, "a": 1 }).await.expect("insert");
     let alone = set.member(0).await.expect("client");
-    alone.database("admin").run_command(point("alwaysOn")).await.expect("a fail point");
+    hold_builds(&alone, true).await;
     let (db, spec) = (alone.database("v"), doc! { "key": { "a": 1 }, "name": "a_1" });
     let build = tokio::spawn(async move {
         db.run_command(doc! { "createIndexes": "c", "indexes": [spec] }).await
@@ -106,7 +117,7 @@ async fn a_build_under_way_is_not_taken_for_an_index() {
     };
     assert_eq!(listed.indexes.len(), 1, "{:?}", listed.indexes);
     assert_eq!(listed.building[0].spec.get_str("name").expect("a name"), "a_1");
-    alone.database("admin").run_command(point("off")).await.expect("go on");
+    hold_builds(&alone, false).await;
     let built: Document = build.await.expect("no panic").expect("built");
     assert_eq!(built.get_i32("numIndexesAfter").expect("a count"), 2);
     let listed = crate::support::listed(&source, "v.c").await;
@@ -116,18 +127,13 @@ async fn a_build_under_way_is_not_taken_for_an_index() {
 /// A server that cannot show such a build refuses to list any index of the collection until it is over.
 #[tokio::test]
 async fn a_build_that_cannot_be_listed_is_waited_for() {
-    let arguments = ["--setParameter", "enableTestCommands=1"].map(str::to_owned).to_vec();
-    let options = Options { arguments, ..Options::members(1) };
-    let set = ReplicaSet::start(options).await.expect("start");
-    let source = source(&set).await;
-    let point =
-        |mode: &str| doc! { "configureFailPoint": "hangAfterStartingIndexBuild", "mode": mode };
+    let (set, source) = set_that_can_hold_builds().await;
     let series = doc! { "create": "s", "timeseries": { "timeField": "t", "metaField": "m" } };
     run(&set, "v", series).await;
     let measured = doc! { "t": bson::DateTime::from_millis(5), "m": 1, "n": 2 };
     collection(&set, "s").insert_one(measured).await.expect("insert");
     let alone = set.member(0).await.expect("client");
-    alone.database("admin").run_command(point("alwaysOn")).await.expect("a fail point");
+    hold_builds(&alone, true).await;
     let collation = doc! { "locale": "fr" };
     let spec = doc! { "key": { "n": 1 }, "name": "n_1", "collation": collation };
     let db = alone.database("v");
@@ -147,7 +153,7 @@ async fn a_build_that_cannot_be_listed_is_waited_for() {
         );
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert!(!listing.is_finished(), "listed what cannot be");
-    alone.database("admin").run_command(point("off")).await.expect("go on");
+    hold_builds(&alone, false).await;
     build.await.expect("no panic").expect("built");
     let indexes = listing.await.expect("no panic");
     assert!(
