@@ -133,11 +133,10 @@ impl Head {
 
     /// Applies the operations of an applyOps entry; `ts` is that of the entry that decided it.
     fn group(&mut self, entry: &RawDocument, ts: Ts) -> Result<(), Error> {
-        let Parsed::ApplyOps(ApplyOps { operations: array, .. }) = parse(entry)? else {
+        let (at, Parsed::ApplyOps(ApplyOps { operations: array, .. })) = oplog::read(entry)? else {
             return Err(Error::Malformed { what: "held oplog entry", field: "o.applyOps" });
         };
-        let at = oplog::position(entry)?.optime;
-        for operation in operations(at, array) {
+        for operation in operations(at.optime, array) {
             self.operation(operation?, ts)?;
         }
         Ok(())
