@@ -109,6 +109,13 @@ fn indexes_of_every_kind() {
 }
 
 #[test]
+fn indexes_that_are_the_same_but_for_their_names() {
+    run(async {
+        round_trip(&["trap_equal_indexes"]).await;
+    });
+}
+
+#[test]
 fn views_on_views() {
     run(async {
         round_trip(&["trap_views"]).await;

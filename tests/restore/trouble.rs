@@ -17,6 +17,7 @@ pub async fn load(client: &Client) {
     capped(client).await;
     series(client).await;
     indexes(client).await;
+    equal_indexes(client).await;
     views(client).await;
     forms(client).await;
     large(client).await;
@@ -186,6 +187,36 @@ async fn indexes(client: &Client) {
     .await;
     let images = doc! { "create": "images", "changeStreamPreAndPostImages": { "enabled": true } };
     command(client, db, images).await;
+}
+
+/// Indexes that are the same but for their names. No server makes them so; `collMod` lets them become it.
+async fn equal_indexes(client: &Client) {
+    let db = "trap_equal_indexes";
+    insert(client, db, "all", (0..300).map(|n| rawdoc! { "_id": n, "n": n, "at": n }).collect())
+        .await;
+    let plain = |name: &str, key: &str| doc! { "key": { key: 1 }, "name": name };
+    let with = |name: &str, key: &str, field: &str| {
+        let mut index = plain(name, key);
+        index.insert(field, if field == "unique" { Bson::from(true) } else { Bson::from(900) });
+        index
+    };
+    let make = async |index: Document| {
+        command(client, db, doc! { "createIndexes": "all", "indexes": [index] }).await;
+    };
+    let change = async |index: Document| {
+        command(client, db, doc! { "collMod": "all", "index": index }).await;
+    };
+    make(with("n unique", "n", "unique")).await;
+    for name in ["n first", "n second"] {
+        make(plain(name, "n")).await;
+        change(doc! { "name": name, "prepareUnique": true }).await;
+        change(doc! { "name": name, "unique": true }).await;
+    }
+    make(plain("n last", "n")).await;
+    make(with("at unique", "at", "unique")).await;
+    make(with("at expires", "at", "expireAfterSeconds")).await;
+    change(doc! { "name": "at expires", "prepareUnique": true }).await;
+    change(doc! { "name": "at expires", "unique": true }).await;
 }
 
 async fn views(client: &Client) {

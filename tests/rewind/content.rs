@@ -93,6 +93,14 @@ async fn make_modern(set: &ReplicaSet) {
     };
     command(set, "shop", clustered).await;
     fill(set, "shop.clustered", 0..100).await;
+    fill(set, "shop.equal", 0..100).await;
+    let unique = doc! { "key": { "n": 1 }, "name": "made unique", "unique": true };
+    index(set, "equal", unique).await;
+    index(set, "equal", doc! { "key": { "n": 1 }, "name": "became unique" }).await;
+    for step in ["prepareUnique", "unique"] {
+        let index = doc! { "name": "became unique", step: true };
+        command(set, "shop", doc! { "collMod": "equal", "index": index }).await;
+    }
 }
 
 async fn change_modern(set: &ReplicaSet) {
@@ -102,6 +110,8 @@ async fn change_modern(set: &ReplicaSet) {
     let clustered = collection(set, "clustered");
     clustered.delete_many(doc! { "_id": { "$lt": 10 } }).await.expect("delete");
     fill(set, "shop.clustered", 100..105).await;
+    command(set, "shop", doc! { "dropIndexes": "equal", "index": "became unique" }).await;
+    index(set, "equal", doc! { "key": { "n": 1 }, "name": "never unique" }).await;
 }
 
 /// Documents that a server changes or refuses when they are simply written again.

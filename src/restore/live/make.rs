@@ -1,14 +1,13 @@
-//! Makes and removes collections, views and indexes at a live target.
+//! Makes and removes collections and views at a live target.
 
 use bson::raw::{CStr, cstr};
-use bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
+use bson::{Document, RawDocument, RawDocumentBuf, rawdoc};
 
+use super::indexes::TTL;
 use super::{Live, NAMESPACE_NOT_FOUND, capped};
 use crate::restore::Error;
 use crate::restore::items::{Item, SCRIPTS, Shape, is_id_index, without};
 
-/// The field by which documents are deleted by age, of an index or of a collection.
-const TTL: &str = "expireAfterSeconds";
 /// The server's code for a namespace that is there already.
 const NAMESPACE_EXISTS: i32 = 48;
 
@@ -60,59 +59,6 @@ impl Live {
         self.run(item.db(), "collMod", command, &item.ns).await.map(drop)
     }
 
-    /// Drops indexes by their names.
-    pub async fn drop_indexes(&self, item: &Item, names: &[String]) -> Result<(), Error> {
-        if names.is_empty() {
-            return Ok(());
-        }
-        let names: RawArrayBuf = names.iter().map(String::as_str).collect();
-        let command = rawdoc! { "dropIndexes": item.data_name(), "index": names };
-        self.run(item.db(), "dropIndexes", command, &item.ns).await.map(drop)
-    }
-
-    /// Builds the secondary indexes that let nothing expire. Returns how many.
-    pub async fn build_indexes(&self, item: &Item) -> Result<u64, Error> {
-        let specs: Vec<&RawDocument> =
-            item.secondary_indexes().filter(|spec| !expires(spec)).collect();
-        self.create_indexes(item, &specs).await
-    }
-
-    /// Builds TTL indexes and sets the age limits of time series and clustered collections.
-    /// Returns how many indexes it built; none means that nothing of the item expires.
-    pub async fn let_expire(&self, item: &Item) -> Result<Option<u64>, Error> {
-        let specs: Vec<&RawDocument> =
-            item.secondary_indexes().filter(|spec| expires(spec)).collect();
-        let age = item.options.get(TTL).ok().flatten();
-        if specs.is_empty() && age.is_none() {
-            return Ok(None);
-        }
-        if let Some(age) = age {
-            let mut command = rawdoc! { "collMod": item.name() };
-            command.append(cstr!("expireAfterSeconds"), age);
-            self.run(item.db(), "collMod", command, &item.ns).await?;
-        }
-        self.create_indexes(item, &specs).await.map(Some)
-    }
-
-    /// Builds indexes of an item. Returns how many.
-    pub async fn create_indexes(&self, item: &Item, specs: &[&RawDocument]) -> Result<u64, Error> {
-        if specs.is_empty() {
-            return Ok(0);
-        }
-        let mut indexes = RawArrayBuf::new();
-        for spec in specs {
-            indexes.push(without(&item.ns, spec, &["ns"])?);
-        }
-        let mut command = rawdoc! { "createIndexes": item.data_name(), "indexes": indexes };
-        if self.replica_set.is_some() {
-            // The default waits for every voting member, for ever if one is down.
-            command.append(cstr!("commitQuorum"), 1);
-        }
-        command.append(cstr!("writeConcern"), rawdoc! { "w": 1 });
-        self.run(item.db(), "createIndexes", command, &item.ns).await?;
-        Ok(specs.len() as u64)
-    }
-
     /// Turns what a write command reports inside an `ok` reply into an error.
     pub(super) fn check_reply(
         &self,
@@ -138,11 +84,6 @@ impl Live {
             message: refusal.get_str("errmsg").unwrap_or("no reason given").to_owned(),
         }
     }
-}
-
-/// Whether an index lets the server delete documents by age.
-pub(in crate::restore) fn expires(spec: &RawDocument) -> bool {
-    matches!(spec.get(TTL), Ok(Some(_)))
 }
 
 fn extend(ns: &str, command: &mut RawDocumentBuf, options: &RawDocument) -> Result<(), Error> {

@@ -12,6 +12,7 @@
 mod by_id;
 mod capped;
 mod compare;
+mod indexes;
 mod load;
 mod make;
 mod marker;
@@ -31,7 +32,7 @@ use super::plan::{STAND_ALONE, TargetFacts};
 use super::{Cancel, Error, Progress, Target};
 pub(super) use by_id::{Operations, Verb};
 pub(super) use compare::Outcome;
-pub(super) use make::expires;
+pub(super) use indexes::{equal_keys, expiring, lasting};
 pub(super) use marker::{Found, MARKER_DATABASE, Marker};
 pub(super) use run::{Done, Work, in_the_way, surplus};
 

@@ -13,6 +13,7 @@ use crate::head::Collection;
 use crate::oplog::Uuid;
 use crate::restore::Amount;
 use crate::restore::items::{self, Item, Shape, text};
+use crate::restore::live;
 use crate::restore::{Cancel, Contents, Differ, Error, Filter, Pair, Phase, Progress};
 use crate::tree::Difference;
 
@@ -288,7 +289,10 @@ impl Finder<'_> {
             (Some(true), _) | (_, Some(true)) => {}
             _ => return Ok(()),
         }
-        let indexes = pair.indexes_differ()?;
+        let mut indexes = pair.indexes_differ()?;
+        if let Some(then) = &then {
+            all_or_none(&mut indexes, then);
+        }
         let reason = match (&now, &then) {
             (Some(now), Some(then)) => reason(pair, &indexes, now, then)?,
             _ => None,
@@ -360,6 +364,16 @@ fn reason(
         () if then.shape == Shape::Capped && unlike => Some("documents"),
         () => None,
     })
+}
+
+/// Adds to names of indexes all that can only be built with them.
+fn all_or_none(names: &mut Vec<String>, then: &Item) {
+    let equal = live::equal_keys(then);
+    if names.iter().any(|name| equal.contains(&**name)) {
+        let missing = equal.into_iter().filter(|one| !names.iter().any(|name| name == one));
+        let missing: Vec<String> = missing.map(str::to_owned).collect();
+        names.extend(missing);
+    }
 }
 
 /// Names of the secondary indexes of a namespace, or of those of them that differ.

@@ -16,7 +16,7 @@ use super::plan::{Action, Written};
 use crate::head::Collection;
 use crate::head::namespaces::split;
 use crate::restore::items::{Item, Shape, by_dependency, text};
-use crate::restore::live::expires;
+use crate::restore::live::{expiring, lasting};
 use crate::restore::{Amount, Error, Phase};
 
 impl Rewind {
@@ -94,8 +94,7 @@ impl Rewind {
             let (both, live) = (&self.both, &self.live);
             let writer = Writer { both, live, progress: &self.progress, cancel: &self.cancel };
             writer.write(change, written).await?;
-            let specs: Vec<&RawDocument> =
-                builds(change, then).filter(|spec| !expires(spec)).collect();
+            let specs = lasting(then, builds(change, then));
             written.indexes += self.live.create_indexes(then, &specs).await?;
             return Ok(());
         }
@@ -118,8 +117,7 @@ impl Rewind {
         let built = match change.action {
             Action::Change => {
                 self.live.set_options(then, &change.settings.last).await?;
-                let specs: Vec<&RawDocument> =
-                    builds(change, then).filter(|spec| expires(spec)).collect();
+                let specs = expiring(then, builds(change, then));
                 self.live.create_indexes(then, &specs).await?
             }
             _ => self.live.let_expire(then).await?.unwrap_or_default(),
