@@ -4,6 +4,13 @@
 //! must carry all of it as it is. So names are bytes here and values slices, each as long as its type
 //! says. The keys of trees and the updates of the oplog are read this way; each has errors of its own.
 
+use bson::{RawDocument, RawDocumentBuf};
+
+/// The name of the field that names a document.
+pub(crate) const ID: &[u8] = b"_id";
+/// Bytes of the length that a document begins with.
+const LENGTH_BYTES: usize = 4;
+
 /// One element of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Element<'a> {
@@ -13,6 +20,16 @@ pub(crate) struct Element<'a> {
     pub name: &'a [u8],
     /// Its value.
     pub value: &'a [u8],
+}
+
+impl Element<'_> {
+    /// A document with the value of this element under `name`, and nothing else.
+    pub fn alone(&self, name: &[u8]) -> RawDocumentBuf {
+        let length = LENGTH_BYTES + 1 + name.len() + 1 + self.value.len() + 1;
+        let length_field = i32::try_from(length).expect("no longer than a document").to_le_bytes();
+        let bytes = [&length_field[..], &[self.kind], name, &[0], self.value, &[0]].concat();
+        RawDocumentBuf::from_bytes(bytes).expect("its length is that of its bytes")
+    }
 }
 
 /// What is wrong with a document.
@@ -65,6 +82,25 @@ impl<'a> Iterator for Elements<'a> {
         }
         Some(element)
     }
+}
+
+/// The first `_id` of a document; none if it has none.
+pub(crate) fn id(document: &RawDocument) -> Result<Option<Element<'_>>, Flaw> {
+    for element in Elements::new(document.as_bytes())? {
+        let element = element?;
+        if element.name == ID {
+            return Ok(Some(element));
+        }
+    }
+    Ok(None)
+}
+
+/// A document of nothing but the `_id` of another, empty if that has none.
+pub(crate) fn only_id(document: &RawDocument) -> Result<RawDocumentBuf, Flaw> {
+    Ok(match id(document)? {
+        Some(id) => id.alone(ID),
+        None => RawDocumentBuf::new(),
+    })
 }
 
 /// A string up to its zero byte, and what follows.

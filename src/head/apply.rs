@@ -1,7 +1,6 @@
 //! Entries to changes: what [`Head::apply`] does with each.
 
 use bson::RawDocument;
-use bson::raw::RawBsonRef;
 
 use super::capped::Capped;
 use super::change::{Change, Missing, Pending, count};
@@ -148,8 +147,8 @@ impl Head {
     }
 
     /// A scan reads collections by the rules of one version.
-    fn check_fcv(&self, ns: &str, id: RawBsonRef<'_>, ts: Ts) -> Result<(), Error> {
-        let changes = ns == VERSIONS && id == RawBsonRef::String(FCV);
+    fn check_fcv(&self, ns: &str, id: &RawDocument, ts: Ts) -> Result<(), Error> {
+        let changes = ns == VERSIONS && id.get_str("_id").is_ok_and(|id| id == FCV);
         // Before the scan began it was of no matter to it.
         if !changes || !self.is_fuzzy(ts) || self.expecting {
             return Ok(());
@@ -262,12 +261,12 @@ impl Head {
     fn update(
         &mut self,
         (target, order): (Target, Order),
-        id: RawBsonRef<'_>,
+        id: &RawDocument,
         update: &Update<'_>,
         missing: Missing,
         ts: Ts,
     ) -> Result<(), Error> {
-        let update = Pending::new(update, id, missing, ts);
+        let update = Pending::new(update, id, missing, ts)?;
         let key = Key::of_document(&update.id)?;
         if order == Order::Positional {
             let context = self.context.clone();
@@ -279,10 +278,10 @@ impl Head {
     fn delete(
         &mut self,
         (target, order): (Target, Order),
-        id: RawBsonRef<'_>,
+        id: &RawDocument,
         ts: Ts,
     ) -> Result<(), Error> {
-        let (key, fuzzy) = (Key::of_value(id)?, self.is_fuzzy(ts));
+        let (key, fuzzy) = (Key::of_document(id)?, self.is_fuzzy(ts));
         if order == Order::Positional {
             self.capped(target.uuid).delete(key);
             return Ok(());

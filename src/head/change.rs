@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bson::raw::{RawBsonRef, cstr};
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::state::Divergences;
-use crate::oplog::{self, NameOrder, Rules, Ts};
+use crate::elements;
+use crate::oplog::{self, NameOrder, Rules, Ts, UpdateError};
 
 /// Memory that a change takes besides its documents and key: map nodes, vectors, tags.
 const OVERHEAD_BYTES: usize = 128;
@@ -95,15 +95,20 @@ pub(super) struct Failed {
 }
 
 impl Pending {
-    pub fn new(update: &oplog::Update<'_>, id: RawBsonRef<'_>, missing: Missing, ts: Ts) -> Self {
+    /// An update of the document that has the `_id` of another.
+    pub fn new(
+        update: &oplog::Update<'_>,
+        id: &RawDocument,
+        missing: Missing,
+        ts: Ts,
+    ) -> Result<Self, oplog::Error> {
         let (form, body) = match update {
             oplog::Update::Replace(body) => (Form::Replace, body),
             oplog::Update::V1(body) => (Form::V1, body),
             oplog::Update::V2(body) => (Form::V2, body),
         };
-        let mut id_document = RawDocumentBuf::new();
-        id_document.append(cstr!("_id"), id);
-        Self { form, missing, ts, id: id_document, body: (*body).to_owned() }
+        let id = elements::only_id(id).map_err(UpdateError::from)?;
+        Ok(Self { form, missing, ts, id, body: (*body).to_owned() })
     }
 
     /// The document that this leaves.
@@ -123,8 +128,7 @@ impl Pending {
         let rules =
             Rules { upsert_missing: self.missing != Missing::Skip, name_order: context.name_order };
         let failed = |source: oplog::Error| Failed { ts: self.ts, source };
-        let id = self.id.get("_id").map_err(|error| failed(error.into()))?;
-        oplog::apply(&update, old, id.unwrap_or(RawBsonRef::Null), rules).map_err(failed)
+        oplog::apply(&update, old, &self.id, rules).map_err(failed)
     }
 
     fn weight(&self) -> usize {

@@ -2,8 +2,7 @@
 
 use std::str::FromStr;
 
-use bson::raw::{RawBson, RawBsonRef};
-use bson::{Bson, RawDocument};
+use bson::{Bson, RawDocument, RawDocumentBuf, doc};
 
 use crate::restore::extjson;
 use crate::tree::Key;
@@ -49,10 +48,22 @@ impl FromStr for Id {
         if matches!(value, Bson::Array(_)) {
             return Err(wrong("no server takes an array".to_owned()));
         }
-        let value = RawBson::try_from(value).map_err(|why| wrong(why.to_string()))?;
-        let key = Key::of_value(value.as_raw_bson_ref()).map_err(|why| wrong(why.to_string()))?;
+        let document = match encoded(&value) {
+            Some(document) => document.ok_or_else(|| wrong("no BSON document".to_owned()))?,
+            None => RawDocumentBuf::try_from(&doc! { "_id": value })
+                .map_err(|why| wrong(why.to_string()))?,
+        };
+        let key = Key::of_document(&document).map_err(|why| wrong(why.to_string()))?;
         Ok(Self { text: text.to_owned(), key })
     }
+}
+
+/// The document in `{"bsonBase64": ...}`, if a value is that: none in it if it is no document.
+fn encoded(value: &Bson) -> Option<Option<RawDocumentBuf>> {
+    let fields = value.as_document().filter(|fields| fields.len() == 1)?;
+    let text = fields.get_str(extjson::ENCODED).ok()?;
+    let binary = bson::Binary::from_base64(text, None).ok();
+    Some(binary.and_then(|binary| RawDocumentBuf::from_bytes(binary.bytes).ok()))
 }
 
 /// A document as canonical Extended JSON, field order and repeated names kept. One that JSON cannot
@@ -61,20 +72,16 @@ impl FromStr for Id {
 pub fn json_of_document(document: &RawDocument) -> String {
     let mut out = String::new();
     if extjson::document(&mut out, document).is_err() {
-        out = format!("{{\"bsonBase64\":\"{}\"}}", extjson::base64(document.as_bytes()));
+        out = extjson::encoded(document);
     }
     out
 }
 
-/// The `_id` of a document as canonical Extended JSON; `null` if it has none.
+/// The `_id` of a document as canonical Extended JSON; `null` if it has none. One that JSON cannot hold
+/// is the `bsonBase64` of `{_id: value}`, which [`Id`] reads.
 #[must_use]
 pub fn json_of_id(document: &RawDocument) -> String {
-    let id = document.get("_id").ok().flatten().unwrap_or(RawBsonRef::Null);
-    let mut out = String::new();
-    match extjson::value(&mut out, id, 0) {
-        Ok(()) => out,
-        Err(_) => "null".to_owned(),
-    }
+    extjson::id(document)
 }
 
 /// A string as JSON, with its quotes.
@@ -161,5 +168,12 @@ mod tests {
         let document = bson::RawDocumentBuf::from_bytes(bytes).expect("framed");
         assert!(json_of_document(&document).starts_with("{\"bsonBase64\":\""));
         assert_eq!(json_of_id(&document), "{\"$numberInt\":\"1\"}");
+        let mut bytes = bson::rawdoc! { "_id": "ab" }.into_bytes();
+        let place = bytes.len() - 4;
+        bytes[place] = 0xff;
+        let document = RawDocumentBuf::from_bytes(bytes).expect("framed");
+        let id: Id = json_of_id(&document).parse().expect("an _id");
+        assert_eq!(*id.key(), Key::of_document(&document).expect("a key"));
+        assert!("{\"bsonBase64\": \"AAAA\"}".parse::<Id>().is_err());
     }
 }

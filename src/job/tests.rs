@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bson::raw::RawBson;
 use bson::{RawDocumentBuf, rawdoc};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -176,10 +175,10 @@ fn progress_reads_back_and_users_values_name_no_block() {
         bytes_estimate: 3_400,
     };
     let mut range = RangeProgress::new(Range {
-        lower: Some(RawBson::Binary(trap.clone())),
-        upper: Some(RawBson::String("u".repeat(2_000))),
+        lower: Some(rawdoc! { "_id": trap.clone() }),
+        upper: Some(rawdoc! { "_id": "u".repeat(2_000) }),
     });
-    range.last_id = Some(RawBson::Int64(4));
+    range.last_id = Some(rawdoc! { "_id": 4_i64 });
     let top = blocks.put(Kind::Leaf, rawdoc! { "_id": 1 }.as_bytes()).expect("put");
     let root = Root { top: Some(top), level: 0, documents: 1, bytes: 14 };
     range.pieces.push(Piece { root, rank: 2 });

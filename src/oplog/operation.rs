@@ -1,7 +1,7 @@
 //! What entries do, borrowed from their bytes.
 
 use bson::RawDocument;
-use bson::raw::{RawArray, RawBsonRef};
+use bson::raw::RawArray;
 
 use super::known::Known;
 use super::{OpTime, Ts, Uuid};
@@ -39,9 +39,9 @@ pub enum Operation<'a> {
         ns: &'a str,
         /// Collection; goes before `ns`.
         uuid: Option<Uuid>,
-        /// `o2._id`: the key before the update. A replacement may carry an `_id` of equal value
-        /// and another number type: it is stored under that.
-        id: RawBsonRef<'a>,
+        /// `o2`: its `_id` is the one before the update. A replacement may carry an `_id` of equal
+        /// value and another number type: it is stored under that.
+        id: &'a RawDocument,
         /// What to do.
         update: Update<'a>,
         /// `b`: inserts if the document is missing, whatever the rules.
@@ -53,8 +53,8 @@ pub enum Operation<'a> {
         ns: &'a str,
         /// Collection; goes before `ns`.
         uuid: Option<Uuid>,
-        /// `o._id`.
-        id: RawBsonRef<'a>,
+        /// `o`: its `_id` is that of the document.
+        id: &'a RawDocument,
     },
     /// A catalog command.
     Command {

@@ -15,6 +15,8 @@ use super::{
     Session, UnknownPart, Update,
 };
 
+use crate::elements;
+
 /// `multiOpType` of a vectored retryable insert, applied on its own.
 const MULTI_OP_STANDALONE: i64 = 1;
 
@@ -143,11 +145,11 @@ fn single<'a>(
     Ok(match row.op {
         "i" => Operation::Insert { ns, uuid, document: o },
         "d" => {
-            let id = reader.value("_id")?.ok_or_else(|| reader.wrong("o._id"))?;
+            let id = Some(o).filter(|o| has_id(o)).ok_or_else(|| reader.wrong("o._id"))?;
             Operation::Delete { ns, uuid, id }
         }
         "u" => {
-            let id = fields.o2.and_then(|o2| o2.get("_id").ok().flatten());
+            let id = fields.o2.filter(|o2| has_id(o2));
             let id = id.ok_or_else(|| reader.wrong("o2._id"))?;
             let update =
                 update_form(o).ok_or_else(|| unknown(at, fields, UnknownPart::UpdateForm))?;
@@ -160,6 +162,11 @@ fn single<'a>(
             Operation::Command { db, uuid, command }
         }
     })
+}
+
+/// Whether there is an `_id`, whose value is of no matter here: a string need not be UTF-8.
+fn has_id(document: &RawDocument) -> bool {
+    matches!(elements::id(document), Ok(Some(_)))
 }
 
 /// The form of an update: a replacement has an `_id`, the others never do. None if it is unknown.

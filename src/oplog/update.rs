@@ -1,10 +1,10 @@
 //! What an update leaves.
 
-use bson::raw::{RawBsonRef, cstr};
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::raw::{Elements, Writer};
 use super::{Error, Update, UpdateError, diff_v1, diff_v2};
+use crate::elements;
 
 /// The name that comes first in every stored document.
 const ID: &[u8] = b"_id";
@@ -29,23 +29,21 @@ pub struct Rules {
 }
 
 /// The document that an update leaves, byte for byte as a secondary stores it; none if the
-/// document is missing and stays so. `id` is `o2._id`, `old` the document stored under it.
+/// document is missing and stays so. `old` is the document stored under the `_id` of `id`, which is `o2`.
 ///
 /// # Errors
 /// [`Error::Update`].
 pub fn apply(
     update: &Update<'_>,
     old: Option<&RawDocument>,
-    id: RawBsonRef<'_>,
+    id: &RawDocument,
     rules: Rules,
 ) -> Result<Option<RawDocumentBuf>, Error> {
     let start;
     let old = match old {
         Some(old) => old,
         None if rules.upsert_missing => {
-            let mut document = RawDocumentBuf::new();
-            document.append(cstr!("_id"), id);
-            start = document;
+            start = elements::only_id(id).map_err(UpdateError::from)?;
             &start
         }
         None => return Ok(None),

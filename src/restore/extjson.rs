@@ -8,8 +8,13 @@ use std::fmt::Write as _;
 use bson::raw::RawBsonRef;
 use bson::{Bson, RawArray, RawDocument};
 
+use crate::elements;
+
 /// Levels of documents; servers take 200.
 const MAX_DEPTH: usize = 256;
+
+/// The name under which bytes stand that JSON cannot hold.
+pub(crate) const ENCODED: &str = "bsonBase64";
 
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const BASE64_URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -77,13 +82,24 @@ pub(crate) fn string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Appends a value that stands alone.
-pub(crate) fn single(out: &mut String, single: RawBsonRef<'_>) -> Result<(), NoJson> {
-    value(out, single, 0)
+/// The `_id` of a document; one that JSON cannot hold, such as a string that is not UTF-8, as the
+/// `bsonBase64` of a document that has nothing else; `null` if there is none.
+pub(crate) fn id(document: &RawDocument) -> String {
+    let mut out = String::new();
+    let found = document.get("_id").map(|id| id.unwrap_or(RawBsonRef::Null));
+    if found.is_ok_and(|id| value(&mut out, id, 0).is_ok()) {
+        return out;
+    }
+    elements::only_id(document).map_or_else(|_| "null".to_owned(), |id| encoded(&id))
+}
+
+/// A document as the Base64 of its bytes.
+pub(crate) fn encoded(document: &RawDocument) -> String {
+    format!("{{\"{ENCODED}\":\"{}\"}}", base64(document.as_bytes()))
 }
 
 /// Appends a value that stands so many levels deep.
-pub(crate) fn value(out: &mut String, value: RawBsonRef<'_>, depth: usize) -> Result<(), NoJson> {
+fn value(out: &mut String, value: RawBsonRef<'_>, depth: usize) -> Result<(), NoJson> {
     match value {
         RawBsonRef::Document(inner) => return nested(out, inner, depth),
         RawBsonRef::Array(inner) => return array(out, inner, depth),

@@ -13,7 +13,7 @@ use md5::{Digest as _, Md5};
 use super::items::Item;
 use super::{Cancel, Error};
 use crate::block::BlockRead;
-use crate::elements::Elements;
+use crate::elements;
 use crate::tree::Cursor;
 
 /// Bytes of documents in one insert command, beyond its last document: large enough to amortise a
@@ -194,26 +194,10 @@ impl<'a> Batches<'a> {
 /// What selects the document of the same `_id`, whose bytes are taken as they are: a string need not be
 /// UTF-8.
 pub(super) fn by_id(document: &RawDocument) -> Result<RawDocumentBuf, Error> {
-    let ns = || "a document".to_owned();
-    let malformed = |source| Error::Malformed { ns: ns(), what: "an _id", source };
-    let mut id = (ElementType::Null as u8, &[][..]);
-    for element in Elements::new(document.as_bytes()).map_err(|_| malformed(None))? {
-        let element = element.map_err(|_| malformed(None))?;
-        if element.name == b"_id" {
-            id = (element.kind, element.value);
-            break;
-        }
-    }
-    let (kind, value) = id;
-    let mut equal = vec![0; 4];
-    equal.push(kind);
-    equal.extend_from_slice(b"$eq\0");
-    equal.extend_from_slice(value);
-    equal.push(0);
-    let length = u32::try_from(equal.len()).map_err(|_| malformed(None))?;
-    equal[..4].copy_from_slice(&length.to_le_bytes());
-    let equal = RawDocumentBuf::from_bytes(equal);
-    let equal = equal.map_err(|why| malformed(Some(Box::new(why))))?;
+    let malformed =
+        || Error::Malformed { ns: "a document".to_owned(), what: "an _id", source: None };
+    let id = elements::id(document).map_err(|_| malformed())?.ok_or_else(malformed)?;
+    let equal = id.alone(b"$eq");
     Ok(rawdoc! { "_id": equal })
 }
 

@@ -17,7 +17,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bson::{RawBson, RawDocumentBuf};
+use bson::RawDocumentBuf;
 use mongodb::raw_batch_cursor::RawBatch;
 
 use crate::head::Scope;
@@ -139,13 +139,14 @@ pub struct Listed {
     pub bytes_estimate: u64,
 }
 
-/// A half-open range of `_id`, lower bound inclusive, upper exclusive; none = unbounded.
+/// A half-open range of `_id`, lower bound inclusive, upper exclusive; none = unbounded. A bound is
+/// `{_id: value}`: strings that are not UTF-8 have no other form here.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Range {
     /// First `_id` of the range.
-    pub lower: Option<RawBson>,
+    pub lower: Option<RawDocumentBuf>,
     /// First `_id` beyond it.
-    pub upper: Option<RawBson>,
+    pub upper: Option<RawDocumentBuf>,
 }
 
 /// A connection to a source. Cheap to clone.

@@ -22,7 +22,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, cstr, rawdoc};
+use bson::{RawBson, RawDocument, RawDocumentBuf, Timestamp, cstr, rawdoc};
 use bytes::Bytes;
 use mongodb::raw_batch_cursor::RawBatch;
 use tokio::sync::mpsc;
@@ -33,6 +33,7 @@ use super::list::uuid_value;
 use super::member::{Member, Paging};
 use super::pace::Next;
 use super::{Arrival, Error, Inner, Listed, Range};
+use crate::elements::{self, Element};
 use crate::head::namespaces;
 use crate::oplog::{Ts, Uuid};
 use crate::tree::Key;
@@ -116,8 +117,8 @@ struct Reader {
     /// The moment to read, if all batches are to show the same one.
     at: Option<Ts>,
     batch_documents: u32,
-    /// `_id` of the last document delivered.
-    last: Option<RawBson>,
+    /// `{_id}` of the last document delivered.
+    last: Option<RawDocumentBuf>,
     /// Its key, where documents arrive by key.
     last_key: Option<Key>,
     /// Failures since the last delivery.
@@ -191,7 +192,7 @@ impl Reader {
         if lower.is_some() && self.range.upper.is_none() {
             cursors.push(self.find_max_key());
         }
-        if lower != Some(RawBson::MaxKey) {
+        if lower != Some(rawdoc! { "_id": RawBson::MaxKey }) {
             cursors.push(self.find(lower));
         }
         while let Some(command) = cursors.pop() {
@@ -248,7 +249,7 @@ impl Reader {
         for element in documents {
             let document = element.ok().and_then(|element| element.as_document());
             let document = document.ok_or_else(|| member.reply("find", "batch"))?;
-            let id = document.get("_id").ok().flatten();
+            let id = elements::id(document).ok().flatten();
             let id = id.ok_or_else(|| member.reply("find", "_id"))?;
             if self.is_new(member, document, id)? {
                 bytes.extend_from_slice(document.as_bytes());
@@ -256,7 +257,7 @@ impl Reader {
             }
         }
         if let Some(id) = last {
-            self.last = Some(RawBson::from(id));
+            self.last = Some(id.alone(elements::ID));
         }
         Ok(Bytes::from(bytes))
     }
@@ -266,13 +267,13 @@ impl Reader {
         &mut self,
         member: &Member,
         document: &RawDocument,
-        id: RawBsonRef<'_>,
+        id: Element<'_>,
     ) -> Result<bool, Error> {
         Ok(match self.arrival {
             Arrival::Natural => true,
             // Only the server orders by a collation; a cursor opened anew begins with the last one.
             Arrival::ByCollation => {
-                self.last.as_ref().is_none_or(|last| last.as_raw_bson_ref() != id)
+                self.last.as_ref().is_none_or(|last| *last != id.alone(elements::ID))
             }
             Arrival::ByKey => {
                 let key = Key::of_document(document).map_err(|source| Error::BadId {
@@ -306,7 +307,7 @@ impl Reader {
         }
     }
 
-    fn find(&self, lower: Option<RawBson>) -> RawDocumentBuf {
+    fn find(&self, lower: Option<RawDocumentBuf>) -> RawDocumentBuf {
         let mut find = self.find_any();
         let by = if self.arrival == Arrival::Natural { cstr!("$natural") } else { cstr!("_id") };
         let mut hint = RawDocumentBuf::new();
@@ -315,7 +316,7 @@ impl Reader {
         if self.arrival != Arrival::Natural {
             for (name, bound) in [(cstr!("min"), lower), (cstr!("max"), self.range.upper.clone())] {
                 if let Some(bound) = bound {
-                    find.append(name, rawdoc! { "_id": bound });
+                    find.append(name, bound);
                 }
             }
         }

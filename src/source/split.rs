@@ -4,12 +4,13 @@
 //! may come from estimates, samples, or (a rename in between) another collection. The server orders
 //! them, by the collection's own collation, and equal ones are merged by it.
 
-use bson::{RawBson, RawDocumentBuf, doc, rawdoc};
+use bson::{RawDocumentBuf, doc, rawdoc};
 
 use super::list::uuid_value;
 use super::member::Member;
 use super::topology::On;
 use super::{Arrival, Error, Listed, Range, Source};
+use crate::elements;
 use crate::head::namespaces;
 
 /// Below this a collection is one range: opening a cursor costs more than is gained.
@@ -53,11 +54,15 @@ impl Source {
 }
 
 /// Every n-th `_id`, each found from the one before by a covered walk along the index.
-async fn walked(member: &Member, listed: &Listed, pieces: usize) -> Result<Vec<RawBson>, Error> {
+async fn walked(
+    member: &Member,
+    listed: &Listed,
+    pieces: usize,
+) -> Result<Vec<RawDocumentBuf>, Error> {
     let (db, _) = namespaces::split(&listed.ns);
     let divisor = u64::try_from(pieces).expect("few pieces");
     let step = i64::try_from(listed.documents_estimate / divisor).expect("below WALKED_MAX");
-    let mut bounds: Vec<RawBson> = Vec::with_capacity(pieces - 1);
+    let mut bounds: Vec<RawDocumentBuf> = Vec::with_capacity(pieces - 1);
     while bounds.len() < pieces - 1 {
         let mut find = rawdoc! {
             "find": uuid_value(listed.uuid),
@@ -67,7 +72,7 @@ async fn walked(member: &Member, listed: &Listed, pieces: usize) -> Result<Vec<R
             "projection": { "_id": 1 },
         };
         if let Some(last) = bounds.last() {
-            find.append(bson::cstr!("min"), rawdoc! { "_id": last.clone() });
+            find.append(bson::cstr!("min"), last.clone());
         }
         // Fewer documents than estimated: fewer ranges.
         let Some(next) = ids(member.all(db, "find (bounds)", find).await?).pop() else { break };
@@ -77,7 +82,11 @@ async fn walked(member: &Member, listed: &Listed, pieces: usize) -> Result<Vec<R
 }
 
 /// Quantiles of a random sample.
-async fn sampled(member: &Member, listed: &Listed, pieces: usize) -> Result<Vec<RawBson>, Error> {
+async fn sampled(
+    member: &Member,
+    listed: &Listed,
+    pieces: usize,
+) -> Result<Vec<RawDocumentBuf>, Error> {
     let (db, name) = namespaces::split(&listed.ns);
     let size = i64::try_from(pieces * SAMPLES_PER_PIECE).expect("few pieces");
     let aggregate = doc! {
@@ -92,18 +101,19 @@ async fn sampled(member: &Member, listed: &Listed, pieces: usize) -> Result<Vec<
     let aggregate = RawDocumentBuf::try_from(&aggregate).expect("a document of plain values");
     let sample = ids(member.all(db, "aggregate (bounds)", aggregate).await?);
     let quantile = |piece: usize| sample.get(piece * sample.len() / pieces).cloned();
-    let mut bounds: Vec<RawBson> = (1..pieces).filter_map(quantile).collect();
+    let mut bounds: Vec<RawDocumentBuf> = (1..pieces).filter_map(quantile).collect();
     bounds.dedup();
     Ok(bounds)
 }
 
-fn ids(documents: Vec<RawDocumentBuf>) -> Vec<RawBson> {
-    let id = |document: RawDocumentBuf| document.get("_id").ok().flatten().map(RawBson::from);
-    documents.into_iter().filter_map(id).collect()
+/// The `{_id}`s of documents that have one.
+fn ids(documents: Vec<RawDocumentBuf>) -> Vec<RawDocumentBuf> {
+    let id = |document: RawDocumentBuf| elements::only_id(&document).ok();
+    documents.into_iter().filter_map(id).filter(|id| !id.is_empty()).collect()
 }
 
 /// The ranges that bounds make.
-fn between(bounds: Vec<RawBson>) -> Vec<Range> {
+fn between(bounds: Vec<RawDocumentBuf>) -> Vec<Range> {
     let mut ranges = Vec::with_capacity(bounds.len() + 1);
     let mut lower = None;
     for bound in bounds {
@@ -121,7 +131,7 @@ mod tests {
     #[test]
     fn ranges_join_without_gap() {
         assert_eq!(between(Vec::new()), [Range::default()]);
-        let ranges = between(vec![RawBson::Int32(5), RawBson::String("x".into())]);
+        let ranges = between(vec![rawdoc! { "_id": 5 }, rawdoc! { "_id": "x" }]);
         assert_eq!(ranges.len(), 3);
         assert_eq!((&ranges[0].lower, &ranges[2].upper), (&None, &None));
         for pair in ranges.windows(2) {

@@ -87,7 +87,7 @@ impl<'a> Builder<'a> {
     pub fn push(&mut self, document: &RawDocument) -> Result<(), Error> {
         let mut key = mem::take(&mut self.key);
         key.clear();
-        match encode_id(document.as_bytes(), &mut key) {
+        match encode_id(document, &mut key) {
             Err(Error::NoId) if !self.shape.is_keyed() => {
                 key.clear();
                 key.extend_from_slice(document.as_bytes());

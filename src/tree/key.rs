@@ -13,7 +13,7 @@ mod number;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::{Error, MAX_NESTING};
-use crate::elements::{Elements, Flaw, cstring, length_at};
+use crate::elements::{self, Elements, Flaw, cstring, length_at};
 
 /// Order-preserving encoding of the value of an `_id`: equal for `_id`s that the server's unique
 /// index holds equal under simple collation, ordered as BSON comparison orders them.
@@ -29,7 +29,7 @@ impl Key {
     /// [`Error::NoId`], [`Error::InvalidBson`], [`Error::NestedTooDeep`].
     pub fn of_document(document: &RawDocument) -> Result<Self, Error> {
         let mut bytes = Vec::with_capacity(TYPICAL_KEY_BYTES);
-        encode_id(document.as_bytes(), &mut bytes)?;
+        encode_id(document, &mut bytes)?;
         Ok(Self(bytes))
     }
 
@@ -95,15 +95,10 @@ fn type_byte(kind: u8) -> Option<u8> {
 }
 
 /// Appends the key of the first `_id` of a document.
-pub(super) fn encode_id(document: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-    for element in Elements::new(document)? {
-        let element = element?;
-        if element.name == b"_id" {
-            out.push(type_byte(element.kind).ok_or(UNKNOWN_TYPE)?);
-            return encode_value(element.kind, element.value, 0, out);
-        }
-    }
-    Err(Error::NoId)
+pub(super) fn encode_id(document: &RawDocument, out: &mut Vec<u8>) -> Result<(), Error> {
+    let id = elements::id(document)?.ok_or(Error::NoId)?;
+    out.push(type_byte(id.kind).ok_or(UNKNOWN_TYPE)?);
+    encode_value(id.kind, id.value, 0, out)
 }
 
 const UNKNOWN_TYPE: Error = Error::InvalidBson { what: "unknown element type" };

@@ -10,7 +10,7 @@ mod updates;
 use std::collections::BTreeMap;
 
 use bson::raw::RawBsonRef;
-use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use futures::TryStreamExt;
 use headstock::lab::{Mongod, Options, Release, ReplicaSet};
 use headstock::oplog::{self, NameOrder, Operation, Parsed, Rules};
@@ -55,9 +55,12 @@ fn key(id: RawBsonRef<'_>) -> String {
     }
 }
 
+fn key_in(document: &RawDocument) -> String {
+    key(document.get("_id").expect("valid").expect("an _id"))
+}
+
 fn key_of(id: &Bson) -> String {
-    let holder = RawDocumentBuf::try_from(&doc! { "_id": id }).expect("encodes");
-    key(holder.get("_id").expect("valid").expect("present"))
+    key_in(&RawDocumentBuf::try_from(&doc! { "_id": id }).expect("encodes"))
 }
 
 fn id_of(rng: &mut StdRng, n: usize) -> Bson {
@@ -163,14 +166,11 @@ fn applied(
         panic!("no transactions here")
     };
     match operation {
-        Operation::Insert { document, .. } => {
-            let id = document.get("_id").expect("valid").expect("an _id");
-            Some((key(id), Some(document.to_owned())))
-        }
-        Operation::Delete { id, .. } => Some((key(id), None)),
+        Operation::Insert { document, .. } => Some((key_in(document), Some(document.to_owned()))),
+        Operation::Delete { id, .. } => Some((key_in(id), None)),
         Operation::Update { id, update, upsert, .. } => {
             let (key, rules) =
-                (key(id), Rules { upsert_missing: rules.upsert_missing || upsert, ..rules });
+                (key_in(id), Rules { upsert_missing: rules.upsert_missing || upsert, ..rules });
             let old = old(&key);
             let new = oplog::apply(&update, old.as_deref(), id, rules);
             let new = new.unwrap_or_else(|error| panic!("{entry:?} on {old:?}: {error}"));

@@ -65,7 +65,7 @@ async fn a_scan_begun_by_another_process_goes_on_from_another_member() {
     let batch = documents(&scan.next().await.expect("read").expect("a batch"));
     drop(scan);
     let last = batch.last().expect("not empty").get("_id").expect("valid").expect("an id");
-    let lower = Some(bson::RawBson::from(last));
+    let lower = Some(bson::rawdoc! { "_id": last });
 
     let second = Source::connect(&set.uri(), ReadFrom::Primary).await.expect("connect");
     assert_ne!(second.member().await.expect("member"), first.member().await.expect("member"));

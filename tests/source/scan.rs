@@ -57,6 +57,14 @@ fn odd_ids(rng: &mut StdRng) -> Vec<Bson> {
     ids
 }
 
+/// A document whose `_id` is a text that is not UTF-8.
+fn unreadable(n: u8) -> RawDocumentBuf {
+    let mut document = bson::rawdoc! { "_id": "??" }.into_bytes();
+    let place = document.len() - 4;
+    document[place..place + 2].copy_from_slice(&[0xff, n]);
+    RawDocumentBuf::from_bytes(document).expect("framed")
+}
+
 fn keys(documents: &[RawDocumentBuf]) -> Vec<Key> {
     documents.iter().map(|document| Key::of_document(document).expect("a key")).collect()
 }
@@ -71,20 +79,22 @@ async fn ranges_of_mixed_ids_give_each_document_once_in_order() {
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let (set, source) = set_and_source(1).await;
-    let odd = odd_ids(&mut rng);
+    let odd = odd_ids(&mut rng)
+        .into_iter()
+        .map(|id| RawDocumentBuf::try_from(&doc! { "_id": id }).expect("valid"));
+    let odd: Vec<RawDocumentBuf> = odd.chain((1..100).map(unreadable)).collect();
     let clustered =
         doc! { "create": "clustered", "clusteredIndex": { "key": { "_id": 1 }, "unique": true } };
     run(&set, "v", clustered).await;
     for name in ["plain", "clustered"] {
-        insert(&set, name, odd.iter().map(|id| doc! { "_id": id.clone() }).collect()).await;
+        for part in odd.chunks(1_000) {
+            let documents = bson::RawArrayBuf::from_iter(part.to_vec());
+            let insert = bson::rawdoc! { "insert": name, "documents": documents };
+            let reply = set.client().database("v").run_raw_command(insert).await.expect("insert");
+            assert_eq!(reply.get_i32("n").ok(), i32::try_from(part.len()).ok(), "{reply}");
+        }
         let one = listed(&source, &format!("v.{name}")).await;
-        let mut expected: Vec<Key> = odd
-            .iter()
-            .map(|id| {
-                let document = RawDocumentBuf::try_from(&doc! { "_id": id.clone() });
-                Key::of_document(&document.expect("valid")).expect("a key")
-            })
-            .collect();
+        let mut expected = keys(&odd);
         expected.sort();
         assert_eq!(keys(&read(&source, &one, Range::default()).await), expected, "{name}: whole");
         for pieces in [2, 7, 40] {
@@ -98,10 +108,13 @@ async fn ranges_of_mixed_ids_give_each_document_once_in_order() {
             }
             assert_eq!(found, expected, "{name} in {pieces}");
         }
+        let unreadable_at = expected.binary_search(&keys(&[unreadable(50)])[0]).expect("there");
         // Every document as a bound: resumed there, it comes first and all after it follow.
-        for at in [0, 1, 2, expected.len() / 2, expected.len() - 2, expected.len() - 1] {
+        for at in
+            [0, 1, 2, expected.len() / 2, unreadable_at, expected.len() - 2, expected.len() - 1]
+        {
             let all = read(&source, &one, Range::default()).await;
-            let lower = all[at].get("_id").expect("valid").map(bson::RawBson::from);
+            let lower = Some(all[at].clone());
             let rest = read(&source, &one, Range { lower, upper: None }).await;
             assert_eq!(keys(&rest), expected[at..], "{name} from {at}");
         }

@@ -56,7 +56,6 @@ impl Modelled {
                     Err(_) => Update::Replace(o),
                 };
                 let rules = Rules { upsert_missing: false, name_order: NameOrder::Numeric };
-                let id = id.get("_id").expect("valid").expect("an _id");
                 let old = &self.documents[place].1;
                 let new = oplog::apply(&update, Some(old), id, rules).expect("applies");
                 self.documents[place].1 = new.expect("still there");

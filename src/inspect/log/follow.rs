@@ -382,7 +382,7 @@ impl<'a> Follow<'a> {
             }
             Operation::Update { ns, uuid, id, update, .. } => {
                 if let Some(uuid) = self.find(uuid, ns)
-                    && Key::of_value(id)? == *self.key
+                    && Key::of_document(id)? == *self.key
                 {
                     let rules = Rules { upsert_missing: true, name_order: self.name_order };
                     let old = self.collections.get(&uuid).and_then(|one| one.document.as_deref());
@@ -396,7 +396,7 @@ impl<'a> Follow<'a> {
             }
             Operation::Delete { ns, uuid, id } => {
                 if let Some(uuid) = self.find(uuid, ns)
-                    && Key::of_value(id)? == *self.key
+                    && Key::of_document(id)? == *self.key
                 {
                     self.put(uuid, None, Change::Deleted, step);
                 }

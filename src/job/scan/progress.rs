@@ -4,10 +4,11 @@
 //! delivered (*pieces*) and the last `_id` in them; a resumed scan starts at that `_id`, inclusive,
 //! and drops the document it has already. A collection that is finished has one tree.
 
-use bson::raw::{RawArrayBuf, RawBson, cstr};
+use bson::raw::{RawArrayBuf, cstr};
 use bson::{Binary, RawDocument, RawDocumentBuf};
 
 use crate::block::{BlockRead, BlockWrite};
+use crate::elements;
 use crate::head::fields::{self, Fields};
 use crate::job::Error;
 use crate::oplog::Uuid;
@@ -35,8 +36,8 @@ pub struct RangeProgress {
     pub range: Range,
     /// What it delivered, in order.
     pub pieces: Vec<Piece>,
-    /// The last `_id` in the pieces.
-    pub last_id: Option<RawBson>,
+    /// `{_id}` of the last document in the pieces.
+    pub last_id: Option<RawDocumentBuf>,
     /// Whether the pieces are all of it.
     pub done: bool,
 }
@@ -155,9 +156,7 @@ fn range_to_bson(blocks: &dyn BlockWrite, range: &RangeProgress) -> Result<RawDo
     for (name, bound) in bounds {
         if let Some(bound) = bound {
             // A user's value may look like the name of a block, so it stands as foreign bytes.
-            let mut wrapped = RawDocumentBuf::new();
-            wrapped.append(cstr!(""), bound.clone());
-            out.append(name, fields::foreign(blocks, &wrapped)?);
+            out.append(name, fields::foreign(blocks, bound)?);
         }
     }
     let mut pieces = RawArrayBuf::new();
@@ -176,9 +175,9 @@ fn range_from_bson(blocks: &dyn BlockRead, read: Fields<'_>) -> Result<RangeProg
     let bound = |name: &'static str| match read.optional(name) {
         None => Ok(None),
         Some(_) => {
-            let wrapped = read.foreign(blocks, name)?;
-            let value = wrapped.get("").ok().flatten().map(RawBson::from);
-            value.map(Some).ok_or_else(|| read.malformed(name))
+            let bound = read.foreign(blocks, name)?;
+            let bound = elements::only_id(&bound).ok().filter(|bound| !bound.is_empty());
+            bound.map(Some).ok_or_else(|| read.malformed(name))
         }
     };
     let piece = |read: Fields<'_>| {

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bson::RawDocument;
-use bson::raw::RawBson;
+use bson::{RawDocument, RawDocumentBuf};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::merge;
 use super::progress::{Piece, RangeProgress};
 use crate::block::BlockWrite;
+use crate::elements;
 use crate::job::{Error, Figures};
 use crate::oplog::Ts;
 use crate::source::{self, Arrival, Listed, Range, Source};
-use crate::tree::{Builder, Key, Shape};
+use crate::tree::{self, Builder, Key, Shape};
 
 /// Batches between the reader and the builder of a range. A batch has up to 16 MiB, and some ranges
 /// are in flight at once: one waiting here, one being built and one being read are enough to keep
@@ -42,7 +42,7 @@ pub struct Report {
 #[derive(Debug)]
 pub enum News {
     /// All its pieces, and the last `_id` in them.
-    Pieces(Vec<Piece>, Option<RawBson>),
+    Pieces(Vec<Piece>, Option<RawDocumentBuf>),
     /// The pieces reported last are all of it.
     Done,
     /// What was delivered must be thrown away and the range started anew.
@@ -176,7 +176,7 @@ struct Pieces<'a> {
     store: &'a dyn BlockWrite,
     shape: &'a Shape,
     finished: Vec<Piece>,
-    last_id: Option<RawBson>,
+    last_id: Option<RawDocumentBuf>,
     /// Key of the last document of an earlier process, until one above it arrives.
     overlap: Option<Key>,
     open: Open<'a>,
@@ -195,7 +195,7 @@ impl<'a> Pieces<'a> {
         let by_key = scan.listed.arrival == Arrival::ByKey;
         let last_id = scan.progress.last_id.clone();
         let overlap = last_id.as_ref().filter(|_| by_key);
-        let overlap = overlap.map(|id| Key::of_value(id.as_raw_bson_ref())).transpose()?;
+        let overlap = overlap.map(|id| Key::of_document(id)).transpose()?;
         Ok(Self {
             store: &*scan.store,
             shape: &scan.shape,
@@ -221,8 +221,8 @@ impl<'a> Pieces<'a> {
                 self.push(document)?;
             }
         }
-        if let Some(id) = last.and_then(|document| document.get("_id").ok().flatten()) {
-            self.last_id = Some(RawBson::from(id));
+        if let Some(last) = last {
+            self.last_id = Some(elements::only_id(last).map_err(tree::Error::from)?);
         }
         Ok((documents, batch.len() as u64))
     }

@@ -163,12 +163,7 @@ pub fn alone(report: &mut Report, kind: Kind, collection: &Collection) {
 
 /// The `_id` of a document as Extended JSON.
 fn shown_id(document: &RawDocument) -> String {
-    let Ok(Some(id)) = document.get("_id") else { return "none".to_owned() };
-    let mut text = String::new();
-    if extjson::single(&mut text, id).is_err() {
-        text.push_str("...");
-    }
-    cut(text, ID_BYTES_MAX)
+    cut(extjson::id(document), ID_BYTES_MAX)
 }
 
 /// Options as Extended JSON.

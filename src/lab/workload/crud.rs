@@ -1,13 +1,14 @@
 //! Writes to documents: every family of update operator, replacement, upsert, delete.
 
-use bson::{Bson, Document, RawDocumentBuf, doc};
+use bson::{Bson, Document, RawDocumentBuf, doc, rawdoc};
 use mongodb::action::Action as _;
 use mongodb::error::Result;
 use mongodb::options::ReturnDocument;
 use rand::Rng as _;
 
 use super::Hand;
-use super::documents::{document, id, odd_document, text};
+use super::Known::Always;
+use super::documents::{document, id, odd_document, text, unreadable_id};
 
 /// An update and what it needs beside the document's `_id`.
 struct Change {
@@ -48,6 +49,20 @@ impl Hand {
         let id = self.some_id();
         let document = odd_document(&mut self.rng, id);
         self.database().collection::<RawDocumentBuf>("odd").insert_one(document).await.map(drop)
+    }
+
+    /// Writes to a document whose `_id` no driver's type for text holds.
+    pub(super) async fn write_unreadable(&mut self) -> Result<()> {
+        let id = unreadable_id(self.rng.random_range(1..20));
+        let put = rawdoc! { "q": id.clone(), "u": { "n": 1 }, "upsert": true };
+        let inc = rawdoc! { "q": id.clone(), "u": { "$inc": { "n": 1 }, "$set": { "last": id.clone() } } };
+        let delete = rawdoc! { "delete": "odd", "deletes": [{ "q": id, "limit": 1 }] };
+        let command = self.choose([
+            (Always, "put", rawdoc! { "update": "odd", "updates": [put] }),
+            (Always, "update", rawdoc! { "update": "odd", "updates": [inc] }),
+            (Always, "delete", delete),
+        ]);
+        self.database().run_raw_command(command).await.map(drop)
     }
 
     pub(super) async fn update(&mut self) -> Result<()> {

@@ -7,6 +7,8 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 
+use crate::elements::{self, Element};
+
 /// 2^53: from here on, neighbouring 64-bit integers are one and the same as doubles.
 const EXACT_IN_DOUBLE: i64 = 1 << 53;
 /// 2026-01-01T00:00:00Z, ms.
@@ -135,6 +137,13 @@ pub(super) fn odd_document(rng: &mut StdRng, id: Bson) -> RawDocumentBuf {
         _ => document.append(bson::cstr!("a.b"), rng.random_range(0..9)),
     }
     document
+}
+
+/// `{_id}` of a text that is not UTF-8, as servers take it.
+pub(super) fn unreadable_id(n: u8) -> RawDocumentBuf {
+    const STRING: u8 = 0x02;
+    let value = [3, 0, 0, 0, 0xff, n, 0];
+    Element { kind: STRING, name: elements::ID, value: &value }.alone(elements::ID)
 }
 
 /// A document of about `bytes` that does not compress well.

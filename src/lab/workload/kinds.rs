@@ -31,6 +31,7 @@ pub(super) enum Kind {
     InsertMany,
     InsertCommand,
     InsertOdd,
+    WriteUnreadable,
     InsertCapped,
     UpdateCapped,
     WriteSeries,
@@ -62,11 +63,12 @@ pub(super) enum Kind {
     WholeDatabase,
 }
 
-const DOCUMENT_KINDS: [(Kind, u32); 18] = [
+const DOCUMENT_KINDS: [(Kind, u32); 19] = [
     (Kind::InsertOne, 100),
     (Kind::InsertMany, 60),
     (Kind::InsertCommand, 20),
     (Kind::InsertOdd, 20),
+    (Kind::WriteUnreadable, 20),
     (Kind::InsertCapped, 40),
     (Kind::UpdateCapped, 6),
     (Kind::WriteSeries, 30),

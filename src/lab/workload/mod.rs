@@ -346,6 +346,7 @@ impl Hand {
             Kind::InsertMany => self.insert_many().await,
             Kind::InsertCommand => self.insert_command().await,
             Kind::InsertOdd => self.insert_odd().await,
+            Kind::WriteUnreadable => self.write_unreadable().await,
             Kind::InsertCapped => self.insert_capped().await,
             Kind::UpdateCapped => self.update_capped().await,
             Kind::WriteSeries => self.write_series().await,
