@@ -122,18 +122,17 @@ fn loads(documents: u32) -> Vec<Load> {
     let mut from = 1;
     let first = Load::single("small $set", from, updates);
     from += count;
-    let few = count / 3;
     let new = |n: u32| i64::from(documents + n);
-    let inserts: Vec<_> = (0..few).map(|n| operation(1, new(n), &mut rng)).collect();
+    let inserts: Vec<_> = (0..count).map(|n| operation(1, new(n), &mut rng)).collect();
     let second = Load::single("inserts", from, inserts);
-    from += few;
-    let mixed = (0..few).map(|n| match n % OPERATIONS_PER_TRANSACTION {
-        0..3 => operation(1, new(few + n), &mut rng),
+    from += count;
+    let mixed = (0..count).map(|n| match n % OPERATIONS_PER_TRANSACTION {
+        0..3 => operation(1, new(count + n), &mut rng),
         3..9 => {
             let id = any(&mut rng);
             operation(0, id, &mut rng)
         }
-        _ => operation(2, new(few + n - 9), &mut rng),
+        _ => operation(2, new(count + n - 9), &mut rng),
     });
     vec![first, second, Load::transactions("transactions of ten", from, mixed.collect())]
 }

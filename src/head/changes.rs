@@ -13,7 +13,7 @@ use super::Error;
 use super::catalog::Incarnation;
 use super::change::{Change, Context};
 use super::merge::{Merged, Source, combine, update_failed};
-use super::runs::{Record, Run};
+use super::runs::{CHUNK_BYTES, Record, Run};
 use crate::block::BlockRead;
 use crate::oplog::Uuid;
 use crate::tree::{self, Key};
@@ -183,6 +183,22 @@ impl Drained {
         let runs = self.runs.iter().filter(|run| run.collections().contains(&uuid));
         let memory = self.slots.get(&uuid).map_or(0, |slot| slot.bytes as u64);
         memory + runs.map(|run| run.bytes()).sum::<u64>()
+    }
+
+    /// Keys, or prefixes of keys, that lie evenly among those of a collection, ascending.
+    pub fn among(&self, uuid: Uuid) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.runs.iter().flat_map(|run| run.starts(uuid)).collect();
+        let mut bytes = 0;
+        for (key, change) in self.slots.get(&uuid).into_iter().flat_map(|slot| &slot.changes) {
+            bytes += change.weight();
+            if bytes >= CHUNK_BYTES {
+                keys.push(key.clone());
+                bytes = 0;
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        keys
     }
 
     /// Takes the changes of a collection, in order of key, in ranges that begin at `bounds`, and a first.

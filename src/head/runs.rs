@@ -23,7 +23,7 @@ use crate::tree::Key;
 
 /// Bytes after which a chunk is closed: what a lookup reads, and what each open run holds in
 /// memory (more where one record is larger).
-const CHUNK_BYTES: usize = 64 << 10;
+pub(super) const CHUNK_BYTES: usize = 64 << 10;
 /// Bytes of the first key of each chunk kept in memory, enough to find it in nearly all cases.
 const INDEX_KEY_BYTES: usize = 64;
 /// Length and checksum before each chunk.
@@ -115,6 +115,12 @@ impl Run {
     /// Collections that it has records of, ascending.
     pub fn collections(&self) -> &[Uuid] {
         &self.collections
+    }
+
+    /// What is kept of the keys that chunks of a collection begin with.
+    pub fn starts(&self, uuid: Uuid) -> impl Iterator<Item = Key> {
+        let chunks = self.chunks.iter().filter(move |chunk| chunk.uuid == uuid);
+        chunks.map(|chunk| Key::from_encoded(chunk.key_start.clone()))
     }
 
     /// Reads from the front.

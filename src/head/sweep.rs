@@ -26,7 +26,8 @@ pub(super) fn sweep(
     for uuid in changes.collections() {
         let Some(entry) = catalog.get(uuid) else { continue };
         let (incarnation, root) = (entry.incarnation, entry.collection.root);
-        let ranges = Ranges::of(blocks, shape, &root, threads(changes.bytes_at_most(uuid)))?;
+        let threads = threads(changes.bytes_at_most(uuid));
+        let ranges = Ranges::of(blocks, shape, &root, threads, &changes.among(uuid))?;
         let changes = changes.take(uuid, ranges.bounds())?.into_iter();
         let edits = changes
             .map(|changes| Box::new(Edits { changes, incarnation, context }) as RangeEdits<'_>)

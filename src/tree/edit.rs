@@ -72,6 +72,9 @@ pub(super) fn edit_entries(
     edits.advance()?;
     let mut sweep = Sweep { builder: Builder::new(blocks, shape), edits };
     sweep.entries(entries, level, bound)?;
+    if entries.is_empty() {
+        sweep.insert_below(bound)?;
+    }
     if sweep.edits.next.is_some() {
         return Err(Error::OutOfOrder { what: "an edit's key is not of its range" });
     }

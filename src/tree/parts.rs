@@ -1,8 +1,8 @@
 //! Edits of keyed trees by several threads.
 //!
-//! The keys are cut into ranges that hold about as many documents, at separators of the old tree. Each
-//! range is swept on its own into a tree of its own, and the trees are joined, which reads and writes only
-//! their seams. A tree's shape follows from its content alone, so the result is that of one sweep.
+//! The keys are cut into ranges that get about as many edits: at separators of the old tree, and
+//! anywhere beyond its end, where rising `_id`s are inserted. Each range is swept on its own into a tree of
+//! its own, and the trees are joined, which reads and writes only their seams. A tree's shape follows from its content alone, so the result is that of one sweep.
 //! What ends a range's tree is written and not part of the result: a few nodes for each range, so
 //! this is for sweeps that write many more.
 
@@ -34,7 +34,8 @@ pub struct Ranges {
 }
 
 impl Ranges {
-    /// Cuts a tree into `count` ranges, or fewer if it is small. Reads only its upper nodes.
+    /// Cuts a tree into `count` ranges, or fewer if it is small. `edits` are keys that lie among those of
+    /// the edits, ascending and evenly; a prefix of a key will do. Reads only upper nodes and the end.
     ///
     /// # Errors
     /// [`Error::WrongOrder`] for a positional tree, and those of reading blocks.
@@ -43,6 +44,7 @@ impl Ranges {
         shape: &Shape,
         root: &Root,
         count: usize,
+        edits: &[Key],
     ) -> Result<Self, Error> {
         if !shape.is_keyed() {
             return Err(Error::WrongOrder { needed: "keyed" });
@@ -60,21 +62,36 @@ impl Ranges {
             level -= 1;
         }
         let mut ranges = Self { root: *root, level, entries: vec![Vec::new()], bounds: Vec::new() };
-        let mut before = 0;
+        let below = |key: &Key| edits.partition_point(|edit| edit < key);
+        // What comes after the last edit is no range of its own.
+        let is_due = |ranges: &Self, before: usize| {
+            let begun = ranges.entries.len();
+            begun < count && before < edits.len() && before * count >= begun * edits.len()
+        };
         for entry in entries {
-            let next = ranges.entries.len() as u64;
-            let is_due = before * count as u64 >= next * root.documents;
-            if is_due && ranges.entries.len() < count && !entry.separator.is_empty() {
-                let bound = entry.separator.load(blocks)?.into_owned();
-                ranges.bounds.push(Key::from_encoded(bound));
-                ranges.entries.push(Vec::new());
+            if !entry.separator.is_empty() {
+                let bound = Key::from_encoded(entry.separator.load(blocks)?.into_owned());
+                if is_due(&ranges, below(&bound)) {
+                    ranges.begin(bound);
+                }
             }
-            before += entry.documents;
             if let Some(range) = ranges.entries.last_mut() {
                 range.push(entry);
             }
         }
+        let end =
+            last_key(blocks, root)?.map_or(0, |last| edits.partition_point(|edit| *edit <= last));
+        for (before, edit) in edits.iter().enumerate().skip(end) {
+            if is_due(&ranges, before) {
+                ranges.begin(edit.clone());
+            }
+        }
         Ok(ranges)
+    }
+
+    fn begin(&mut self, bound: Key) {
+        self.bounds.push(bound);
+        self.entries.push(Vec::new());
     }
 
     /// Where each range but the first begins, inclusive, ascending.
@@ -117,4 +134,16 @@ impl Ranges {
         pieces.iter().try_for_each(|piece| builder.push_tree(piece))?;
         builder.finish()
     }
+}
+
+/// The key of the last document of a tree.
+fn last_key(blocks: &dyn BlockRead, root: &Root) -> Result<Option<Key>, Error> {
+    let Some(mut last) = root.entry()? else { return Ok(None) };
+    for level in (1..=root.level).rev() {
+        let mut node = read::node(blocks, read::child_id(&last), level)?;
+        last = node.entries.pop().unwrap_or(last);
+    }
+    let chunk = read::chunk(blocks, &last)?;
+    let document = chunk.documents().last().transpose()?;
+    document.map(Key::of_document).transpose()
 }

@@ -88,7 +88,8 @@ fn apply_in_parts(
     parts: usize,
     edits: BTreeMap<Key, Edit>,
 ) -> Root {
-    let ranges = Ranges::of(blocks, shape, root, parts).unwrap();
+    let keys: Vec<Key> = edits.keys().cloned().collect();
+    let ranges = Ranges::of(blocks, shape, root, parts, &keys).unwrap();
     let (mut rest, mut each) = (edits, Vec::<RangeEdits<'_>>::new());
     for bound in ranges.bounds() {
         let above = rest.split_off(bound);
