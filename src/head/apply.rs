@@ -4,7 +4,7 @@ use bson::RawDocument;
 
 use super::capped::Capped;
 use super::change::{Change, Missing, Pending, count};
-use super::changes::Target;
+use super::changes::{Target, Was};
 use super::commands::Commands;
 use super::held::HeldId;
 use super::{Error, Head, Rescan};
@@ -252,10 +252,11 @@ impl Head {
             self.capped(target.uuid).insert(key, document, fuzzy, trims, &context);
             return Ok(());
         }
-        if !fuzzy && matches!(self.changes.get(&target, &key), Some(Change::Put(_))) {
+        let put = Change::Put(document.to_owned());
+        if self.changes.record(&*self.blocks, &target, key, put)? == Was::There && !fuzzy {
             count(&self.context.counters.insert_on_existing);
         }
-        self.changes.record(&*self.blocks, &target, key, Change::Put(document.to_owned()))
+        Ok(())
     }
 
     fn update(
@@ -272,7 +273,7 @@ impl Head {
             let context = self.context.clone();
             return self.capped(target.uuid).update(key, update, &context);
         }
-        self.changes.record(&*self.blocks, &target, key, Change::Updates(vec![update]))
+        self.changes.record(&*self.blocks, &target, key, Change::Updates(vec![update])).map(drop)
     }
 
     fn delete(
@@ -286,9 +287,10 @@ impl Head {
             self.capped(target.uuid).delete(key);
             return Ok(());
         }
-        if !fuzzy && matches!(self.changes.get(&target, &key), Some(Change::Delete)) {
+        let was = self.changes.record(&*self.blocks, &target, key, Change::Delete)?;
+        if was == Was::Missing && !fuzzy {
             count(&self.context.counters.delete_on_missing);
         }
-        self.changes.record(&*self.blocks, &target, key, Change::Delete)
+        Ok(())
     }
 }

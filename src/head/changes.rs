@@ -45,6 +45,25 @@ pub(super) struct Target {
     pub root: tree::Root,
 }
 
+/// What waiting changes say of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Was {
+    /// Nothing for certain.
+    Unknown,
+    There,
+    Missing,
+}
+
+impl Was {
+    fn after(change: &Change) -> Self {
+        match change {
+            Change::Put(_) => Self::There,
+            Change::Delete => Self::Missing,
+            Change::Updates(_) => Self::Unknown,
+        }
+    }
+}
+
 /// All waiting changes.
 #[derive(Debug)]
 pub(super) struct Changes {
@@ -78,31 +97,27 @@ impl Changes {
         self.runs.iter().map(|run| run.bytes()).sum()
     }
 
-    /// What waits in memory for a key.
-    pub fn get(&self, target: &Target, key: &Key) -> Option<&Change> {
-        let slot = self.slots.get(&target.uuid)?;
-        slot.changes.get(key)
-    }
-
-    /// Adds a change after those waiting.
+    /// Adds a change after those waiting. Tells what those in memory said of the document.
     pub fn record(
         &mut self,
         blocks: &dyn BlockRead,
         target: &Target,
         key: Key,
         change: Change,
-    ) -> Result<(), Error> {
+    ) -> Result<Was, Error> {
         let slot = self.slots.entry(target.uuid).or_insert_with(|| Slot {
             incarnation: target.incarnation,
             changes: BTreeMap::new(),
             bytes: 0,
         });
         let key_bytes = key.as_bytes().len();
-        let (before, after) = match slot.changes.entry(key) {
-            btree_map::Entry::Vacant(place) => (0, place.insert(change).weight() + key_bytes),
+        let (was, before, after) = match slot.changes.entry(key) {
+            btree_map::Entry::Vacant(place) => {
+                (Was::Unknown, 0, place.insert(change).weight() + key_bytes)
+            }
             btree_map::Entry::Occupied(mut place) => {
                 let older = std::mem::replace(place.get_mut(), Change::Delete);
-                let before = older.weight() + key_bytes;
+                let (was, before) = (Was::after(&older), older.weight() + key_bytes);
                 let mut change = older.then(change, &self.context).map_err(update_failed)?;
                 if too_many(&change) {
                     let (runs, context) = (&self.runs, &self.context);
@@ -110,12 +125,15 @@ impl Changes {
                 }
                 let after = change.weight() + key_bytes;
                 place.insert(change);
-                (before, after)
+                (was, before, after)
             }
         };
         slot.bytes = slot.bytes + after - before;
         self.bytes = self.bytes + after - before;
-        if self.bytes > self.budget_bytes { self.spill() } else { Ok(()) }
+        if self.bytes > self.budget_bytes {
+            self.spill()?;
+        }
+        Ok(was)
     }
 
     /// Forgets what waits in memory for a collection that is no more. What waits in runs is passed
