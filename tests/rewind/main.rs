@@ -472,3 +472,32 @@ async fn a_document_that_the_server_does_not_replace_stays() {
     rewind(&backup, &set, early, &[]);
     is(&set, &before, "rewound").await;
 }
+
+/// A collection that gets a name which is backed up is not held until it was scanned.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_at_which_a_collection_is_not_held_is_refused() {
+    let set = source(None).await;
+    fill(&set, "shop.docs", 0..100).await;
+    fill(&set, "config.cache.things", 0..100).await;
+    let (backup, _folder) = backup();
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    let rename = doc! { "renameCollection": "config.cache.things", "to": "config.things" };
+    command(&set, "admin", rename).await;
+    fill(&set, "shop.docs", 100..110).await;
+    let (early, _) = state(&set).await;
+    fill(&set, "shop.docs", 110..111).await;
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    fill(&set, "shop.docs", 111..112).await;
+    let (whole, before) = state(&set).await;
+    fill(&set, "config.things", 100..110).await;
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+
+    let (begun, _) = state(&set).await;
+    let refused = try_rewind(&backup, &set.uri(), early, &["--ns", "shop.docs"]);
+    assert_eq!(refused.code, Some(4), "{}{}", refused.output, refused.errors);
+    let words = "does not hold at this point the documents of config.things";
+    assert!(refused.errors.contains(words), "{}", refused.errors);
+    assert_eq!(entries(&set, begun, doc! {}).await, 0);
+    rewind(&backup, &set, whole, &[]);
+    is(&set, &before, "rewound").await;
+}
