@@ -501,3 +501,32 @@ async fn a_point_at_which_a_collection_is_not_held_is_refused() {
     rewind(&backup, &set, whole, &[]);
     is(&set, &before, "rewound").await;
 }
+
+/// An election takes the primary away in the middle; the same rewind goes on with the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_election_in_the_middle_loses_nothing() {
+    let set = ReplicaSet::of(3).await.expect("start");
+    fill(&set, "shop.docs", 0..MANY).await;
+    let (backup, _folder) = backup();
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    let (early, before) = state(&set).await;
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    let docs = set.client().database("shop").collection::<Document>("docs");
+    docs.update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.expect("update");
+    let (late, _) = state(&set).await;
+
+    let mut running = under_way(&backup, &set, early, late, 1_000).await;
+    set.step_down().await.expect("an election");
+    let begun = Instant::now();
+    while running.is_running().expect("ask") {
+        assert!(begun.elapsed() < Duration::from_secs(120), "{}", running.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let log = running.log();
+    // The driver may find its connections gone before the server tells why.
+    assert!(log.contains("run the same restore again") || log.contains("cannot update"), "{log}");
+    set.wait_healthy().await.expect("a primary");
+    rewind(&backup, &set, early, &[]);
+    is(&set, &before, "rewound").await;
+    assert_eq!(entries(&set, late, doc! {}).await, MANY as u64, "each document once");
+}
