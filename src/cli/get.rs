@@ -10,7 +10,8 @@ The document is printed as one line of canonical Extended JSON, with its fields 
 JSON cannot hold (a string that is not UTF-8) is printed as {\"bsonBase64\": ...}.
 
 --id takes Extended JSON of any type that an _id can have; a text needs its own quotes. Numbers of all
-types that are equal are one _id, as they are to the server.
+types that are equal are one _id, as they are to the server. One that JSON cannot hold is given as `diff`
+prints it: {\"bsonBase64\": ...}, of a document {_id: value}.
 
 A point that is a snapshot costs nothing; any other costs what was written since the snapshot before it.
 
