@@ -27,7 +27,8 @@ pub(super) fn sweep(
         let Some(entry) = catalog.get(uuid) else { continue };
         let (incarnation, root) = (entry.incarnation, entry.collection.root);
         let threads = threads(changes.bytes_at_most(uuid));
-        let ranges = Ranges::of(blocks, shape, &root, threads, &changes.among(uuid))?;
+        let among = if threads > 1 { changes.among(uuid) } else { Vec::new() };
+        let ranges = Ranges::of(blocks, shape, &root, threads, &among)?;
         let changes = changes.take(uuid, ranges.bounds())?.into_iter();
         let edits = changes
             .map(|changes| Box::new(Edits { changes, incarnation, context }) as RangeEdits<'_>)

@@ -49,8 +49,12 @@ impl Ranges {
         if !shape.is_keyed() {
             return Err(Error::WrongOrder { needed: "keyed" });
         }
+        if count < 2 || edits.is_empty() {
+            let entries = vec![Vec::from_iter(root.entry()?)];
+            return Ok(Self { root: *root, level: root.level, entries, bounds: Vec::new() });
+        }
         let (mut entries, mut level) = (Vec::from_iter(root.entry()?), root.level);
-        while count > 1 && level > 0 && entries.len() < count * SUBTREES_PER_RANGE {
+        while level > 0 && entries.len() < count * SUBTREES_PER_RANGE {
             let mut below = Vec::new();
             for entry in &entries {
                 let id = read::child_id(entry);

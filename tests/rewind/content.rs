@@ -55,6 +55,13 @@ pub async fn make(set: &ReplicaSet, modern: bool) {
     let age = doc! { "key": { "at": 1 }, "name": "at_1", "expireAfterSeconds": 3600 };
     index(set, "aging", age).await;
     index(set, "old", doc! { "key": { "n": 1 }, "name": "n_1" }).await;
+    // Alike, but not the same to a server.
+    fill(set, "shop.alike", 0..100).await;
+    index(set, "alike", doc! { "key": { "n": 1 }, "name": "up", "unique": true }).await;
+    index(set, "alike", doc! { "key": { "n": -1 }, "name": "down", "unique": true }).await;
+    let french = doc! { "locale": "fr" };
+    let french = doc! { "key": { "n": 1 }, "name": "fr", "unique": true, "collation": french };
+    index(set, "alike", french).await;
     let unique = doc! { "key": { "u": 1 }, "name": "u_1", "unique": true };
     index(set, "unique", unique).await;
     let many = (0..200).map(|id| doc! { "_id": id, "u": format!("u{id}"), "x": id });
@@ -187,6 +194,7 @@ async fn user(set: &ReplicaSet, name: &str, word: &str) {
 
 /// Everything that a rewind must undo.
 pub async fn change(set: &ReplicaSet, modern: bool) {
+    command(set, "shop", doc! { "dropIndexes": "alike", "index": "down" }).await;
     change_docs(set).await;
     change_unique(set).await;
     change_odd(set).await;

@@ -7,12 +7,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use bson::raw::cstr;
+use bson::raw::{RawBsonRef, cstr};
 use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
 
 use super::Live;
 use crate::restore::Error;
 use crate::restore::items::{Item, flag, text, without};
+use crate::tree::Key;
 
 /// The field by which documents are deleted by age, of an index or of a collection.
 pub(super) const TTL: &str = "expireAfterSeconds";
@@ -111,8 +112,8 @@ pub(in crate::restore) fn expiring<'a>(
     specs.filter(|spec| is_in(&late, spec)).collect()
 }
 
-/// Names of the indexes of an item that may be the same but for their names: those on the same fields,
-/// where more than one is unique.
+/// Names of the indexes of an item that are the same but for their names, or for being unique, where
+/// more than one is unique.
 pub(in crate::restore) fn equal_keys(item: &Item) -> HashSet<&str> {
     groups(item).into_values().flatten().filter_map(|spec| text(spec, "name")).collect()
 }
@@ -126,14 +127,29 @@ fn late(item: &Item) -> HashSet<&str> {
     late.filter_map(|spec| text(spec, "name")).collect()
 }
 
-fn groups(item: &Item) -> BTreeMap<Vec<&str>, Vec<&RawDocument>> {
+/// Indexes that a server takes for the same, where more than one is unique.
+fn groups(item: &Item) -> BTreeMap<Key, Vec<&RawDocument>> {
     let mut groups = BTreeMap::<_, Vec<_>>::new();
     for spec in item.secondary_indexes() {
-        let key = spec.get_document("key").into_iter().flatten().flatten();
-        groups.entry(key.map(|(field, _)| field.as_str()).collect()).or_default().push(spec);
+        // What has no signature is left to the server to judge.
+        if let Some(signature) = signature(spec) {
+            groups.entry(signature).or_default().push(spec);
+        }
     }
     groups.retain(|_, specs| specs.iter().filter(|spec| flag(spec, UNIQUE)).count() > 1);
     groups
+}
+
+/// By what a server tells an index from others, uniqueness apart. Equal for numbers that are equal.
+fn signature(spec: &RawDocument) -> Option<Key> {
+    let mut signature = RawDocumentBuf::new();
+    for field in [cstr!("key"), cstr!("collation"), cstr!("partialFilterExpression")] {
+        if let Some(value) = spec.get(field).ok()? {
+            signature.append(field, value);
+        }
+    }
+    signature.append(cstr!("sparse"), flag(spec, "sparse"));
+    Key::of_value(RawBsonRef::Document(&signature)).ok()
 }
 
 fn is_in(names: &HashSet<&str>, spec: &RawDocument) -> bool {
