@@ -4,20 +4,19 @@ use std::path::PathBuf;
 
 use super::point::{Nearest, NearestSnapshots};
 use crate::oplog::Ts;
+use crate::source::is_of_change_of_primary;
 use crate::{block, head, oplog, store, tree};
 
 /// Code of a server that does not allow its user a command.
 const UNAUTHORIZED: i32 = 13;
-/// Codes of a member that is not primary any more, or is shutting down.
-const NOT_PRIMARY: [i32; 6] = [91, 189, 10107, 11600, 11602, 13435];
 
 fn advice(code: i32) -> &'static str {
     match code {
         UNAUTHORIZED => {
             "; grant the user the roles \"restore\" and \"readWriteAnyDatabase\" on the database admin"
         }
-        code if NOT_PRIMARY.contains(&code) => {
-            "; another member becomes primary: run the same restore again"
+        code if is_of_change_of_primary(code) => {
+            "; once the target takes writes again, run the same restore again"
         }
         _ => "",
     }

@@ -47,6 +47,9 @@ const SNAPSHOT_UNAVAILABLE: i32 = 246;
 /// The command does not exist on this server.
 pub(super) const COMMAND_NOT_FOUND: i32 = 59;
 
+/// InterruptedDueToReplStateChange.
+const INTERRUPTED_BY_STATE_CHANGE: i32 = 11602;
+
 /// Codes after which the same command may be sent again to the same member: only the cursor or the
 /// operation was ended, or what is in its way ends soon.
 const OPERATION_ENDED: &[i32] = &[
@@ -64,7 +67,7 @@ const OPERATION_ENDED: &[i32] = &[
     262,   // ExceededTimeLimit
     290,   // TransactionExceededLifetimeLimitSeconds
     11601, // Interrupted (killOp)
-    11602, // InterruptedDueToReplStateChange
+    INTERRUPTED_BY_STATE_CHANGE,
     // listIndexes while an index of a time series is built, where its spec has what the reply's form
     // has not, such as a collation (6.0.5): it can be listed when it is built.
     5_254_501,
@@ -84,6 +87,11 @@ const MEMBER_LEFT: &[i32] = &[
     13435, // NotPrimaryNoSecondaryOk
     13436, // NotPrimaryOrSecondary: recovering or rolling back
 ];
+
+/// Whether a server's error code says that it is not primary any more, or shuts down.
+pub(crate) fn is_of_change_of_primary(code: i32) -> bool {
+    MEMBER_LEFT.contains(&code) || code == INTERRUPTED_BY_STATE_CHANGE
+}
 
 /// What another attempt may do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -36,6 +36,7 @@ mod tail;
 mod topology;
 
 pub use error::{Error, Failures};
+pub(crate) use failure::is_of_change_of_primary;
 pub use scan::Scan;
 pub use tail::Tail;
 
