@@ -274,6 +274,23 @@ async fn what_is_selected_goes_back_and_nothing_else() {
     assert_eq!(before.differences(&found), Vec::<String>::new());
 }
 
+/// A backup of `shop.docs` before and after every document of it was changed: the point before, and what
+/// there was then.
+async fn changed(set: &ReplicaSet, documents: i32) -> (Backup, TempDir, Ts, SourceState) {
+    fill(set, "shop.docs", 0..documents).await;
+    let (backup, folder) = backup();
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    let (early, before) = state(set).await;
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    change_docs(set).await;
+    (backup, folder, early, before)
+}
+
+async fn change_docs(set: &ReplicaSet) {
+    let docs = set.client().database("shop").collection::<Document>("docs");
+    docs.update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.expect("update");
+}
+
 /// Documents that the interrupted rewind has to replace.
 const MANY: i32 = 40_000;
 
@@ -307,8 +324,7 @@ async fn one_that_was_interrupted_goes_on_beside_a_daemon() {
     backup.wait_for_snapshots(1, &mut daemon).await.expect("initial sync");
     fill(&set, "shop.still", 0..10).await;
     let (early, before) = state(&set).await;
-    let docs = set.client().database("shop").collection::<Document>("docs");
-    docs.update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.expect("update");
+    change_docs(&set).await;
     let (late, _) = state(&set).await;
     backup.wait_for_received(late, &mut daemon).await.expect("the oplog");
 
@@ -339,14 +355,8 @@ async fn one_that_was_interrupted_goes_on_beside_a_daemon() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_write_meanwhile_is_told() {
     let set = source(None).await;
-    fill(&set, "shop.docs", 0..2_000).await;
-    let (backup, _folder) = backup();
-    backup.sync(&set.uri(), &[]).await.expect("sync");
-    let (early, before) = state(&set).await;
-    backup.sync(&set.uri(), &[]).await.expect("sync");
+    let (backup, _folder, early, before) = changed(&set, 2_000).await;
     let docs = set.client().database("shop").collection::<Document>("docs");
-    docs.update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.expect("update");
-
     let writer = tokio::spawn(async move {
         for id in 10_000.. {
             docs.insert_one(doc! { "_id": id }).await.expect("insert");
@@ -452,13 +462,7 @@ async fn a_job_that_does_not_hold_everything_is_not_rewound() {
 async fn a_document_that_the_server_does_not_replace_stays() {
     let arguments = ["--setParameter", "enableTestCommands=1"].map(str::to_owned).to_vec();
     let set = ReplicaSet::start(Options { arguments, ..Options::members(1) }).await.expect("start");
-    fill(&set, "shop.docs", 0..10).await;
-    let (backup, _folder) = backup();
-    backup.sync(&set.uri(), &[]).await.expect("sync");
-    let (early, before) = state(&set).await;
-    backup.sync(&set.uri(), &[]).await.expect("sync");
-    let docs = set.client().database("shop").collection::<Document>("docs");
-    docs.update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.expect("update");
+    let (backup, _folder, early, before) = changed(&set, 10).await;
     let (late, after) = state(&set).await;
 
     let refuse = |mode: &str| doc! { "configureFailPoint": "failAllUpdates", "mode": mode };
@@ -506,13 +510,7 @@ async fn a_point_at_which_a_collection_is_not_held_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_election_in_the_middle_loses_nothing() {
     let set = ReplicaSet::of(3).await.expect("start");
-    fill(&set, "shop.docs", 0..MANY).await;
-    let (backup, _folder) = backup();
-    backup.sync(&set.uri(), &[]).await.expect("sync");
-    let (early, before) = state(&set).await;
-    backup.sync(&set.uri(), &[]).await.expect("sync");
-    let docs = set.client().database("shop").collection::<Document>("docs");
-    docs.update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.expect("update");
+    let (backup, _folder, early, before) = changed(&set, MANY).await;
     let (late, _) = state(&set).await;
 
     let mut running = under_way(&backup, &set, early, late, 1_000).await;
