@@ -23,7 +23,7 @@ pub use oracle::{Detail, SourceState};
 pub use program::{Program, Running};
 pub use replica_set::{Options, ReplicaSet, Standalone};
 pub use shop::{Shop, Size};
-pub use workload::{Plan, Summary, Workload};
+pub use workload::{Plan, Summary, Workload, unreadable_id};
 
 use std::path::Path;
 

@@ -22,6 +22,7 @@ use mongodb::{Client, Database};
 
 use super::{Error, Result};
 use crate::head::Collection;
+use crate::inspect::json_of_id;
 use crate::restore::View;
 use crate::tree::{Cursor, Order};
 
@@ -388,12 +389,9 @@ async fn hash_documents(database: &Database, name: &str) -> Result<BTreeMap<Stri
     Ok(hashes)
 }
 
-/// A document's `_id`, as text, and hash.
+/// A document's `_id`, as Extended JSON, and hash.
 fn hash_document(document: &RawDocument) -> (String, u64) {
-    let id = match document.get("_id") {
-        Ok(Some(id)) => format!("{id:?}"),
-        Ok(None) | Err(_) => "without _id".to_owned(),
-    };
+    let id = json_of_id(document);
     let mut hasher = DefaultHasher::new();
     document.as_bytes().hash(&mut hasher);
     (id, hasher.finish())
@@ -472,7 +470,8 @@ mod tests {
         let (_third, other) = filled(10, Bson::Int32(60)).await;
         let report = expected.differences(&other).join("\n");
         assert!(report.contains("shop.orders: 1 of 10 documents differ"), "{report}");
-        assert!(report.contains("document Int32(9) has another content"), "{report}");
+        let named = r#"document {"$numberInt":"9"} has another content"#;
+        assert!(report.contains(named), "{report}");
         assert!(report.contains("index "), "{report}");
     }
 }

@@ -14,7 +14,6 @@ use super::{
     Abort, ApplyOps, ApplyOpsRole, Commit, Error, OpTime, Operation, Operations, Parsed, Position,
     Session, UnknownPart, Update,
 };
-
 use crate::elements;
 
 /// `multiOpType` of a vectored retryable insert, applied on its own.

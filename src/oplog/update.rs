@@ -4,10 +4,7 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use super::raw::{Elements, Writer};
 use super::{Error, Update, UpdateError, diff_v1, diff_v2};
-use crate::elements;
-
-/// The name that comes first in every stored document.
-const ID: &[u8] = b"_id";
+use crate::elements::{self, ID};
 
 /// Order of the names that a `$v:1` update appends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +26,8 @@ pub struct Rules {
 }
 
 /// The document that an update leaves, byte for byte as a secondary stores it; none if the
-/// document is missing and stays so. `old` is the document stored under the `_id` of `id`, which is `o2`.
+/// document is missing and stays so. `old` is the document stored under the `_id` of `id`, which is
+/// `o2`.
 ///
 /// # Errors
 /// [`Error::Update`].

@@ -273,7 +273,8 @@ impl Reader {
             Arrival::Natural => true,
             // Only the server orders by a collation; a cursor opened anew begins with the last one.
             Arrival::ByCollation => {
-                self.last.as_ref().is_none_or(|last| *last != id.alone(elements::ID))
+                let last = self.last.as_ref().and_then(|last| elements::id(last).ok().flatten());
+                last != Some(id)
             }
             Arrival::ByKey => {
                 let key = Key::of_document(document).map_err(|source| Error::BadId {

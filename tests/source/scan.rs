@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bson::{Bson, Document, RawDocumentBuf, doc, oid::ObjectId};
-use headstock::lab::ReplicaSet;
+use headstock::lab::{ReplicaSet, unreadable_id};
 use headstock::source::{Error, Range, Scan, Source};
 use headstock::tree::Key;
 use rand::rngs::StdRng;
@@ -57,14 +57,6 @@ fn odd_ids(rng: &mut StdRng) -> Vec<Bson> {
     ids
 }
 
-/// A document whose `_id` is a text that is not UTF-8.
-fn unreadable(n: u8) -> RawDocumentBuf {
-    let mut document = bson::rawdoc! { "_id": "??" }.into_bytes();
-    let place = document.len() - 4;
-    document[place..place + 2].copy_from_slice(&[0xff, n]);
-    RawDocumentBuf::from_bytes(document).expect("framed")
-}
-
 fn keys(documents: &[RawDocumentBuf]) -> Vec<Key> {
     documents.iter().map(|document| Key::of_document(document).expect("a key")).collect()
 }
@@ -82,7 +74,7 @@ async fn ranges_of_mixed_ids_give_each_document_once_in_order() {
     let odd = odd_ids(&mut rng)
         .into_iter()
         .map(|id| RawDocumentBuf::try_from(&doc! { "_id": id }).expect("valid"));
-    let odd: Vec<RawDocumentBuf> = odd.chain((1..100).map(unreadable)).collect();
+    let odd: Vec<RawDocumentBuf> = odd.chain((1..100).map(unreadable_id)).collect();
     let clustered =
         doc! { "create": "clustered", "clusteredIndex": { "key": { "_id": 1 }, "unique": true } };
     run(&set, "v", clustered).await;
@@ -108,7 +100,7 @@ async fn ranges_of_mixed_ids_give_each_document_once_in_order() {
             }
             assert_eq!(found, expected, "{name} in {pieces}");
         }
-        let unreadable_at = expected.binary_search(&keys(&[unreadable(50)])[0]).expect("there");
+        let unreadable_at = expected.binary_search(&keys(&[unreadable_id(50)])[0]).expect("there");
         // Every document as a bound: resumed there, it comes first and all after it follow.
         for at in
             [0, 1, 2, expected.len() / 2, unreadable_at, expected.len() - 2, expected.len() - 1]

@@ -55,11 +55,12 @@ impl Hand {
     pub(super) async fn write_unreadable(&mut self) -> Result<()> {
         let id = unreadable_id(self.rng.random_range(1..20));
         let put = rawdoc! { "q": id.clone(), "u": { "n": 1 }, "upsert": true };
-        let inc = rawdoc! { "q": id.clone(), "u": { "$inc": { "n": 1 }, "$set": { "last": id.clone() } } };
+        let change = rawdoc! { "$inc": { "n": 1 }, "$set": { "last": id.clone() } };
+        let update = rawdoc! { "q": id.clone(), "u": change };
         let delete = rawdoc! { "delete": "odd", "deletes": [{ "q": id, "limit": 1 }] };
         let command = self.choose([
             (Always, "put", rawdoc! { "update": "odd", "updates": [put] }),
-            (Always, "update", rawdoc! { "update": "odd", "updates": [inc] }),
+            (Always, "update", rawdoc! { "update": "odd", "updates": [update] }),
             (Always, "delete", delete),
         ]);
         self.database().run_raw_command(command).await.map(drop)

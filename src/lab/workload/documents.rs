@@ -140,7 +140,8 @@ pub(super) fn odd_document(rng: &mut StdRng, id: Bson) -> RawDocumentBuf {
 }
 
 /// `{_id}` of a text that is not UTF-8, as servers take it.
-pub(super) fn unreadable_id(n: u8) -> RawDocumentBuf {
+#[must_use]
+pub fn unreadable_id(n: u8) -> RawDocumentBuf {
     const STRING: u8 = 0x02;
     let value = [3, 0, 0, 0, 0xff, n, 0];
     Element { kind: STRING, name: elements::ID, value: &value }.alone(elements::ID)

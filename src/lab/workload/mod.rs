@@ -14,6 +14,8 @@ mod moves;
 mod shapes;
 mod special;
 
+pub use documents::unreadable_id;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
