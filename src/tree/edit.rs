@@ -118,7 +118,8 @@ impl Sweep<'_, '_> {
     /// Goes over a subtree whose keys are below `bound` and to which every edit below it belongs.
     fn subtree(&mut self, entry: &Entry, level: u8, bound: Option<&[u8]>) -> Result<(), Error> {
         if !self.edits.is_below(bound) {
-            // Without a bound this is the tree's end and no edit is left: nothing will follow.
+            // At the tree's end nothing will follow: no edit is left, or it is another range's, whose
+            // tree is joined to this one's and opens its end again.
             return self.builder.graft(entry, level, false);
         }
         if level == 0 {

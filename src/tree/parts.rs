@@ -1,8 +1,9 @@
 //! Edits of keyed trees by several threads.
 //!
 //! The keys are cut into ranges that get about as many edits: at separators of the old tree, and
-//! anywhere beyond its end, where rising `_id`s are inserted. Each range is swept on its own into a tree of
-//! its own, and the trees are joined, which reads and writes only their seams. A tree's shape follows from its content alone, so the result is that of one sweep.
+//! anywhere beyond its end, where rising `_id`s are inserted. Each range is swept on its own into a tree
+//! of its own, and the trees are joined, which reads and writes only their seams. A tree's shape follows
+//! from its content alone, so the result is that of one sweep.
 //! What ends a range's tree is written and not part of the result: a few nodes for each range, so
 //! this is for sweeps that write many more.
 
@@ -53,29 +54,17 @@ impl Ranges {
             let entries = vec![Vec::from_iter(root.entry()?)];
             return Ok(Self { root: *root, level: root.level, entries, bounds: Vec::new() });
         }
-        let (mut entries, mut level) = (Vec::from_iter(root.entry()?), root.level);
-        while level > 0 && entries.len() < count * SUBTREES_PER_RANGE {
-            let mut below = Vec::new();
-            for entry in &entries {
-                let id = read::child_id(entry);
-                let node = read::node(blocks, id, level)?;
-                check_form(&node, id, shape)?;
-                below.extend(node.entries);
-            }
-            entries = below;
-            level -= 1;
-        }
+        let (entries, level) = subtrees(blocks, shape, root, count * SUBTREES_PER_RANGE)?;
         let mut ranges = Self { root: *root, level, entries: vec![Vec::new()], bounds: Vec::new() };
-        let below = |key: &Key| edits.partition_point(|edit| edit < key);
         // What comes after the last edit is no range of its own.
         let is_due = |ranges: &Self, before: usize| {
             let begun = ranges.entries.len();
             begun < count && before < edits.len() && before * count >= begun * edits.len()
         };
         for entry in entries {
-            if !entry.separator.is_empty() {
+            if ranges.entries.len() < count && !entry.separator.is_empty() {
                 let bound = Key::from_encoded(entry.separator.load(blocks)?.into_owned());
-                if is_due(&ranges, below(&bound)) {
+                if is_due(&ranges, edits.partition_point(|edit| *edit < bound)) {
                     ranges.begin(bound);
                 }
             }
@@ -83,11 +72,13 @@ impl Ranges {
                 range.push(entry);
             }
         }
-        let end =
-            last_key(blocks, root)?.map_or(0, |last| edits.partition_point(|edit| *edit <= last));
-        for (before, edit) in edits.iter().enumerate().skip(end) {
-            if is_due(&ranges, before) {
-                ranges.begin(edit.clone());
+        if ranges.entries.len() < count {
+            let end = last_key(blocks, root)?;
+            let end = end.map_or(0, |last| edits.partition_point(|edit| *edit <= last));
+            for (before, edit) in edits.iter().enumerate().skip(end) {
+                if is_due(&ranges, before) {
+                    ranges.begin(edit.clone());
+                }
             }
         }
         Ok(ranges)
@@ -138,6 +129,28 @@ impl Ranges {
         pieces.iter().try_for_each(|piece| builder.push_tree(piece))?;
         builder.finish()
     }
+}
+
+/// So many subtrees of a tree or more, if it has them, and their level.
+fn subtrees(
+    blocks: &dyn BlockRead,
+    shape: &Shape,
+    root: &Root,
+    wanted: usize,
+) -> Result<(Vec<Entry>, u8), Error> {
+    let (mut entries, mut level) = (Vec::from_iter(root.entry()?), root.level);
+    while level > 0 && entries.len() < wanted {
+        let mut below = Vec::new();
+        for entry in &entries {
+            let id = read::child_id(entry);
+            let node = read::node(blocks, id, level)?;
+            check_form(&node, id, shape)?;
+            below.extend(node.entries);
+        }
+        entries = below;
+        level -= 1;
+    }
+    Ok((entries, level))
 }
 
 /// The key of the last document of a tree.

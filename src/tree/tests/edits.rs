@@ -1,5 +1,7 @@
 //! Any way to a content gives the root that a bulk build of it gives.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -81,6 +83,42 @@ fn batches(keys: u32) -> impl Strategy<Value = Batches> {
     (0..keys, prop::collection::vec(batch, 1..6))
 }
 
+/// Some keys as they are, some cut off, as runs keep them.
+fn cut_keys<'a>(keys: impl Iterator<Item = &'a Key>) -> Vec<Key> {
+    let cut = |(at, key): (usize, &Key)| {
+        let bytes = key.as_bytes();
+        Key::from_encoded(bytes[..bytes.len().div_ceil(1 + at % 3)].to_vec())
+    };
+    let keys: BTreeSet<Key> = keys.enumerate().map(cut).collect();
+    keys.into_iter().collect()
+}
+
+/// Rising `_id`s all lie beyond the end, changes all over the tree do not; both are shared.
+#[test]
+fn every_range_gets_its_share_of_the_edits() {
+    let (blocks, shape) = (MemoryBlocks::new(), keyed());
+    let key = |n: i32| Key::of_document(&document(n, 1, 'a')).unwrap();
+    let documents: Vec<RawDocumentBuf> = (0..20_000).map(|n| document(n, 150, 'a')).collect();
+    let root = build(&blocks, &shape, &documents);
+    for (root, edited) in [
+        (Root::default(), 0..4_000),
+        (root, 20_000..24_000),
+        (root, 0..20_000),
+        (root, 18_000..22_000),
+    ] {
+        let keys: Vec<Key> = edited.clone().map(key).collect();
+        let ranges = Ranges::of(&blocks, &shape, &root, 4, &keys).unwrap();
+        assert_eq!(ranges.bounds().len(), 3, "{edited:?}");
+        let mut from = 0;
+        for bound in ranges.bounds() {
+            let to = keys.partition_point(|key| key < bound);
+            let share = (to - from) as f64 / keys.len() as f64;
+            assert!((0.1..0.4).contains(&share), "{edited:?}: {share}");
+            from = to;
+        }
+    }
+}
+
 fn apply_in_parts(
     blocks: &MemoryBlocks,
     shape: &Shape,
@@ -88,8 +126,7 @@ fn apply_in_parts(
     parts: usize,
     edits: BTreeMap<Key, Edit>,
 ) -> Root {
-    let keys: Vec<Key> = edits.keys().cloned().collect();
-    let ranges = Ranges::of(blocks, shape, root, parts, &keys).unwrap();
+    let ranges = Ranges::of(blocks, shape, root, parts, &cut_keys(edits.keys())).unwrap();
     let (mut rest, mut each) = (edits, Vec::<RangeEdits<'_>>::new());
     for bound in ranges.bounds() {
         let above = rest.split_off(bound);
