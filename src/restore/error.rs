@@ -207,6 +207,32 @@ pub enum Error {
         names: String,
     },
 
+    /// A rewind of a collection beside buckets of its name without a view.
+    #[error(
+        "{ns} stands {when} beside {buckets}, which has no view, and neither can be rewound: a server \
+         takes for one what is meant for the other; instead, restore both into another server, and \
+         copy from there what is wanted"
+    )]
+    RewindDiverted {
+        /// At which moment.
+        when: &'static str,
+        /// The collection.
+        ns: String,
+        /// The buckets.
+        buckets: String,
+    },
+    /// Buckets that the target would not drop alone.
+    #[error(
+        "the target would drop {ns} with {buckets}, and only {buckets} is to be replaced: restore both, \
+         or drop one of them first"
+    )]
+    DropsOther {
+        /// What is not to be replaced.
+        ns: String,
+        /// What is.
+        buckets: String,
+    },
+
     /// The target has namespaces that the restore would have to replace.
     #[error(
         "the target already has {first} and {more} more of the namespaces; --drop replaces them"

@@ -79,6 +79,12 @@ impl Item {
         self.data.as_ref().map_or("", |data| split(&data.ns).1)
     }
 
+    /// The namespace whose writes a server takes for this item's, if it is buckets without a view.
+    pub fn diverts(&self) -> Option<String> {
+        let name = self.name().strip_prefix(BUCKETS)?;
+        Some(format!("{}.{name}", self.db()))
+    }
+
     /// Whether it is a database's collection of stored functions, which cannot be dropped.
     pub fn is_scripts(&self) -> bool {
         self.name() == SCRIPTS
@@ -178,6 +184,18 @@ impl Selection {
     /// Bytes of all items.
     pub fn bytes(&self) -> u64 {
         self.items.iter().map(Item::bytes).sum()
+    }
+
+    /// Items that can be made beside each other, and those to be made after them: buckets without a
+    /// view. While a server has such, it takes what is written under their name for measurements, even
+    /// if there is a collection of that name (seen on 6.0.5).
+    pub fn in_turn(&self) -> [Vec<&Item>; 2] {
+        let names: HashSet<&str> = self.items.iter().map(|item| item.ns.as_str()).collect();
+        let (last, first) = self
+            .items
+            .iter()
+            .partition(|item| item.diverts().is_some_and(|ns| names.contains(&*ns)));
+        [first, last]
     }
 }
 

@@ -223,6 +223,9 @@ impl Planner<'_> {
         if self.request.existing == Existing::Exact {
             drops.extend(live::surplus(&self.looked.names, items, &self.request.namespaces));
         }
+        if let Some((ns, buckets)) = live::dropped_along(&self.looked.names, &drops) {
+            return Err(Error::DropsOther { ns, buckets });
+        }
         let count = |collection: &Option<crate::head::Collection>| {
             collection.as_ref().map_or(0, |collection| collection.root.documents)
         };

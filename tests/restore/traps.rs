@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bson::doc;
 use headstock::lab::{Options, ReplicaSet};
+use headstock::restore::Error;
 
 use crate::support::{command, marked, request, restore, round_trip, run, shared, target};
 
@@ -95,6 +96,28 @@ fn time_series_through_their_buckets() {
             kinds,
             [("trap_series.plain", "timeseries"), ("trap_series.weather", "timeseries")]
         );
+    });
+}
+
+#[test]
+fn buckets_without_a_view_beside_a_collection_of_their_name() {
+    run(async {
+        let report = round_trip(&["trap_diverted"]).await;
+        let shown = report.plan.namespaces.iter();
+        let shown: Vec<_> = shown.map(|one| (&*one.ns, one.documents, &*one.indexes)).collect();
+        let [(_, buckets, by), weather] = shown[..] else { panic!("{shown:?}") };
+        assert!(buckets > 6 && by == ["m"], "{shown:?}");
+        let indexes = ["_id_", "m", "t"].map(str::to_owned);
+        assert_eq!(weather, ("trap_diverted.weather", 6, &indexes[..]));
+        // Over itself: the buckets have to go before the collection is written.
+        round_trip(&["trap_diverted"]).await;
+        // The server would drop the collection in the place of the buckets.
+        let (shared, server) = (shared().await, target().await);
+        let buckets = request(&server.uri(), &["trap_diverted.system.buckets.weather"]);
+        let refused = restore(&shared.made.backup, buckets).await.expect_err("a refusal");
+        assert!(matches!(refused, Error::DropsOther { .. }), "{refused}");
+        drop(server);
+        round_trip(&["trap_diverted"]).await;
     });
 }
 

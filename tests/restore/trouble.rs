@@ -16,6 +16,7 @@ pub async fn load(client: &Client) {
     timestamps(client).await;
     capped(client).await;
     series(client).await;
+    diverted(client).await;
     indexes(client).await;
     equal_indexes(client).await;
     views(client).await;
@@ -146,6 +147,28 @@ async fn series(client: &Client) {
     ];
     command(client, db, doc! { "createIndexes": "weather", "indexes": indexes.to_vec() }).await;
     command(client, db, doc! { "create": "plain", "timeseries": { "timeField": "t" } }).await;
+}
+
+/// A collection beside buckets of its name, which have no view. Whatever is written under the name from
+/// then on goes into the buckets.
+async fn diverted(client: &Client) {
+    let db = "trap_diverted";
+    let t = |n: i32| DateTime::from_millis(1_700_000_000_000 + i64::from(n) * 60_000);
+    let document = |n: i32| rawdoc! { "_id": n, "t": t(n), "m": n % 5 };
+    insert(client, db, "weather", (0..6).map(document).collect()).await;
+    let by = |field: &str| doc! { "key": { field: 1 }, "name": field };
+    let mut old = by("t");
+    old.insert("expireAfterSeconds", 300_000_000);
+    let indexes = doc! { "createIndexes": "weather", "indexes": [by("m"), old] };
+    command(client, db, indexes).await;
+    let series = doc! { "timeField": "t", "metaField": "m" };
+    let buckets = doc! {
+        "create": "system.buckets.weather", "timeseries": series, "clusteredIndex": true,
+        "expireAfterSeconds": 300_000_000,
+    };
+    command(client, db, buckets).await;
+    insert(client, db, "weather", (0..300).map(document).collect()).await;
+    command(client, db, doc! { "createIndexes": "weather", "indexes": [by("m")] }).await;
 }
 
 async fn indexes(client: &Client) {

@@ -506,6 +506,42 @@ async fn a_point_at_which_a_collection_is_not_held_is_refused() {
     is(&set, &before, "rewound").await;
 }
 
+/// Buckets without a view take what is written to a collection of their name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_whose_writes_buckets_take_is_not_rewound() {
+    let set = source(None).await;
+    fill(&set, "shop.docs", 0..100).await;
+    fill(&set, "shop.series", 0..100).await;
+    let (backup, _folder) = backup();
+    let (early, before) = state(&set).await;
+    backup.sync(&set.uri(), &[]).await.expect("sync");
+    fill(&set, "shop.series", 100..110).await;
+    fill(&set, "shop.docs", 100..110).await;
+    let series = doc! { "timeField": "t" };
+    let buckets = doc! {
+        "create": "system.buckets.series", "timeseries": series, "clusteredIndex": true,
+    };
+    command(&set, "shop", buckets).await;
+    let (late, others) = state(&set).await;
+    for filter in ["shop", "shop.series", "shop.system.buckets.series"] {
+        let refused = try_rewind(&backup, &set.uri(), early, &["--ns", filter]);
+        assert_eq!(refused.code, Some(4), "{}{}", refused.output, refused.errors);
+        let words = "shop.series stands now beside shop.system.buckets.series";
+        assert!(refused.errors.contains(words), "{}", refused.errors);
+    }
+    assert_eq!(entries(&set, late, doc! {}).await, 0);
+    rewind(&backup, &set, early, &["--ns", "shop.docs"]);
+    for (expected, docs) in [(before, true), (others, false)] {
+        let (_, mut found) = state(&set).await;
+        let mut expected = expected;
+        for state in [&mut expected, &mut found] {
+            state.retain(|ns| (ns == "shop.docs") == docs);
+        }
+        let report = expected.differences(&found);
+        assert!(!expected.is_empty() && report.is_empty(), "{}", report.join("\n"));
+    }
+}
+
 /// An election takes the primary away in the middle; the same rewind goes on with the next one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_election_in_the_middle_loses_nothing() {

@@ -63,7 +63,13 @@ impl Live {
         for (view, _) in items.iter().filter(|(item, _)| item.shape == Shape::View) {
             self.compare_view(view, outcome).await?;
         }
-        outcome.compared.push(compared);
+        match outcome.compared.iter_mut().find(|one| one.database == db) {
+            Some(one) => {
+                one.collections += compared.collections;
+                one.documents += compared.documents;
+            }
+            None => outcome.compared.push(compared),
+        }
         Ok(())
     }
 

@@ -34,7 +34,7 @@ pub(super) use by_id::{Operations, Verb};
 pub(super) use compare::Outcome;
 pub(super) use indexes::{equal_keys, expiring, lasting};
 pub(super) use marker::{Found, MARKER_DATABASE, Marker};
-pub(super) use run::{Done, Work, in_the_way, surplus};
+pub(super) use run::{Done, Work, dropped_along, in_the_way, surplus};
 
 /// The server's code for a user that may not do something.
 const UNAUTHORIZED: i32 = 13;

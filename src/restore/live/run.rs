@@ -50,30 +50,44 @@ impl Live {
             self.drop_namespace(db, name).await?;
         }
         let mut done = Done::default();
-        let loaded = self.load_all(work, &mut done).await?;
-        let views = work.selection.items.iter().filter(|item| item.shape == Shape::View);
-        let views = by_dependency(views.collect());
-        for view in &views {
-            self.create(view).await?;
+        for items in work.selection.in_turn() {
+            self.make_all(&items, work, &mut done).await?;
         }
-        let views = views.into_iter().map(|view| (view, Summary::default()));
-        self.compare_all(loaded.into_iter().chain(views).collect(), &mut done).await?;
-        self.let_all_expire(&work.selection.items, &mut done).await?;
         self.add_users(work, &mut done).await?;
         self.remove_marker(&work.marker).await?;
         Ok(done)
     }
 
+    /// Makes items, compares them and lets them expire.
+    async fn make_all(
+        &self,
+        items: &[&Item],
+        work: &Work<'_>,
+        done: &mut Done,
+    ) -> Result<(), Error> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        let loaded = self.load_all(items, work, done).await?;
+        let views = items.iter().copied().filter(|item| item.shape == Shape::View);
+        let views = by_dependency(views.collect());
+        for view in &views {
+            self.create(view).await?;
+        }
+        let views = views.into_iter().map(|view| (view, Summary::default()));
+        self.compare_all(loaded.into_iter().chain(views).collect(), done).await?;
+        self.let_all_expire(items, done).await
+    }
+
     async fn load_all<'a>(
         &self,
-        work: &Work<'a>,
+        items: &[&'a Item],
+        work: &Work<'_>,
         done: &mut Done,
     ) -> Result<Vec<(&'a Item, Summary)>, Error> {
-        let selection = work.selection;
-        let (documents, bytes) = (selection.documents(), selection.bytes());
-        self.progress.begin(Phase::Load, Amount { documents, bytes });
+        self.progress.begin(Phase::Load, amount(items));
         let mut items: Vec<&Item> =
-            selection.items.iter().filter(|item| item.data.is_some()).collect();
+            items.iter().copied().filter(|item| item.data.is_some()).collect();
         // The largest first: one begun last would be loaded alone.
         items.sort_by_key(|item| std::cmp::Reverse(item.bytes()));
         let making = futures::stream::iter(items).map(|item| {
@@ -102,8 +116,8 @@ impl Live {
         items: Vec<(&Item, Summary)>,
         done: &mut Done,
     ) -> Result<(), Error> {
-        let (documents, bytes) = (done.documents, done.bytes);
-        self.progress.begin(Phase::Compare, Amount { documents, bytes });
+        let all: Vec<&Item> = items.iter().map(|(item, _)| *item).collect();
+        self.progress.begin(Phase::Compare, amount(&all));
         let mut databases = BTreeMap::<&str, Vec<(&Item, Summary)>>::new();
         for (item, summary) in items {
             databases.entry(item.db()).or_default().push((item, summary));
@@ -114,7 +128,7 @@ impl Live {
         Ok(())
     }
 
-    async fn let_all_expire(&self, items: &[Item], done: &mut Done) -> Result<(), Error> {
+    async fn let_all_expire(&self, items: &[&Item], done: &mut Done) -> Result<(), Error> {
         self.progress.begin(Phase::BuildIndexes, Amount::default());
         let mut expiring = Vec::new();
         for item in items {
@@ -152,6 +166,13 @@ impl Live {
     }
 }
 
+/// Documents and bytes of items.
+fn amount(items: &[&Item]) -> Amount {
+    let (documents, bytes) =
+        (items.iter().map(|item| item.documents()), items.iter().map(|item| item.bytes()));
+    Amount { documents: documents.sum(), bytes: bytes.sum() }
+}
+
 /// Names of the target that stand where an item goes.
 pub(in crate::restore) fn in_the_way(existing: &Existing, item: &Item) -> Vec<String> {
     let Some(names) = existing.get(item.db()) else { return Vec::new() };
@@ -159,6 +180,21 @@ pub(in crate::restore) fn in_the_way(existing: &Existing, item: &Item) -> Vec<St
     let buckets = format!("{BUCKETS}{}", item.name());
     let taken = [item.name(), &buckets].into_iter().filter(|name| names.contains_key(*name));
     taken.map(|name| format!("{}.{name}", item.db())).collect()
+}
+
+/// A namespace that is not to be dropped, and buckets that a server does not drop without it: it takes
+/// their name for that of a time series, whatever has it (seen on 6.0.5).
+pub(in crate::restore) fn dropped_along(
+    existing: &Existing,
+    drops: &[String],
+) -> Option<(String, String)> {
+    drops.iter().find_map(|buckets| {
+        let (db, name) = split(buckets);
+        let name = name.strip_prefix(BUCKETS)?;
+        let ns = format!("{db}.{name}");
+        let stays = existing.get(db)?.contains_key(name) && !drops.contains(&ns);
+        stays.then(|| (ns, buckets.clone()))
+    })
 }
 
 /// Namespaces of the target within the filters that no item replaces, the server's own excepted.

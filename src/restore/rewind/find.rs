@@ -120,8 +120,8 @@ impl Found {
     /// Compares two moments. Blocking.
     ///
     /// # Errors
-    /// [`Error::RewindFiltered`], [`Error::RewindAbsent`], [`Error::HalfSelected`], and those of reading the
-    /// backup.
+    /// [`Error::RewindFiltered`], [`Error::RewindAbsent`], [`Error::RewindDiverted`],
+    /// [`Error::HalfSelected`], and those of reading the backup.
     pub fn find(both: &Both, progress: &dyn Progress, cancel: &Cancel) -> Result<Self, Error> {
         both.hold_everything()?;
         progress.begin(Phase::Differ, Amount::default());
@@ -134,6 +134,7 @@ impl Found {
         for pair in differ.pairs()? {
             finder.pair(&pair, &mut differ)?;
         }
+        finder.check_diverted()?;
         let selects = finder.selects();
         let mut changes = finder.changes;
         changes.sort_by(|a, b| a.newest().ns.cmp(&b.newest().ns));
@@ -248,6 +249,25 @@ impl Finder<'_> {
             .flat_map(|catalog| catalog.items.values().chain(catalog.views.values()));
         let admin = filters.iter().any(|filter| filter.database == "admin");
         filters.is_empty() || admin || all.any(|item| self.covers(item))
+    }
+
+    /// Fails where something is to be done to a collection or view beside buckets that take what is
+    /// written to it, or to these: dropped by name, they take the other with them (seen on 6.0.5).
+    fn check_diverted(&self) -> Result<(), Error> {
+        let touched = self.changes.iter().flat_map(|change| [&change.now, &change.then]);
+        let touched: BTreeSet<&String> = touched.flatten().map(|item| &item.ns).collect();
+        for (when, moment) in [("now", self.now), ("at this point", self.then)] {
+            let names = moment.items.values().map(|item| &item.ns).chain(moment.views.keys());
+            let names: BTreeSet<&String> = names.collect();
+            for buckets in moment.items.values() {
+                let ns = buckets.diverts().filter(|ns| names.contains(ns));
+                let touches = |ns: &String| touched.contains(ns) || touched.contains(&buckets.ns);
+                if let Some(ns) = ns.filter(touches) {
+                    return Err(Error::RewindDiverted { when, ns, buckets: buckets.ns.clone() });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn views(&mut self) {
