@@ -2,6 +2,7 @@
 
 use bson::raw::{CString, RawBson};
 use bson::{Bson, DateTime, Document, RawDocumentBuf, Timestamp, doc, rawdoc};
+use headstock::lab::unreadable_id;
 use mongodb::Client;
 
 use crate::support::command;
@@ -94,6 +95,21 @@ async fn timestamps(client: &Client) {
             insert(client, db, name, vec![between]).await;
         }
     }
+    // Clients do not take replies that tell such _ids.
+    for n in 1..4 {
+        let mut document = unreadable_id(n);
+        document.append(bson::raw::cstr!("x"), i32::from(n));
+        insert(client, db, "plain", vec![document.clone()]).await;
+        document.append(bson::raw::cstr!("t"), zero());
+        let update = rawdoc! { "q": { "x": i32::from(n) }, "u": [literal(&document)] };
+        let update = rawdoc! { "update": "plain", "updates": [update] };
+        let reply = client.database(db).run_raw_command(update).await.expect("update");
+        assert_eq!(reply.get_i32("nModified").ok(), Some(1), "{reply}");
+    }
+}
+
+fn literal(document: &RawDocumentBuf) -> RawDocumentBuf {
+    rawdoc! { "$replaceWith": { "$literal": document.clone() } }
 }
 
 /// The result of a pipeline is stored as it is.
@@ -105,7 +121,7 @@ async fn verbatim(client: &Client, db: &str, name: &str, document: &RawDocumentB
         "update": name,
         "updates": [{
             "q": { "_id": equal },
-            "u": [{ "$replaceWith": { "$literal": document.clone() } }],
+            "u": [literal(document)],
             "upsert": true,
         }],
     };

@@ -22,7 +22,7 @@ mod users;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use bson::{Document, RawDocumentBuf, rawdoc};
+use bson::{Document, RawDocumentBuf, Utf8Lossy, rawdoc};
 use futures::TryStreamExt as _;
 use mongodb::Client;
 use mongodb::error::ErrorKind;
@@ -170,9 +170,9 @@ impl Live {
         let database = self.client.database(db);
         tokio::select! {
             () = self.cancel.cancelled() => Err(Error::Cancelled),
-            reply = database.run_raw_command(command) => {
-                reply.map_err(|why| self.failed(what, ns, why))
-            }
+            reply = database.run_raw_command(command) => reply.or_else(|why| {
+                unreadable_reply(&why).ok_or_else(|| self.failed(what, ns, why))
+            }),
         }
     }
 
@@ -201,4 +201,12 @@ impl Live {
     ) -> Result<String, Error> {
         reply.get_str(field).map(str::to_owned).map_err(|_| self.lacks(command, field))
     }
+}
+
+/// A reply that the driver gives as an error, since it tells an `_id` or a unique value that is a string
+/// but not UTF-8. Nobody looks at these here.
+fn unreadable_reply(why: &mongodb::error::Error) -> Option<Document> {
+    let reply = why.server_response().filter(|_| matches!(*why.kind, ErrorKind::Bson(_)))?;
+    let Utf8Lossy(reply) = bson::deserialize_from_slice(reply.as_bytes()).ok()?;
+    Some(reply)
 }
