@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use mongodb::error::ErrorKind;
+
 use super::point::{Nearest, NearestSnapshots};
 use crate::oplog::Ts;
 use crate::source::is_of_change_of_primary;
@@ -10,14 +12,25 @@ use crate::{block, head, oplog, store, tree};
 /// Code of a server that does not allow its user a command.
 const UNAUTHORIZED: i32 = 13;
 
+/// What to do when a primary is lost.
+const AGAIN: &str = "; once the target takes writes again, run the same restore again";
+
+/// Whether the driver finds no server, or lost the one it had.
+fn is_out_of_reach(why: &mongodb::error::Error) -> bool {
+    matches!(
+        *why.kind,
+        ErrorKind::Io(_)
+            | ErrorKind::ConnectionPoolCleared { .. }
+            | ErrorKind::ServerSelection { .. }
+    )
+}
+
 fn advice(code: i32) -> &'static str {
     match code {
         UNAUTHORIZED => {
             "; grant the user the roles \"restore\" and \"readWriteAnyDatabase\" on the database admin"
         }
-        code if is_of_change_of_primary(code) => {
-            "; once the target takes writes again, run the same restore again"
-        }
+        code if is_of_change_of_primary(code) => AGAIN,
         _ => "",
     }
 }
@@ -328,7 +341,7 @@ pub enum Error {
     )]
     Uri,
     /// The driver failed.
-    #[error("cannot {action} at {target}")]
+    #[error("cannot {action} at {target}{}", if is_out_of_reach(source) { AGAIN } else { "" })]
     Driver {
         /// The target.
         target: String,
