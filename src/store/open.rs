@@ -12,7 +12,7 @@ use super::fs::{Disk, FsError};
 use super::identity::Identity;
 use super::index::{self, Index};
 use super::layout::{ENTRY_BYTES, Entry, SegmentId};
-use super::log::LogFiles;
+use super::log::{LogFiles, LogRead, Slot};
 use super::record::Commit;
 use super::segment::{self, Segments};
 use super::session::Sessions;
@@ -33,7 +33,8 @@ fn scratch(dir: &Path) -> PathBuf {
     dir.join("scratch")
 }
 
-/// Makes the files of an empty store: directories, the log with its first commit, `STORE` last.
+/// Makes the files of an empty store: directories, the log with its first commit, and, when all these
+/// are durable, `STORE`.
 pub(super) fn create(
     disk: &Arc<dyn Disk>,
     dir: &Path,
@@ -43,7 +44,7 @@ pub(super) fn create(
     if !(MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&options.segment_bytes) {
         return Err(Error::SegmentSize { bytes: options.segment_bytes });
     }
-    disk.create_dir(dir)?;
+    make_directory(&**disk, dir)?;
     check_empty(&**disk, dir)?;
     let _lock = recover::take_lock(&**disk, dir)?;
     // Another process may have made a store meanwhile.
@@ -57,7 +58,28 @@ pub(super) fn create(
     }
     let genesis = Commit::genesis();
     log.start(None, &genesis, &mut genesis.clone())?;
+    disk.sync_dir(dir)?;
     identity.write(&**disk, dir)
+}
+
+/// Makes the directory of a store with its parents, and their entries durable. That of an existing one
+/// too: another attempt to create the store may have made it and ended before.
+fn make_directory(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    let is_absent =
+        |path: &&Path| disk.list(path).is_err_and(|error: FsError| error.is_not_found());
+    let absent = dir.ancestors().skip(1).take_while(is_absent).count();
+    disk.create_dir(dir)?;
+    for parent in dir.ancestors().skip(1).take(absent + 1) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match disk.sync_dir(parent) {
+            // Whoever may not open it cannot have made the directory by this program.
+            Err(error) if error.source.kind() == std::io::ErrorKind::PermissionDenied => {
+                tracing::warn!(%error, "the entry of the store's directory may not be durable");
+            }
+            synced => synced?,
+        }
+    }
+    Ok(())
 }
 
 /// Whether nothing stands in a directory but what a creation that was interrupted leaves: it ends with
@@ -106,6 +128,7 @@ pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
         );
         (commit.seq, commit.roots) = (seq, roots);
     }
+    let slot = clean_log(&log_files, &read, &mut commit)?;
     let waiting = recovered.dropped.iter().map(|(segment, bytes)| Waiting {
         segment: *segment,
         bytes: *bytes,
@@ -120,7 +143,7 @@ pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
     clear_scratch(&*disk, dir, &living)?;
     let scratch = scratch(dir).join(WRITER_SCRATCH);
     disk.create_dir(&scratch)?;
-    let slot = Some(read.slot);
+    let slot = Some(slot);
     let recover::Recovered { sealed, next, .. } = recovered;
     let start = Start { lock, slot, commit, sealed, next, waiting };
     let writer = Writer::new(target, segment::directory(dir), log_files, start);
@@ -129,6 +152,30 @@ pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
     let shared = Shared { dir, scratch, disk, identity, options, segments, index, sessions, role };
     compact::remove_unused(&shared, shared.writer()?)?;
     Ok(shared)
+}
+
+/// Writes the newest commit into a log file of its own where a crash left something torn, so that nothing
+/// of it is found later. With no space for that the first commit does it, as always.
+fn clean_log(log_files: &LogFiles, read: &LogRead, commit: &mut Commit) -> Result<Slot, Error> {
+    let slots = log_files.slots()?;
+    let mut torn = read.torn;
+    for (at, slot) in slots.iter().enumerate() {
+        torn |= slot.is_err() && !log_files.is_unused(at)?;
+    }
+    if !torn {
+        return Ok(read.slot);
+    }
+    let base = commit.clone();
+    let started = match log_files.start(Some(&read.slot), &base, commit) {
+        Err(Error::Full(error)) => {
+            tracing::warn!(%error, "the torn end of the commit log stays until the next commit");
+            *commit = base;
+            return Ok(read.slot);
+        }
+        started => started?,
+    };
+    log_files.remove_others(started.slot.log)?;
+    Ok(started.slot)
 }
 
 /// Opens a store for reading its newest commit.
