@@ -1,9 +1,10 @@
-//! Throw-away replica sets of real mongod processes, for the demo and the tests.
+//! What the demo and the tests work on: throw-away replica sets of real mongod processes, and a disk that fails.
 //!
 //! [`Mongod`] finds (or fetches) a server binary, [`ReplicaSet`] and [`Standalone`] run it on
 //! loopback ports in a temporary directory and leave nothing behind. [`Workload`] writes to them all that
 //! a backup has to follow, [`SourceState`] says what a server holds, and [`Backup`] drives the program as
-//! a user does. Nothing of a backup depends on this module; it stands beside the floors, not in them.
+//! a user does; [`SimDisk`] is a file system whose power can be cut. Nothing of a backup depends on this
+//! module; it stands beside the floors, not in them.
 
 mod backup;
 mod crew;
@@ -14,6 +15,7 @@ mod process;
 mod program;
 mod replica_set;
 mod shop;
+mod sim_disk;
 mod workload;
 
 pub use backup::{Backup, GapLine, JobLine, Point, ScanLine, SnapshotLine, StatusLine, StoreLine};
@@ -23,6 +25,7 @@ pub use oracle::{Detail, SourceState};
 pub use program::{Program, Running};
 pub use replica_set::{Options, ReplicaSet, Standalone};
 pub use shop::{Shop, Size};
+pub use sim_disk::{Fault, SimDisk, Survives};
 pub use workload::{Plan, Summary, Workload, unreadable_id};
 
 use std::path::Path;

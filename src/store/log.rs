@@ -7,7 +7,7 @@
 //!
 //! Crash: a record that is not whole was never acknowledged and is ignored, with all behind it;
 //! the first commit after an open always starts a new file, so nothing is written behind a torn
-//! record. If a record that is not whole has a whole one behind it, the file was damaged later, and
+//! record, and an open that finds something torn starts one with the newest commit again. If a record that is not whole has a whole one behind it, the file was damaged later, and
 //! the log refuses rather than go back in time. A torn slot leaves the other, whose file still stands.
 
 use std::path::{Path, PathBuf};
@@ -170,15 +170,17 @@ impl LogFiles {
         if first.hash != slot.first {
             return Err(damaged(0, "the log file is not the one that HEAD names"));
         }
+        // A record ends with its checksum: none starts behind the last byte that is not zero.
+        let written = written_len(bytes) as u64;
         let mut later = end + ALIGNMENT;
-        while later + FIXED_BYTES as u64 <= bytes.len() as u64 {
+        while later < written {
             if raw_at(bytes, later, &self.place(slot.log, later)).is_some() {
                 let what = "an invalid commit record has a valid one behind it";
                 return Err(damaged(end, what));
             }
             later += ALIGNMENT;
         }
-        let torn = bytes[end as usize..].iter().any(|byte| *byte != 0);
+        let torn = written > end;
         Ok(LogRead { slot, commits, end, torn })
     }
 
@@ -266,6 +268,18 @@ impl LogFile {
         self.end += record.len() as u64;
         Ok(true)
     }
+}
+
+/// Where the zeros at the end start. Most of a log file is zeros, so that it is worth to pass over many
+/// at once.
+fn written_len(bytes: &[u8]) -> usize {
+    let zeros = [0; SLOT_BYTES as usize];
+    let last = bytes.chunks(zeros.len()).rposition(|chunk| *chunk != zeros[..chunk.len()]);
+    last.map_or(0, |last| {
+        let (start, end) = (last * zeros.len(), bytes.len().min((last + 1) * zeros.len()));
+        let byte = bytes[start..end].iter().rposition(|byte| *byte != 0);
+        byte.map_or(start, |byte| start + byte + 1)
+    })
 }
 
 fn raw_len(bytes: &[u8], offset: u64) -> u64 {

@@ -31,17 +31,28 @@ pub fn content(random: &mut StdRng, max: usize) -> Vec<u8> {
 
 /// Stores a graph of fresh leaves under nodes under a `Links` block, and returns that.
 pub fn put_graph(store: &Store, random: &mut StdRng, leaves: usize, max: usize) -> BlockId {
-    let leaves: Vec<BlockId> =
-        (0..leaves).map(|_| store.put(Kind::Leaf, &content(random, max)).unwrap()).collect();
+    try_put_graph(store, random, leaves, max).unwrap()
+}
+
+/// The same on a disk that may fail.
+pub fn try_put_graph(
+    store: &Store,
+    random: &mut StdRng,
+    leaves: usize,
+    max: usize,
+) -> Result<BlockId, block::Error> {
+    let leaves: Vec<BlockId> = (0..leaves)
+        .map(|_| store.put(Kind::Leaf, &content(random, max)))
+        .collect::<Result<_, _>>()?;
     let mut nodes = RawArrayBuf::new();
     for some in leaves.chunks(16) {
         let mut node = (some.len() as u32).to_le_bytes().to_vec();
         some.iter().for_each(|id| node.extend_from_slice(id.as_bytes()));
-        nodes.push(block::link(&store.put(Kind::Node, &node).unwrap()));
+        nodes.push(block::link(&store.put(Kind::Node, &node)?));
     }
     let mut document = rawdoc! { "kept": "links" };
     document.append(cstr!("nodes"), nodes);
-    store.put(Kind::Links, document.as_bytes()).unwrap()
+    store.put(Kind::Links, document.as_bytes())
 }
 
 /// Every block that a block reaches, each read and checked.
