@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use tempfile::TempDir;
 
@@ -29,6 +30,9 @@ use crate::store::Store;
 const CHANGE_BUDGET_BYTES: usize = 64 << 20;
 /// Entries between two looks at the request to stop.
 const ENTRIES_PER_CHECK: usize = 1 << 10;
+/// Slices that wait to be applied, and are held in memory for that.
+const SLICES_AHEAD: usize = 1;
+
 /// The catalog and blocks of a job at a point in time.
 pub struct View {
     /// The snapshot it was made from.
@@ -295,26 +299,32 @@ impl Advance<'_> {
             bytes: total.bytes + slice.header.raw_bytes,
         });
         self.progress.begin(Phase::ApplySlices, total);
-        for slice in slices {
-            if slice.header.first.optime.ts > self.upto && self.decided(head) {
-                return Ok(());
+        let overlay = self.overlay;
+        std::thread::scope(|scope| {
+            let (sender, receiver) = sync_channel(SLICES_AHEAD);
+            scope.spawn(move || {
+                let mut read = slices.iter().map(|slice| (slice, slice.read(overlay)));
+                // Nobody listens when the rest does not matter.
+                read.try_for_each(|read| sender.send(read))
+            });
+            for (slice, bytes) in receiver {
+                let is_beyond = slice.header.first.optime.ts > self.upto;
+                if is_beyond && self.decided(head) || self.slice(head, slice, &bytes?)? {
+                    break;
+                }
             }
-            if self.slice(head, slice)? {
-                return Ok(());
-            }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Applies one slice; true when nothing after it matters.
-    fn slice(&mut self, head: &mut Head, slice: &Slice) -> Result<bool, Stopped> {
+    fn slice(&mut self, head: &mut Head, slice: &Slice, bytes: &[u8]) -> Result<bool, Stopped> {
         let header = &slice.header;
-        let bytes = slice.read(self.overlay)?;
         if header.first.optime.ts <= self.upto {
             self.slices += 1;
         }
         let start = head.position().optime.ts;
-        for (index, entry) in slice::entries(&bytes).enumerate() {
+        for (index, entry) in slice::entries(bytes).enumerate() {
             if index % ENTRIES_PER_CHECK == 0 && self.cancel.is_cancelled() {
                 return Err(Error::Cancelled.into());
             }
