@@ -17,6 +17,9 @@ use super::map::Map;
 /// Bytes of zeros written at once where the file system cannot allocate.
 const ZERO_CHUNK_BYTES: usize = 64 << 10;
 
+/// Bytes that [`write_again`] holds.
+const AGAIN_BYTES: usize = 1 << 20;
+
 /// What was being done to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -158,6 +161,24 @@ pub trait File: fmt::Debug + Send + Sync {
     fn try_lock(&self) -> Result<bool, FsError>;
     /// Maps its first bytes for reading. Only for files that are never written or cut again.
     fn map(&self, bytes: u64) -> Result<Map, FsError>;
+}
+
+/// Makes a part of a file durable that another process may have written. A sync alone does not: where
+/// one failed before, what it was to write is still read, and no later one writes it.
+///
+/// # Errors
+/// [`FsError`].
+pub(super) fn write_again(file: &dyn File, range: std::ops::Range<u64>) -> Result<(), FsError> {
+    let mut buffer = vec![0; AGAIN_BYTES.min(usize::try_from(range.end).unwrap_or(AGAIN_BYTES))];
+    let mut offset = range.start;
+    while offset < range.end {
+        let len = (range.end - offset).min(buffer.len() as u64);
+        let part = &mut buffer[..len as usize];
+        file.read_at(offset, part)?;
+        file.write_at(offset, part)?;
+        offset += len;
+    }
+    file.sync()
 }
 
 /// The file system of the machine.

@@ -5,6 +5,8 @@
 //! Order of writes of a commit: record, fdatasync. Of a new log file: create, allocate, record,
 //! fsync, directory fsync, then the other slot of `HEAD`, fsync, then the old file is removed.
 //!
+//! An open for writing makes what it read durable before it does anything, by writing it again.
+//!
 //! Crash: a record that is not whole was never acknowledged and is ignored, with all behind it;
 //! the first commit after an open always starts a new file, so nothing is written behind a torn
 //! record, and an open that finds something torn starts one with the newest commit again. If a record that is not whole has a whole one behind it, the file was damaged later, and
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Error;
-use super::fs::{Access, Disk, File, FsError};
+use super::fs::{Access, Disk, File, FsError, write_again};
 use super::layout::{ALIGNMENT, StoreUuid, field, u32_at, u64_at};
 use super::record::{self, ChainHash, Commit, FIXED_BYTES, Place, Raw};
 
@@ -148,6 +150,21 @@ impl LogFiles {
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
         file.read_at(0, &mut bytes)?;
         self.parse(slot, &bytes)
+    }
+
+    /// Makes durable what was read. Another process may have been killed before it was, and what is then
+    /// done by it, such as removing files, cannot be taken back.
+    pub(super) fn settle(&self, read: &LogRead) -> Result<(), Error> {
+        if !self.durable {
+            return Ok(());
+        }
+        let log = self.disk.open(&self.path(read.slot.log), Access::Write)?;
+        write_again(&*log, 0..read.end)?;
+        self.disk.sync_dir(&self.directory())?;
+        let head = self.disk.open(&self.head_path(), Access::Write)?;
+        let slot = read.slot.generation % 2 * SLOT_BYTES;
+        write_again(&*head, slot..slot + SLOT_BYTES)?;
+        Ok(self.disk.sync_dir(&self.dir)?)
     }
 
     fn place(&self, log: u64, offset: u64) -> Place {

@@ -110,6 +110,7 @@ pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
         tracing::info!(offset = read.end, "the commit log ends in a torn record, which is ignored");
     }
     let mut commit = read.commits.pop().expect("a log that was read has at least one commit");
+    log_files.settle(&read)?;
     log_files.remove_others(read.slot.log)?;
     let Options { segment_bytes, durable, mmap } = options;
     let target = Target { disk: Arc::clone(&disk), store, segment_bytes, durable };

@@ -11,6 +11,8 @@
 //!
 //! Every step can be interrupted and starts over at the next open: sealing makes the records durable
 //! before the trailer, so a segment with a valid trailer is whole, and one without is scanned again.
+//! What no commit proves to be durable is written again: its writer may have been killed before it was,
+//! or have met a disk that failed, and is then read from the machine's memory as if nothing had happened.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,11 +21,11 @@ use std::time::Duration;
 
 use super::Error;
 use super::append::{Target, seal_file};
-use super::fs::{Access, Disk, File};
+use super::fs::{Access, Disk, File, write_again};
 use super::layout::{Entry, SEGMENT_HEADER_BYTES, SegmentId};
 use super::record::Commit;
 use super::scan::{Scanner, Step, entry_of, open_payload};
-use super::segment::{self, check_header, read_trailer};
+use super::segment::{self, check_header, read_footer};
 
 /// How often the lock is tried. A process that let go of it may for a moment still hold it in a child
 /// that it forked and that has not yet run its program.
@@ -117,10 +119,13 @@ fn close(
         Err(Error::Damaged { what, .. }) => tracing::error!(segment = %id, what, "damage"),
         other => other?,
     }
-    let trailer = read_trailer(&*file, &target.store, id, size)?;
-    if let Ok(trailer) = trailer
+    let unproven = committed.unwrap_or(0);
+    if let Ok(trailer) = read_footer(&*file, &target.store, id)?
         && committed.is_none_or(|len| trailer.data_end >= len)
     {
+        if target.durable {
+            write_again(&*file, unproven..size)?;
+        }
         return Ok(Some(size));
     }
     let whole = whole_prefix(target, Arc::clone(&file), id, size, committed.unwrap_or(0))?;
@@ -128,6 +133,9 @@ fn close(
         return remove(target, path);
     }
     let Whole { end, raw_bytes, mut entries } = whole;
+    if target.durable {
+        write_again(&*file, unproven..end)?;
+    }
     let size = seal_file(target, &*file, id, end, raw_bytes, &mut entries)?;
     tracing::info!(segment = %id, bytes = size, "sealed a segment that was left open");
     Ok(Some(size))

@@ -77,15 +77,8 @@ impl Segment {
 
     /// Reads the footer: its trailer and its table of entries, checked against their checksum.
     pub(super) fn footer(&self) -> Result<(Trailer, Table), Error> {
-        let size = self.file.size()?;
-        let trailer = read_trailer(&*self.file, &self.store, self.id, size)?
-            .map_err(|what| self.damaged(size.saturating_sub(TRAILER_BYTES as u64), what))?;
-        let mut bytes = vec![0; (size - trailer.data_end) as usize];
-        self.file.read_at(trailer.data_end, &mut bytes)?;
-        let (entries, end) = bytes.split_at(trailer.count as usize * ENTRY_BYTES);
-        if !trailer.verify(entries, end) {
-            return Err(self.damaged(trailer.data_end, "the footer's checksum differs"));
-        }
+        let trailer = read_footer(&*self.file, &self.store, self.id)?
+            .map_err(|(offset, what)| self.damaged(offset, what))?;
         let table = self.table(&trailer);
         Ok((trailer, table))
     }
@@ -170,19 +163,29 @@ pub(super) fn check_header(file: &dyn File, store: &StoreUuid, id: SegmentId) ->
     }
 }
 
-/// Reads the trailer of a segment file, or says why it has none.
-pub(super) fn read_trailer(
+/// Reads the trailer of a segment file with a whole footer, or says where and why it has none.
+pub(super) fn read_footer(
     file: &dyn File,
     store: &StoreUuid,
     id: SegmentId,
-    size: u64,
-) -> Result<Result<Trailer, &'static str>, Error> {
+) -> Result<Result<Trailer, (u64, &'static str)>, Error> {
+    let size = file.size()?;
     let Some(at) = size.checked_sub(TRAILER_BYTES as u64) else {
-        return Ok(Err("the file is shorter than a footer"));
+        return Ok(Err((0, "the file is shorter than a footer")));
     };
     let mut bytes = [0; TRAILER_BYTES];
     file.read_at(at, &mut bytes)?;
-    Ok(Trailer::decode(&bytes, store, id, size))
+    let trailer = match Trailer::decode(&bytes, store, id, size) {
+        Ok(trailer) => trailer,
+        Err(what) => return Ok(Err((at, what))),
+    };
+    let mut bytes = vec![0; (size - trailer.data_end) as usize];
+    file.read_at(trailer.data_end, &mut bytes)?;
+    let (entries, end) = bytes.split_at(trailer.count as usize * ENTRY_BYTES);
+    if !trailer.verify(entries, end) {
+        return Ok(Err((trailer.data_end, "the footer's checksum differs")));
+    }
+    Ok(Ok(trailer))
 }
 
 /// The segments that are open, at most a bounded number.
