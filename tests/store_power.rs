@@ -1,19 +1,20 @@
-//! The power goes after every operation of short histories, and of random ones after some; of what was not
-//! synced any part survives. Whatever the cut, the store opens by itself, holds everything that was
-//! acknowledged and nothing half-done, is clean to `fsck`, and goes on.
+//! The power goes after every operation of short histories, and of random ones after some; every kind of
+//! operation fails once or for ever. Of what was not synced any part survives. Whatever happened, the
+//! store opens by itself, holds everything that was acknowledged and nothing half-done, is clean to
+//! `fsck`, and goes on.
 //!
 //! `HEADSTOCK_LONG=1` tries more seeds and more parts; `HEADSTOCK_SEED=n` runs that random history.
 
 mod forms;
 mod store_common;
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
 use forms::{is_long, seeds};
-use headstock::block::BlockWrite as _;
-use headstock::block::Kind;
-use headstock::lab::{SimDisk, Survives};
+use headstock::lab::{Fault, SimDisk, Survives};
+use headstock::store::fs::Operation;
 use headstock::store::fsck::{self, Level};
 use headstock::store::{CommitSeq, Error, Options, RepositorySalt, Roots, Store, compact};
 use rand::rngs::StdRng;
@@ -123,29 +124,36 @@ fn graph(
     Ok(try_put_graph(store, random, leaves, 1500)?)
 }
 
-/// Checks a disk on which the power was cut.
-fn check(disk: &SimDisk, known: &Known) {
-    let Some((seq, roots)) = &known.acknowledged else {
+/// Checks a disk on which the power was cut, or the process killed. Returns what is acknowledged then.
+fn check(disk: &SimDisk, known: &Known) -> Known {
+    let store = match &known.acknowledged {
+        Some((seq, roots)) => {
+            let store = open(disk).expect("opens by itself");
+            let (found_seq, found) = store.roots();
+            let is_under_way = found_seq > *seq && known.under_way.as_ref() == Some(&found);
+            assert!(
+                (found_seq, &found) == (*seq, roots) || is_under_way,
+                "commit {found_seq:?} {found:?}, acknowledged {seq:?} {roots:?}"
+            );
+            store
+        }
         // Its creation was under way: it is there or can be made.
-        let store = open(disk).or_else(|_| create(disk)).expect("neither there nor to be made");
-        assert!(store.roots().1.is_empty());
-        return;
+        None => open(disk).or_else(|_| create(disk)).expect("neither there nor to be made"),
     };
-    let store = open(disk).expect("opens by itself");
-    let (found_seq, found) = store.roots();
-    let is_under_way = found_seq > *seq && known.under_way.as_ref() == Some(&found);
-    assert!(
-        (found_seq, &found) == (*seq, roots) || is_under_way,
-        "commit {found_seq:?} {found:?}, acknowledged {seq:?} {roots:?}"
-    );
     let reached = reach_all(&store);
     let report = fsck::run(&store, Level::Data, &mut |_| {}).expect("fsck");
     assert!(report.findings.is_empty(), "{:?}", report.findings);
-    let id = store.put(Kind::Links, &[5, 0, 0, 0, 0]).expect("goes on");
-    store.commit(|roots| _ = roots.insert("after".into(), id)).expect("goes on");
+    // A graph that is there already as what nothing names, and a new block.
+    for seed in 0..2 {
+        let id = graph(&store, &mut StdRng::seed_from_u64(seed), 3).expect("goes on");
+        store.commit(|roots| _ = roots.insert(format!("after {seed}"), id)).expect("goes on");
+    }
+    let acknowledged = Some(store.roots());
+    let reached = reached.union(&reach_all(&store)).count();
     drop(store);
     let store = open(disk).expect("opens again");
-    assert_eq!(reach_all(&store).len(), reached.len() + 1);
+    assert!(reach_all(&store).len() == reached || known.acknowledged.is_none());
+    Known { acknowledged, under_way: None }
 }
 
 /// Cuts the power now, in one of many ways after another, and checks what is left.
@@ -163,11 +171,13 @@ fn check_cuts(disk: &SimDisk, known: &Known, random: &mut StdRng, what: &str) ->
         torn[at..].fill(Survives::Nothing);
         let sectors = length.unwrap_or_default() / SECTOR_BYTES;
         torn[at] = Survives::First(random.random_range(0..=sectors) * SECTOR_BYTES);
-        ways.push((format!("all but {at}"), without));
-        ways.push((format!("only {at}"), only));
-        ways.push((format!("up to a part of {at}"), torn));
+        let mut each = vec![("all but", without), ("only", only), ("up to a part of", torn)];
+        if !is_long() {
+            each = vec![each.swap_remove(random.random_range(0..3))];
+        }
+        ways.extend(each.into_iter().map(|(way, fates)| (format!("{way} {at}"), fates)));
     }
-    for number in 0..if is_long() { 12 } else { 3 } {
+    for number in 0..if is_long() { 12 } else { 2 } {
         let fate = |length: &Option<usize>| any_fate(*length, random);
         ways.push((format!("some, {number}"), lengths.iter().map(fate).collect()));
     }
@@ -220,6 +230,87 @@ fn short_histories_cut_after_every_operation() {
         }
     }
     println!("{points} crash points, {ways} ways of what survives");
+}
+
+/// Kinds of operations, and how they fail.
+const FAULTS: [(Operation, ErrorKind); 12] = [
+    (Operation::Create, ErrorKind::StorageFull),
+    (Operation::Open, ErrorKind::Other),
+    (Operation::Read, ErrorKind::Other),
+    (Operation::Write, ErrorKind::Other),
+    (Operation::Write, ErrorKind::StorageFull),
+    (Operation::Allocate, ErrorKind::StorageFull),
+    (Operation::SetLength, ErrorKind::Other),
+    (Operation::Sync, ErrorKind::Other),
+    (Operation::Rename, ErrorKind::Other),
+    (Operation::Remove, ErrorKind::Other),
+    (Operation::List, ErrorKind::Other),
+    (Operation::CreateDirectory, ErrorKind::StorageFull),
+];
+
+/// A history on a disk that fails from an operation on: the disk, well again, and what was known. None
+/// where the history does not get so far.
+fn faulty(steps: &[Step], fault: Fault) -> Option<(SimDisk, Known)> {
+    let disk = SimDisk::new(Path::new("/disk"));
+    disk.fail(&[fault]);
+    let known = run(&disk, steps, 1);
+    disk.fail(&[]);
+    (disk.failures() > 0).then_some((disk, known))
+}
+
+#[test]
+fn short_histories_with_every_operation_failing() {
+    let mut failures = 0;
+    for (number, steps) in SHORT.iter().enumerate() {
+        for ((operation, kind), times) in
+            FAULTS.into_iter().flat_map(|fault| [(fault, 1), (fault, u64::MAX)])
+        {
+            let fault = |after| Fault { operation, after, times, kind };
+            let all = (0..).map_while(|after| faulty(steps, fault(after)));
+            for (after, (disk, known)) in all.enumerate() {
+                let what =
+                    format!("history {number}: {kind:?} {times} times at {operation} {after}");
+                let mut random = StdRng::seed_from_u64(after as u64);
+                let lengths = disk.unsynced();
+                for way in 0..if is_long() { 6 } else { 3 } {
+                    let _context = Context(format!("{what}, way {way}"));
+                    let fate = |at: usize| match way {
+                        0 => Survives::Nothing,
+                        1 => Survives::Whole,
+                        _ => any_fate(lengths[at], &mut random),
+                    };
+                    check(&disk.restarted(fate), &known);
+                }
+                // The process ends, the machine goes on, and is cut off later.
+                let _context = Context(format!("{what}, cut later"));
+                let known = check(&disk, &known);
+                check(&disk.restarted(|_| Survives::Nothing), &known);
+                failures += 1;
+            }
+        }
+    }
+    println!("{failures} failures");
+}
+
+/// What a killed process wrote is read by the next one, which builds on it, and need not be durable.
+#[test]
+fn killed_after_every_operation_and_cut_later() {
+    let (mut points, mut ways) = (0, 0);
+    for (number, steps) in SHORT.iter().enumerate() {
+        let (disk, _) = cut(steps, 1, u64::MAX);
+        for operations in 0..=disk.operations() {
+            let (disk, known) = cut(steps, 1, operations);
+            disk.cut_after(u64::MAX);
+            let what = format!("history {number} killed after {operations} operations");
+            let context = Context(what.clone());
+            let known = check(&disk, &known);
+            drop(context);
+            let mut random = StdRng::seed_from_u64(operations);
+            ways += check_cuts(&disk, &known, &mut random, &what);
+            points += 1;
+        }
+    }
+    println!("{points} kills, {ways} ways of what survives");
 }
 
 #[test]

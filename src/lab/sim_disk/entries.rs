@@ -29,8 +29,6 @@ pub(super) struct Entries {
 struct Unsynced {
     number: u64,
     change: Change,
-    /// Whether a sync of it failed: no other will make it durable.
-    given_up: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -112,19 +110,14 @@ impl Entries {
 
     fn push(&mut self, change: Change, number: u64) {
         change.apply(&mut self.current);
-        self.unsynced.push(Unsynced { number, change, given_up: false });
+        self.unsynced.push(Unsynced { number, change });
     }
 
     pub fn sync(&mut self, directory: &Path) {
-        let synced = |one: &mut Unsynced| !one.given_up && one.change.is_in(directory);
+        let synced = |one: &mut Unsynced| one.change.is_in(directory);
         for one in self.unsynced.extract_if(.., synced) {
             one.change.apply(&mut self.durable);
         }
-    }
-
-    pub fn fail_sync(&mut self, directory: &Path) {
-        let failed = self.unsynced.iter_mut().filter(|one| one.change.is_in(directory));
-        failed.for_each(|one| one.given_up = true);
     }
 
     pub fn unsynced(&self) -> impl Iterator<Item = (u64, Option<usize>)> {

@@ -3,8 +3,9 @@
 //! What survives a power cut is what `format-spec/00-assumptions.md` promises and nothing more: bytes
 //! and lengths after a sync of the file, entries after a sync of their directory. Of the rest any part
 //! may survive, in any order, torn anywhere; [`SimDisk::unsynced`] counts the operations it consists of and
-//! [`SimDisk::restarted`] gives the disk after a cut that some of them survived. After a failed sync nothing that it
-//! was to make durable ever becomes so, whatever later syncs say, and is yet what is read until the cut.
+//! [`SimDisk::restarted`] gives the disk after a cut that some of them survived. After a failed sync of a file
+//! the bytes that it was to make durable never become so, whatever later syncs say, and are yet what is
+//! read until the cut; lengths and entries are made durable by a later sync.
 //!
 //! Operations that change something are counted; the power can be cut after any of them, and any kind
 //! can be made to fail.
@@ -67,6 +68,8 @@ struct State {
     /// After so many, the power is gone.
     cut_after: Option<u64>,
     faults: Vec<Fault>,
+    /// Operations that failed by a fault.
+    failed: u64,
 }
 
 impl fmt::Debug for SimDisk {
@@ -98,6 +101,12 @@ impl SimDisk {
     /// Makes operations fail from now on, in place of what was to fail before.
     pub fn fail(&self, faults: &[Fault]) {
         self.state().faults = faults.to_vec();
+    }
+
+    /// Operations that failed by a fault so far.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.state().failed
     }
 
     /// Lengths of the un-synced operations in their order: bytes of a write, none of anything else.
@@ -218,6 +227,7 @@ impl State {
                 fault.after -= 1;
             } else if fault.times > 0 {
                 fault.times -= 1;
+                self.failed += 1;
                 return Err(fault.kind);
             }
         }
@@ -284,14 +294,10 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, directory: &Path) -> Result<(), FsError> {
-        let synced = self.change(Operation::Sync, directory, |state| {
+        self.change(Operation::Sync, directory, |state| {
             state.entries.sync(directory);
             Ok(())
-        });
-        if synced.is_err() {
-            self.state().entries.fail_sync(directory);
-        }
-        synced
+        })
     }
 }
 
@@ -378,6 +384,7 @@ impl File for SimFile {
     fn sync(&self) -> Result<(), FsError> {
         let synced = self.change(Operation::Sync, |node, _| node.sync());
         if synced.is_err()
+            && !self.disk.is_off()
             && let Some(node) = self.disk.state().nodes.get_mut(&self.id)
         {
             node.fail_sync();

@@ -61,8 +61,11 @@ impl Node {
         }
     }
 
+    /// Bytes are given up; lengths stand in the file system's journal.
     pub fn fail_sync(&mut self) {
-        self.unsynced.iter_mut().for_each(|one| one.given_up = true);
+        let writes =
+            self.unsynced.iter_mut().filter(|one| matches!(one.change, Change::Write { .. }));
+        writes.for_each(|one| one.given_up = true);
     }
 
     /// Numbers of what is not durable, and lengths of writes.
