@@ -61,7 +61,11 @@ fn states(store: &Store, job: Option<&str>) -> Result<Vec<(String, State)>, Erro
 /// # Errors
 /// [`Error::NoStore`], [`Error::NoSuchJob`], [`Error::WhichJob`], and those of reading the store.
 pub fn open_backup(dir: &Path, job: Option<&str>) -> Result<restore::Backup, Error> {
-    let store = open(dir)?;
+    backup_of(open(dir)?, job)
+}
+
+/// A job of an open store as a restore sees it.
+pub(super) fn backup_of(store: Store, job: Option<&str>) -> Result<restore::Backup, Error> {
     let (name, id) = pick(&store, job)?;
     let state = State::read(&store, &id)?;
     let mut slices = Vec::new();

@@ -1,5 +1,7 @@
 //! Stored forms, the chain of slices, and the merging of pieces.
 
+mod power;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{RawDocumentBuf, rawdoc};
