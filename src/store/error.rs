@@ -68,6 +68,14 @@ pub enum Error {
         /// Where it should be.
         path: PathBuf,
     },
+    /// The log file that `HEAD` names is not there.
+    #[error("{} is gone, which {} names: the one was lost, or the other is an old copy; bring back what is of the other's time, or run `headstock fsck`", log.display(), head.display())]
+    LogGone {
+        /// Where the log file should be.
+        log: PathBuf,
+        /// The file that names it.
+        head: PathBuf,
+    },
     /// A write could not be made durable, so nothing more is written until the store is reopened.
     #[error("the store is latched read-only since a write failed ({cause}); reopen it")]
     Latched {

@@ -142,7 +142,9 @@ impl LogFiles {
                     let what = "the slot is damaged, and the other names a log file that is gone";
                     return Err(Error::Damaged { path: self.head_path(), offset, what });
                 }
-                None => return Err(error.into()),
+                None => {
+                    return Err(Error::LogGone { log: self.path(slot.log), head: self.head_path() });
+                }
             },
             other => other?,
         };

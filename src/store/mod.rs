@@ -164,7 +164,7 @@ impl Store {
     /// Opens for writing: takes the lock, recovers the tail.
     ///
     /// # Errors
-    /// [`Error::NotAStore`], [`Error::Locked`], [`Error::Damaged`] or [`Error::SegmentGone`] if
+    /// [`Error::NotAStore`], [`Error::Locked`], [`Error::Damaged`], [`Error::LogGone`] or [`Error::SegmentGone`] if
     /// something that a commit named is not as it was, and those of the disk.
     pub fn open(dir: &Path, options: Options) -> Result<Self, Error> {
         Self::open_on(Arc::new(fs::RealDisk), dir, options)
