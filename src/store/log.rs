@@ -143,7 +143,10 @@ impl LogFiles {
                     return Err(Error::Damaged { path: self.head_path(), offset, what });
                 }
                 None => {
-                    return Err(Error::LogGone { log: self.path(slot.log), head: self.head_path() });
+                    return Err(Error::LogGone {
+                        log: self.path(slot.log),
+                        head: self.head_path(),
+                    });
                 }
             },
             other => other?,

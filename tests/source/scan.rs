@@ -49,7 +49,8 @@ fn odd_ids(rng: &mut StdRng) -> Vec<Bson> {
         ids.push(match rng.random_range(0..5) {
             0 => Bson::Int32(n),
             1 => Bson::Double(f64::from(n) + 0.5),
-            2 => Bson::Int64(i64::from(n) << 40 | 1),
+            // Never the 1 of an Int32.
+            2 => Bson::Int64(i64::from(n + 1) << 40 | 1),
             3 => Bson::String(format!("{:x}", rng.random::<u32>())),
             _ => Bson::Document(doc! { "n": n, "m": rng.random::<i32>() }),
         });
