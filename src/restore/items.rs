@@ -81,8 +81,7 @@ impl Item {
 
     /// The namespace whose writes a server takes for this item's, if it is buckets without a view.
     pub fn diverts(&self) -> Option<String> {
-        let name = self.name().strip_prefix(BUCKETS)?;
-        Some(format!("{}.{name}", self.db()))
+        series_of(&self.ns)
     }
 
     /// Whether it is a database's collection of stored functions, which cannot be dropped.
@@ -108,6 +107,12 @@ impl Item {
     pub fn secondary_indexes(&self) -> impl Iterator<Item = &RawDocument> {
         self.indexes().filter(|spec| !is_id_index(spec))
     }
+}
+
+/// The time series that a namespace holds the buckets of, by its name.
+pub(super) fn series_of(ns: &str) -> Option<String> {
+    let (db, name) = split(ns);
+    name.strip_prefix(BUCKETS).map(|name| format!("{db}.{name}"))
 }
 
 /// Whether a spec is that of the `_id` index.
@@ -212,8 +217,7 @@ pub(super) fn select(
     let mut selection = Selection::default();
     for collection in catalog {
         let (db, name) = split(&collection.ns);
-        let series = name.strip_prefix(BUCKETS).map(|name| format!("{db}.{name}"));
-        let series = series.filter(|ns| all_series.contains(&**ns));
+        let series = series_of(&collection.ns).filter(|ns| all_series.contains(&**ns));
         let selected = wanted(&collection.ns) || series.as_deref().is_some_and(wanted);
         if !selected || !namespaces::kept(&collection.ns) || name == VIEWS {
             continue;

@@ -8,7 +8,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::{Existing, Live, Marker, OWN_DATABASES, Outcome};
 use crate::block::BlockRead;
 use crate::head::namespaces::split;
-use crate::restore::items::{BUCKETS, Item, Selection, Shape, by_dependency};
+use crate::restore::items::{BUCKETS, Item, Selection, Shape, by_dependency, series_of};
 use crate::restore::read::Summary;
 use crate::restore::request::Filter;
 use crate::restore::{Amount, Error, Phase};
@@ -189,9 +189,8 @@ pub(in crate::restore) fn dropped_along(
     drops: &[String],
 ) -> Option<(String, String)> {
     drops.iter().find_map(|buckets| {
-        let (db, name) = split(buckets);
-        let name = name.strip_prefix(BUCKETS)?;
-        let ns = format!("{db}.{name}");
+        let ns = series_of(buckets)?;
+        let (db, name) = split(&ns);
         let stays = existing.get(db)?.contains_key(name) && !drops.contains(&ns);
         stays.then(|| (ns, buckets.clone()))
     })
