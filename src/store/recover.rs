@@ -128,7 +128,7 @@ fn close(
         }
         return Ok(Some(size));
     }
-    let whole = whole_prefix(target, Arc::clone(&file), id, size, committed.unwrap_or(0))?;
+    let whole = whole_prefix(target, Arc::clone(&file), id, size, unproven)?;
     if whole.entries.is_empty() && committed.is_none() {
         return remove(target, path);
     }

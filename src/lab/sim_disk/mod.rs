@@ -112,11 +112,7 @@ impl SimDisk {
     /// Lengths of the un-synced operations in their order: bytes of a write, none of anything else.
     #[must_use]
     pub fn unsynced(&self) -> Vec<Option<usize>> {
-        let state = self.state();
-        let writes = state.nodes.values().flat_map(Node::unsynced);
-        let mut all: Vec<(u64, Option<usize>)> = writes.chain(state.entries.unsynced()).collect();
-        all.sort_unstable();
-        all.into_iter().map(|(_, bytes)| bytes).collect()
+        self.state().unsynced().into_iter().map(|(_, bytes)| bytes).collect()
     }
 
     /// The disk after a power cut now, of whose un-synced operations `survives` tells, by their place in
@@ -124,12 +120,9 @@ impl SimDisk {
     #[must_use]
     pub fn restarted(&self, mut survives: impl FnMut(usize) -> Survives) -> Self {
         let state = self.state();
-        let writes = state.nodes.values().flat_map(Node::unsynced);
-        let mut numbers: Vec<u64> =
-            writes.chain(state.entries.unsynced()).map(|(number, _)| number).collect();
-        numbers.sort_unstable();
+        let unsynced = state.unsynced().into_iter().enumerate();
         let fates: BTreeMap<u64, Survives> =
-            numbers.into_iter().enumerate().map(|(at, number)| (number, survives(at))).collect();
+            unsynced.map(|(at, (number, _))| (number, survives(at))).collect();
         let fate = |number: u64| fates.get(&number).copied().unwrap_or(Survives::Nothing);
         let entries = state.entries.after_a_cut(fate);
         let named = |id: &NodeId| entries.files().any(|file| file == *id);
@@ -210,6 +203,14 @@ impl State {
         let id = NodeId(self.number());
         self.nodes.insert(id, node);
         id
+    }
+
+    /// Numbers of the un-synced operations in their order, and lengths of writes.
+    fn unsynced(&self) -> Vec<(u64, Option<usize>)> {
+        let writes = self.nodes.values().flat_map(Node::unsynced);
+        let mut all: Vec<_> = writes.chain(self.entries.unsynced()).collect();
+        all.sort_unstable();
+        all
     }
 
     fn number(&mut self) -> u64 {
