@@ -4,8 +4,8 @@
 //! writes of a segment: create, allocate, header, fsync, directory fsync; records in order, each
 //! only where space was allocated before, with room for the footer always kept back; at the end
 //! fsync, footer, cut to length, fsync. A crash leaves a prefix of the records (anything behind the
-//! last fsync may be torn, which the seeded checksums show) and no valid trailer, or a whole sealed
-//! segment: the first fsync of a seal makes the records durable before a trailer can exist.
+//! last fsync may be torn, which the seeded checksums show) and no valid footer, or a whole sealed
+//! segment: the first fsync of a seal makes the records durable before a footer can exist.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;

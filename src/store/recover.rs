@@ -10,7 +10,7 @@
 //! - Any other segment was dropped by a commit: it is removed as soon as no reader uses it.
 //!
 //! Every step can be interrupted and starts over at the next open: sealing makes the records durable
-//! before the trailer, so a segment with a valid trailer is whole, and one without is scanned again.
+//! before the footer, so a segment with a valid footer is whole, and one without is scanned again.
 //! What no commit proves to be durable is written again: its writer may have been killed before it was,
 //! or have met a disk that failed, and is then read from the machine's memory as if nothing had happened.
 
