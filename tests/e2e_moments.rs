@@ -2,10 +2,11 @@
 //!
 //! Servers from 5.0 on show what they held at an optime at which nobody paused (snapshot reads at a
 //! cluster time): the backup opened at it must hold the same documents, byte for byte, in the same
-//! order. An older server shows only what it holds now: its writers are paused, and the backup opened at
-//! that optime must hold the same collections with the same documents, options and indexes, users and
-//! roles included; only of capped collections one may have more of the oldest documents than the other,
-//! as members of the set have among themselves. In the end a server restored to the latest point equals the source.
+//! order (of capped collections, or in that of the oplog, as secondaries do). An older server shows only
+//! what it holds now: its writers are paused, and the backup opened at that optime must hold the same
+//! collections with the same documents, options and indexes, users and roles included; only of capped
+//! collections one may have more of the oldest documents than the other, as members of the set have
+//! among themselves. In the end a server restored to the latest point equals the source.
 //!
 //! `HEADSTOCK_LONG=1` runs more seeds with more moments; `HEADSTOCK_SEED=n` runs that one.
 
@@ -20,8 +21,8 @@ use forms::{is_long, seeds};
 use futures::TryStreamExt as _;
 use headstock::job;
 use headstock::lab::{
-    Backup, Detail, Mongod, Options, Plan, Program, Release, ReplicaSet, Running, SourceState,
-    Workload,
+    Backup, Detail, LogOrder, Mongod, Options, Plan, Program, Release, ReplicaSet, Running,
+    SourceState, Workload,
 };
 use headstock::oplog::{Ts, Uuid};
 use headstock::restore::{At, Cancel, Silent, View};
@@ -53,8 +54,13 @@ fn hex(md5: Md5) -> String {
     md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The hash of all documents.
+fn digest(documents: &[RawDocumentBuf]) -> String {
+    hex(documents.iter().fold(Md5::new(), |md5, document| md5.chain_update(document.as_bytes())))
+}
+
 /// The documents of a collection at a moment; none if the server does not know any more.
-async fn digest(db: &Database, uuid: Uuid, capped: bool, at: Ts) -> Option<String> {
+async fn documents(db: &Database, uuid: Uuid, capped: bool, at: Ts) -> Option<Vec<RawDocumentBuf>> {
     let name = uuid.to_string();
     let mut find = rawdoc! {
         "find": Binary::from(uuid),
@@ -78,13 +84,11 @@ async fn digest(db: &Database, uuid: Uuid, capped: bool, at: Ts) -> Option<Strin
         }
         Ok(cursor) => cursor.with_type::<RawDocumentBuf>(),
     };
-    let mut md5 = Md5::new();
+    let mut documents = Vec::new();
     loop {
         match cursor.try_next().await {
-            Ok(Some(document)) => {
-                md5.update(document.as_bytes());
-            }
-            Ok(None) => return Some(hex(md5)),
+            Ok(Some(document)) => documents.push(document),
+            Ok(None) => return Some(documents),
             Err(error) => {
                 let ended = lost(&error) || is_of_election(&error);
                 assert!(ended, "{name} at {at}: {error}");
@@ -100,6 +104,8 @@ struct Held {
     what: String,
     /// Hash of its documents.
     digest: String,
+    /// The same in the order in which they were logged, of a capped collection.
+    as_logged: Option<String>,
 }
 
 /// Whether an operation was ended by an election (NotWritablePrimary, InterruptedDueToReplStateChange,
@@ -124,10 +130,15 @@ async fn source_at(client: &Client, at: Ts) -> BTreeMap<Uuid, Held> {
             let uuid = one.info.uuid.map(RawBson::Binary);
             let uuid = uuid.and_then(|uuid| Uuid::from_value(uuid.as_raw_bson_ref()));
             let Some(uuid) = uuid.filter(|_| one.name != "system.profile") else { continue };
-            if let Some(digest) = digest(&db, uuid, capped, at).await {
-                let what = format!("{name}.{} ({uuid}) {:?}", one.name, one.options);
-                found.insert(uuid, Held { what, digest });
+            let Some(mut held) = documents(&db, uuid, capped, at).await else { continue };
+            let what = format!("{name}.{} ({uuid}) {:?}", one.name, one.options);
+            let (digest_held, mut as_logged) = (digest(&held), None);
+            if capped {
+                let Ok(order) = LogOrder::read(client, &[uuid], Some(at)).await else { continue };
+                order.sort(uuid, &mut held);
+                as_logged = Some(digest(&held));
             }
+            found.insert(uuid, Held { what, digest: digest_held, as_logged });
         }
     }
     found
@@ -149,7 +160,7 @@ fn backup_at(store: &Path, at: Ts) -> BTreeMap<Uuid, Held> {
             md5.update(&run);
         }
         let what = format!("{} {:?}", collection.ns, collection.options);
-        (collection.uuid, Held { what, digest: hex(md5) })
+        (collection.uuid, Held { what, digest: hex(md5), as_logged: None })
     };
     view.collections().iter().map(digest).collect()
 }
@@ -243,9 +254,10 @@ async fn without_a_pause(seed: u64, release: Release) {
     for (at, expected) in &recorded {
         let found = backup_at(backup.store(), *at);
         compared += expected.len();
-        for (uuid, Held { what, digest }) in expected {
+        for (uuid, Held { what, digest, as_logged }) in expected {
             match found.get(uuid) {
                 Some(same) if same.digest == *digest => {}
+                Some(same) if as_logged.as_ref() == Some(&same.digest) => {}
                 Some(other) => report.push(format!("at {at}: {what}\n  is {}", other.what)),
                 None => report.push(format!("at {at}: {what} is missing")),
             }

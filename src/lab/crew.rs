@@ -84,7 +84,8 @@ impl Crew {
             let building = builds.count_documents(doc! {}).await;
             if building.map_err(Error::driver("count index builds"))? == 0 {
                 let before = set.wait_replicated().await?;
-                let state = SourceState::capture(set.client(), detail).await?;
+                let mut state = SourceState::capture(set.client(), detail).await?;
+                state.add_log_order(set.client()).await?;
                 if set.wait_replicated().await? == before {
                     return Ok((before, state));
                 }

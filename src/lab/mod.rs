@@ -9,6 +9,7 @@
 mod backup;
 mod crew;
 mod error;
+mod log_order;
 mod mongod;
 mod oracle;
 mod process;
@@ -20,6 +21,7 @@ mod workload;
 
 pub use backup::{Backup, GapLine, JobLine, Point, ScanLine, SnapshotLine, StatusLine, StoreLine};
 pub use error::Error;
+pub use log_order::LogOrder;
 pub use mongod::{Mongod, Release};
 pub use oracle::{Detail, SourceState};
 pub use program::{Program, Running};

@@ -7,7 +7,8 @@
 //! pseudo index of clustered collections and unfinished builds do not count, nor do bytes that
 //! servers add to the size of a capped collection. UUIDs are left out: a
 //! restored collection may have another. Temporary collections are left out, they go at a restore.
-//! A backup can be asked for the same without a restore: [`SourceState::of_view`].
+//! A backup can be asked for the same without a restore: [`SourceState::of_view`]. Capped collections of a
+//! source may also stand in the order of its oplog: [`SourceState::add_log_order`].
 //!
 //! Writers must be quiet while a state is taken.
 
@@ -20,9 +21,10 @@ use md5::{Digest as _, Md5};
 use mongodb::options::Collation;
 use mongodb::{Client, Database};
 
-use super::{Error, Result};
+use super::{Error, LogOrder, Result};
 use crate::head::Collection;
 use crate::inspect::json_of_id;
+use crate::oplog::Uuid;
 use crate::restore::View;
 use crate::tree::{Cursor, Order};
 
@@ -62,6 +64,8 @@ struct Namespace {
     documents: BTreeMap<String, u64>,
     /// The same hashes in natural order, of a capped collection.
     in_order: Vec<u64>,
+    /// The same in the order of the oplog, where that is asked for.
+    in_log_order: Vec<u64>,
 }
 
 /// The state of every user database of a server.
@@ -120,6 +124,34 @@ impl SourceState {
         self.namespaces.retain(|ns, _| keep(ns));
     }
 
+    /// Records the order, too, in which the oplog has the documents of capped collections: what is compared
+    /// with this state may have either. For states of a primary that several wrote to, see [`LogOrder`].
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn add_log_order(&mut self, client: &Client) -> Result<()> {
+        let mut capped = Vec::new();
+        let names = client.list_database_names().await.map_err(Error::driver("list databases"))?;
+        for db in names.iter().filter(|name| !INTERNAL.contains(&name.as_str())) {
+            for listed in list_collections(&client.database(db)).await? {
+                let name = listed.get_str("name").unwrap_or_default().to_owned();
+                if listed.get_document("options").is_ok_and(is_capped) {
+                    capped.push((db.clone(), name, uuid_of(&listed)?));
+                }
+            }
+        }
+        let uuids: Vec<Uuid> = capped.iter().map(|(.., uuid)| *uuid).collect();
+        let order = LogOrder::read(client, &uuids, None).await?;
+        for (db, name, uuid) in capped {
+            let mut documents = read_in_order(&client.database(&db), &name, "$natural").await?;
+            order.sort(uuid, &mut documents);
+            if let Some(namespace) = self.namespaces.get_mut(&format!("{db}.{name}")) {
+                namespace.in_log_order = hashes_of(&documents);
+            }
+        }
+        Ok(())
+    }
+
     /// Takes over from `found` how many of the oldest documents of its capped collections are gone, where
     /// the rest is the same; returns of how many. Servers before 5.0 remove them without an entry in the
     /// oplog, each member for itself and the primary for inserts too that it then refuses (seen on
@@ -132,9 +164,12 @@ impl SourceState {
             else {
                 continue;
             };
-            let (one, another) = (&mine.in_order, &other.in_order);
-            let one_of_both = one.ends_with(another) || another.ends_with(one);
-            if one_of_both && !one.is_empty() && !another.is_empty() {
+            let another = &other.in_order;
+            let mut orders = [&mine.in_order, &mine.in_log_order].into_iter();
+            let one_of_both = |one: &Vec<u64>| {
+                !one.is_empty() && (one.ends_with(another) || another.ends_with(one))
+            };
+            if !another.is_empty() && orders.any(one_of_both) {
                 mine.hash.clone_from(&other.hash);
                 trimmed += 1;
             }
@@ -202,11 +237,11 @@ impl SourceState {
                 ..Namespace::default()
             };
             if kind == "collection" && is_capped(&options) {
-                let (hash, in_order) = hash_in_order(database, name, "$natural").await?;
-                namespace.hash = Some(hash);
-                namespace.in_order = in_order;
+                let documents = read_in_order(database, name, "$natural").await?;
+                namespace.hash = Some(hash_of(&documents));
+                namespace.in_order = hashes_of(&documents);
             } else if kind == "collection" && options.contains_key("collation") {
-                namespace.hash = Some(hash_in_order(database, name, "_id").await?.0);
+                namespace.hash = Some(hash_of(&read_in_order(database, name, "_id").await?));
             }
             if kind == "collection" {
                 namespace.indexes = list_indexes(database, name).await?;
@@ -259,6 +294,7 @@ impl Namespace {
             indexes: canonical_indexes(specs),
             documents,
             in_order,
+            in_log_order: Vec::new(),
         }))
     }
 
@@ -277,7 +313,8 @@ impl Namespace {
                 _ => {}
             }
         }
-        if self.hash != found.hash {
+        let as_logged = !found.in_order.is_empty() && found.in_order == self.in_log_order;
+        if self.hash != found.hash && !as_logged {
             let hash = |namespace: &Self| namespace.hash.clone().unwrap_or("none".to_owned());
             report.push(format!("{ns}: md5 {} instead of {}", hash(found), hash(self)));
             self.compare_documents(ns, found, report);
@@ -354,9 +391,8 @@ fn canonical_options(kind: &str, options: &Document) -> Document {
     doc! { "options": options, "type": kind }
 }
 
-/// What `dbHash` does not tell, as it reads by the index of `_id`: the md5 over all documents, and the
-/// hash of each.
-async fn hash_in_order(database: &Database, name: &str, by: &str) -> Result<(String, Vec<u64>)> {
+/// All documents in an order by which `dbHash`, which reads by the index of `_id`, does not.
+async fn read_in_order(database: &Database, name: &str, by: &str) -> Result<Vec<RawDocumentBuf>> {
     let action = "read a collection in order";
     let collection = database.collection::<RawDocumentBuf>(name);
     let mut find = collection.find(doc! {}).sort(doc! { by: 1 });
@@ -364,13 +400,25 @@ async fn hash_in_order(database: &Database, name: &str, by: &str) -> Result<(Str
         let simple = Collation::builder().locale("simple").build();
         find = find.collation(simple).allow_disk_use(true);
     }
-    let mut cursor = find.await.map_err(Error::driver(action))?;
-    let (mut md5, mut hashes) = (Md5::new(), Vec::new());
-    while let Some(document) = cursor.try_next().await.map_err(Error::driver(action))? {
-        md5.update(document.as_bytes());
-        hashes.push(hash_document(&document).1);
-    }
-    Ok((hex(md5), hashes))
+    let cursor = find.await.map_err(Error::driver(action))?;
+    cursor.try_collect().await.map_err(Error::driver(action))
+}
+
+fn hash_of(documents: &[RawDocumentBuf]) -> String {
+    hex(documents.iter().fold(Md5::new(), |md5, document| md5.chain_update(document.as_bytes())))
+}
+
+fn hashes_of(documents: &[RawDocumentBuf]) -> Vec<u64> {
+    documents.iter().map(|document| hash_document(document).1).collect()
+}
+
+/// The UUID that `listCollections` tells.
+fn uuid_of(listed: &Document) -> Result<Uuid> {
+    let uuid = match listed.get_document("info").ok().and_then(|info| info.get("uuid")) {
+        Some(Bson::Binary(uuid)) => uuid.bytes.clone().try_into().ok().map(Uuid),
+        _ => None,
+    };
+    uuid.ok_or(Error::Reply { command: "listCollections", field: "info.uuid" })
 }
 
 fn hex(md5: Md5) -> String {
@@ -423,7 +471,12 @@ fn by_value(value: &Bson) -> Bson {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::{Options, Standalone};
+    use crate::lab::{Options, ReplicaSet, Standalone};
+
+    /// Inserters at once, inserts of each, and how often they try to overtake each other.
+    const INSERTERS: i32 = 8;
+    const INSERTS: i32 = 100;
+    const RACES: i32 = 50;
 
     async fn filled(last: i32, expire: Bson) -> (Standalone, SourceState) {
         let server = Standalone::start(&Options::default()).await.expect("start");
@@ -460,6 +513,48 @@ mod tests {
             let differs = other != 0 && trimmed == 0;
             assert_ne!(state.differences(&states[other]).is_empty(), differs);
         }
+    }
+
+    /// Inserts into `shop.log` until the primary has documents in another order than its secondary.
+    async fn overtake(set: &ReplicaSet) -> (SourceState, SourceState) {
+        let shop = set.client().database("shop");
+        let create = doc! { "create": "log", "capped": true, "size": 16 << 20 };
+        shop.run_command(create).await.expect("create");
+        let secondary = (set.primary().await.expect("a primary") + 1) % set.members();
+        let secondary = set.member(secondary).await.expect("a secondary");
+        for race in 0..RACES {
+            let insert = |inserter: i32| {
+                let log = shop.collection("log");
+                tokio::spawn(async move {
+                    for n in 0..INSERTS {
+                        let id = (race * INSERTERS + inserter) * INSERTS + n;
+                        log.insert_one(doc! { "_id": id }).await.expect("insert");
+                    }
+                })
+            };
+            futures::future::try_join_all((0..INSERTERS).map(insert)).await.expect("inserters");
+            set.wait_replicated().await.expect("replicated");
+            let primary = SourceState::capture(set.client(), Detail::Documents).await;
+            let secondary = SourceState::capture(&secondary, Detail::Documents).await;
+            let (primary, secondary) = (primary.expect("primary"), secondary.expect("secondary"));
+            if !primary.differences(&secondary).is_empty() {
+                return (primary, secondary);
+            }
+        }
+        panic!("nobody was overtaken in {RACES} races");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_primary_may_hold_inserts_in_another_order_than_its_oplog_and_secondaries() {
+        let set = ReplicaSet::of(2).await.expect("start");
+        let (mut primary, mut secondary) = overtake(&set).await;
+        let report = primary.differences(&secondary).join("\n");
+        assert!(report.contains("documents in another order"), "{report}");
+        primary.add_log_order(set.client()).await.expect("log order");
+        assert_eq!(primary.differences(&secondary), Vec::<String>::new());
+        // Any other order is a difference still.
+        secondary.namespaces.get_mut("shop.log").expect("the log").in_order.swap(0, 1);
+        assert_eq!(primary.differences(&secondary).len(), 2);
     }
 
     #[tokio::test]

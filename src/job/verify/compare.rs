@@ -22,6 +22,9 @@ const OPTIONS_BYTES_MAX: usize = 4 << 10;
 const FIELDS_NAMED_MAX: usize = 16;
 /// Bytes of documents sorted in memory at a time, as a scan does it.
 const SORTED_BYTES: u64 = 32 << 20;
+/// What may be behind another order of the same documents.
+const REORDERED: &str = "members of a set can differ so: a primary may store concurrent inserts in another \
+                         order than it logs them";
 /// Differences between two looks at the request to stop.
 const DIFFERENCES_PER_CHECK: u64 = 1 << 10;
 
@@ -57,7 +60,7 @@ impl Pair<'_> {
         let differ = self.documents(report, &self.sorted(a)?, &self.sorted(b)?)?;
         if !differ && a.order == b.order {
             report.counts.reordered += 1;
-            report.list(|| self.finding(Kind::Order, String::new()));
+            report.list(|| self.finding(Kind::Order, REORDERED.to_owned()));
         }
         Ok(())
     }

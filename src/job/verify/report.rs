@@ -167,7 +167,7 @@ impl fmt::Display for Finding {
             Kind::MissingDocument => write!(f, "{ns}: document {id} is missing in the backup"),
             Kind::ExtraDocument => write!(f, "{ns}: document {id} is not at the source"),
             Kind::DifferentDocument => write!(f, "{ns}: document {id} differs: {detail}"),
-            Kind::Order => write!(f, "{ns}: the same documents in another order"),
+            Kind::Order => write!(f, "{ns}: the same documents in another order ({detail})"),
         }
     }
 }
