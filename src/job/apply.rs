@@ -45,6 +45,8 @@ struct Letters {
     slices: bool,
     /// Flush and end.
     stop: bool,
+    /// Nobody reads letters any more.
+    closed: bool,
 }
 
 impl Letters {
@@ -131,7 +133,12 @@ impl Applier {
     /// Takes a snapshot once everything up to `at_least` is applied.
     pub async fn snapshot(&self, job: &Job, at_least: OpTime) -> Result<SnapshotInfo, Error> {
         let (reply, answer) = oneshot::channel();
-        self.mailbox.leave(|letters| letters.snapshots.push(Wanted { at_least, reply }));
+        let wanted = Wanted { at_least, reply };
+        self.mailbox.leave(|letters| {
+            if !letters.closed {
+                letters.snapshots.push(wanted);
+            }
+        });
         let lost = |_| Error::Interrupted { job: job.name().to_owned() };
         answer.await.map_err(lost)?
     }
@@ -160,6 +167,11 @@ impl Mailbox {
         self.woken.notify_all();
     }
 
+    /// Drops what came and what is to come: who waits for an answer is told that there will be none.
+    fn close(&self) {
+        self.leave(|letters| *letters = Letters { closed: true, ..Letters::default() });
+    }
+
     /// Takes what came, waiting a moment for it if asked to.
     fn collect(&self, wait: bool) -> Letters {
         let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,6 +180,15 @@ impl Mailbox {
             letters = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
         std::mem::take(&mut *letters)
+    }
+}
+
+/// Closes the mailbox of an applier when its thread ends, in whatever way.
+struct Closing(Arc<Mailbox>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -225,6 +246,7 @@ impl Worker {
     /// applied does not end it: what waits is told why, the reason becomes part of the job's state,
     /// and slices go on being stored.
     fn run(mut self) -> Result<(), Error> {
+        let _closing = Closing(self.mailbox.clone());
         loop {
             match self.apply_or_panic() {
                 Ok(()) => return Ok(()),

@@ -336,3 +336,16 @@ fn no_snapshot_is_taken_of_a_head_beside_a_scan() {
     assert!(matches!(refused, Err(Error::NotConsistent { .. })), "{refused:?}");
     set(None).expect("a snapshot");
 }
+
+/// Who asks an applier that was stopped meanwhile, as a new scan does, must not wait for ever.
+#[tokio::test]
+async fn an_applier_that_has_ended_keeps_nobody_waiting() {
+    let machine = power::Machine::new();
+    let job = power::World::new(1).begin(&machine).expect("a job with a head");
+    let (_sender, received) = tokio::sync::watch::channel(None);
+    let applier = apply::Applier::start(job.clone(), Figures::default(), received);
+    applier.stop(&job).await.expect("stop");
+    let asked = applier.snapshot(&job, OpTime::NULL);
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(20), asked).await;
+    assert!(matches!(answer.expect("an answer"), Err(Error::Interrupted { .. })));
+}

@@ -1,5 +1,6 @@
 //! The power goes while a job is scanned, tailed, flushed, snapshot, pruned, compacted and restored. After
-//! any cut, whatever of the un-synced survived, every point that was acknowledged is restored as it was.
+//! any cut, whatever of the un-synced survived, every snapshot that was acknowledged and the newest point are
+//! restored as they were.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -67,7 +68,7 @@ const STEPS: [Step; 18] = [
 ];
 
 /// What the source held, and what of it the job acknowledged.
-struct World {
+pub(super) struct World {
     random: StdRng,
     /// Documents at each second.
     history: BTreeMap<u32, Documents>,
@@ -78,14 +79,14 @@ struct World {
 }
 
 /// A disk with a store, whose scratch files are real.
-struct Machine {
+pub(super) struct Machine {
     disk: SimDisk,
     dir: PathBuf,
     scratch: Arc<TempDir>,
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let scratch = tempfile::tempdir().expect("temporary folder");
         let disk = SimDisk::new(scratch.path());
         Self { disk, dir: scratch.path().join("store"), scratch: Arc::new(scratch) }
@@ -123,7 +124,7 @@ fn document(id: i32, n: i32) -> RawDocumentBuf {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let first = (0..60).map(|id| (id, 0)).collect();
         Self {
             random: StdRng::seed_from_u64(seed),
@@ -174,7 +175,7 @@ impl World {
     }
 
     /// Makes the store and scans.
-    fn begin(&mut self, machine: &Machine) -> Result<Job, Error> {
+    pub(super) fn begin(&mut self, machine: &Machine) -> Result<Job, Error> {
         let on = Arc::new(machine.disk.clone());
         let store = Store::create_on(on, &machine.dir, options(), SALT)?;
         let session = store.session();
