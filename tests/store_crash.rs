@@ -157,7 +157,12 @@ fn continue_elsewhere(dir: &Path, seq: CommitSeq, job: BlockId) {
     let store = Store::open(copy.path(), small(true)).unwrap();
     assert_eq!(store.roots().0, seq);
     assert_eq!(store.roots().1.get("job"), Some(&job));
-    assert!(reach_all(&store).len() > 6);
+    let all = reach_all(&store);
+    assert!(all.len() > 6);
+    // A reader, which knows only what the log names, finds all of it too.
+    let reader = Store::open_reader(copy.path(), small(true)).unwrap();
+    assert_eq!((reader.roots(), reach_all(&reader)), (store.roots(), all));
+    drop(reader);
     store.commit(|roots| _ = roots.insert("after".into(), job)).unwrap();
     drop(store);
     let store = Store::open(copy.path(), small(true)).unwrap();

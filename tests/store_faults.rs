@@ -102,3 +102,48 @@ fn a_failed_write_or_sync_latches_the_store() {
         }
     }
 }
+
+/// A log that ends in something torn is written anew by an opening; if the disk fails meanwhile, the opening
+/// fails or goes on with the log as it is, and nothing is lost.
+#[test]
+fn a_disk_that_fails_while_a_torn_log_is_replaced_loses_nothing() {
+    let mut opened = 0;
+    for operation in [Operation::Create, Operation::Allocate, Operation::Write, Operation::Sync] {
+        for after in 0..8 {
+            let (store, disk) = failing_store(operation, ErrorKind::StorageFull, u64::MAX);
+            let id = store.roots().1["first"];
+            let (roots, all) = (store.roots().1, reach_all(&store));
+            drop(store);
+            tear_log(&disk);
+            let (kind, times) = (ErrorKind::StorageFull, u64::MAX);
+            disk.fail(&[Fault { operation, after, times, kind }]);
+            if let Ok(store) =
+                Store::open_on(Arc::new(disk.clone()), Path::new(STORE), small(false))
+            {
+                opened += 1;
+                assert_eq!(store.roots().1, roots);
+                // As long as the disk is full, commits fail and may be tried again.
+                for _ in 0..3 {
+                    _ = store.commit(|roots| _ = roots.insert("more".into(), id));
+                }
+            }
+            disk.fail(&[]);
+            let store = reopened(&disk, false);
+            assert_eq!(store.roots().1.get("first"), Some(&id), "{operation} after {after}");
+            assert_eq!(reach_all(&store), all);
+            assert!(fsck::run(&store, Level::Data, &mut |_| {}).unwrap().findings.is_empty());
+        }
+    }
+    assert!(opened > 8, "{opened} openings on a failing disk");
+}
+
+/// Puts something behind the last record of the log that is none.
+fn tear_log(disk: &SimDisk) {
+    for (path, mut content) in disk.files() {
+        if path.extension().is_some_and(|name| name == "log") {
+            let end = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            content[end.next_multiple_of(8) + 8] = 0x77;
+            disk.put_file(&path, Some(content));
+        }
+    }
+}

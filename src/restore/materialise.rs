@@ -30,8 +30,8 @@ use crate::store::Store;
 const CHANGE_BUDGET_BYTES: usize = 64 << 20;
 /// Entries between two looks at the request to stop.
 const ENTRIES_PER_CHECK: usize = 1 << 10;
-/// Slices that wait to be applied, and are held in memory for that.
-const SLICES_AHEAD: usize = 1;
+/// Slices that the channel holds: none, so that one is read and waits while one is applied.
+const SLICES_HELD: usize = 0;
 
 /// The catalog and blocks of a job at a point in time.
 pub struct View {
@@ -301,7 +301,7 @@ impl Advance<'_> {
         self.progress.begin(Phase::ApplySlices, total);
         let overlay = self.overlay;
         std::thread::scope(|scope| {
-            let (sender, receiver) = sync_channel(SLICES_AHEAD);
+            let (sender, receiver) = sync_channel(SLICES_HELD);
             scope.spawn(move || {
                 let mut read = slices.iter().map(|slice| (slice, slice.read(overlay)));
                 // Nobody listens when the rest does not matter.

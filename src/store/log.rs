@@ -24,6 +24,8 @@ use super::record::{self, ChainHash, Commit, FIXED_BYTES, Place, Raw};
 const LOG_BYTES: u64 = 1 << 20;
 const SLOT_BYTES: u64 = 4096;
 const SLOT_MAGIC: &[u8; 12] = b"HEADSLT\x1a\n\xa9\r\n";
+/// How often a log is read until it is what was made durable.
+const SETTLE_TRIES: usize = 4;
 /// Bytes of a slot that carry something, checksum included.
 const SLOT_USED: usize = 128;
 
@@ -120,6 +122,9 @@ impl LogFiles {
     /// Whether a slot was never written.
     pub(super) fn is_unused(&self, slot: usize) -> Result<bool, FsError> {
         let head = self.disk.open(&self.head_path(), Access::Read)?;
+        if head.size()? < (slot as u64 + 1) * SLOT_BYTES {
+            return Ok(false);
+        }
         let mut bytes = vec![0; SLOT_BYTES as usize];
         head.read_at(slot as u64 * SLOT_BYTES, &mut bytes)?;
         Ok(bytes.iter().all(|byte| *byte == 0))
@@ -157,12 +162,28 @@ impl LogFiles {
         self.parse(slot, &bytes)
     }
 
-    /// Makes durable what was read. Another process may have been killed before it was, and what is then
-    /// done by it, such as removing files, cannot be taken back.
-    pub(super) fn settle(&self, read: &LogRead) -> Result<(), Error> {
+    /// Reads the log file in use, and makes durable what is read. Another process may have been killed
+    /// before it was, and what is then done by it, such as removing files, cannot be taken back.
+    pub(super) fn read_settled(&self) -> Result<LogRead, Error> {
+        let mut read = self.read()?;
         if !self.durable {
-            return Ok(());
+            return Ok(read);
         }
+        for _ in 0..SETTLE_TRIES {
+            self.settle(&read)?;
+            // What was in memory only may have left it between the reading and the writing.
+            let again = self.read()?;
+            let is_settled = (again.slot, again.end) == (read.slot, read.end);
+            read = again;
+            if is_settled {
+                return Ok(read);
+            }
+        }
+        let what = "each reading of the log tells something else";
+        Err(Error::Damaged { path: self.path(read.slot.log), offset: read.end, what })
+    }
+
+    fn settle(&self, read: &LogRead) -> Result<(), Error> {
         let log = self.disk.open(&self.path(read.slot.log), Access::Write)?;
         write_again(&*log, 0..read.end)?;
         self.disk.sync_dir(&self.directory())?;
@@ -302,6 +323,21 @@ fn written_len(bytes: &[u8]) -> usize {
         let byte = bytes[start..end].iter().rposition(|byte| *byte != 0);
         byte.map_or(start, |byte| start + byte + 1)
     })
+}
+
+/// Every whole record of a log file's bytes, those behind damage included. `place` tells what an offset is.
+pub(super) fn whole_records(bytes: &[u8], place: impl Fn(u64) -> Place) -> Vec<Raw<'_>> {
+    let (mut records, mut offset, written) = (Vec::new(), 0, written_len(bytes) as u64);
+    while offset < written {
+        match raw_at(bytes, offset, &place(offset)) {
+            Some(raw) => {
+                offset += raw_len(bytes, offset);
+                records.push(raw);
+            }
+            None => offset += ALIGNMENT,
+        }
+    }
+    records
 }
 
 fn raw_len(bytes: &[u8], offset: u64) -> u64 {

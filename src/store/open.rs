@@ -8,7 +8,7 @@ use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
 
 use super::append::Target;
 use super::compact;
-use super::fs::{Disk, FsError};
+use super::fs::{Disk, FsError, Operation};
 use super::identity::Identity;
 use super::index::{self, Index};
 use super::layout::{ENTRY_BYTES, Entry, SegmentId};
@@ -72,7 +72,7 @@ fn make_directory(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
     for parent in dir.ancestors().skip(1).take(absent + 1) {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         match disk.sync_dir(parent) {
-            // Whoever may not open it cannot have made the directory by this program.
+            // Somebody who may not read a directory can often not have made anything in it either.
             Err(error) if error.source.kind() == std::io::ErrorKind::PermissionDenied => {
                 tracing::warn!(%error, "the entry of the store's directory may not be durable");
             }
@@ -105,12 +105,11 @@ pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
     let lock = recover::take_lock(&*disk, dir)?;
     let store = identity.uuid;
     let log_files = LogFiles::new(Arc::clone(&disk), dir, store, options.durable);
-    let mut read = log_files.read()?;
+    let mut read = log_files.read_settled()?;
     if read.torn {
         tracing::info!(offset = read.end, "the commit log ends in a torn record, which is ignored");
     }
     let mut commit = read.commits.pop().expect("a log that was read has at least one commit");
-    log_files.settle(&read)?;
     log_files.remove_others(read.slot.log)?;
     let Options { segment_bytes, durable, mmap } = options;
     let target = Target { disk: Arc::clone(&disk), store, segment_bytes, durable };
@@ -127,7 +126,15 @@ pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
             offset = read.end,
             "the newest commit record is damaged; its copy among the blocks is used"
         );
-        (commit.seq, commit.roots) = (seq, roots);
+        // What it names may stand in any segment that was found, all of them sealed by now.
+        commit = Commit {
+            seq,
+            roots,
+            segments: recovered.sealed.clone(),
+            active: None,
+            next_segment: recovered.next,
+            ..commit
+        };
     }
     let slot = clean_log(&log_files, &read, &mut commit)?;
     let waiting = recovered.dropped.iter().map(|(segment, bytes)| Waiting {
@@ -168,7 +175,10 @@ fn clean_log(log_files: &LogFiles, read: &LogRead, commit: &mut Commit) -> Resul
     }
     let base = commit.clone();
     let started = match log_files.start(Some(&read.slot), &base, commit) {
-        Err(Error::Full(error)) => {
+        // Later than that, the slot may name the new file, and only another opening tells.
+        Err(Error::Full(error))
+            if matches!(error.operation, Operation::Create | Operation::Allocate) =>
+        {
             tracing::warn!(%error, "the torn end of the commit log stays until the next commit");
             *commit = base;
             return Ok(read.slot);
@@ -247,7 +257,7 @@ fn newest_copy(
 }
 
 /// Reads [`commit_block`] back; none if it is none.
-fn read_commit_block(bytes: &[u8]) -> Option<(CommitSeq, Roots)> {
+pub(super) fn read_commit_block(bytes: &[u8]) -> Option<(CommitSeq, Roots)> {
     let document = RawDocument::from_bytes(bytes).ok()?;
     let seq = u64::try_from(document.get_i64("commit").ok()?).ok()?;
     let mut roots = Roots::new();

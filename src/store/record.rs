@@ -164,7 +164,7 @@ impl<'a> Raw<'a> {
         CommitSeq(u64_at(self.bytes, 16))
     }
 
-    fn parent(&self) -> ChainHash {
+    pub(super) fn parent(&self) -> ChainHash {
         field(self.bytes, 72)
     }
 

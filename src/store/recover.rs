@@ -123,19 +123,24 @@ fn close(
     if let Ok(trailer) = read_footer(&*file, &target.store, id)?
         && committed.is_none_or(|len| trailer.data_end >= len)
     {
-        if target.durable {
-            write_again(&*file, unproven..size)?;
+        if !target.durable {
+            return Ok(Some(size));
         }
-        return Ok(Some(size));
+        write_again(&*file, unproven..size)?;
+        // What was in memory only may have left it between the reading and the writing.
+        if read_footer(&*file, &target.store, id)?.is_ok() {
+            return Ok(Some(size));
+        }
     }
-    let whole = whole_prefix(target, Arc::clone(&file), id, size, unproven)?;
+    let mut whole = whole_prefix(target, Arc::clone(&file), id, size, unproven)?;
+    if target.durable && whole.end > unproven {
+        write_again(&*file, unproven..whole.end)?;
+        whole = whole_prefix(target, Arc::clone(&file), id, size, unproven)?;
+    }
     if whole.entries.is_empty() && committed.is_none() {
         return remove(target, path);
     }
     let Whole { end, raw_bytes, mut entries } = whole;
-    if target.durable {
-        write_again(&*file, unproven..end)?;
-    }
     let size = seal_file(target, &*file, id, end, raw_bytes, &mut entries)?;
     tracing::info!(segment = %id, bytes = size, "sealed a segment that was left open");
     Ok(Some(size))

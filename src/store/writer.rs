@@ -7,8 +7,8 @@
 //!
 //! Order of a commit: the segment's buffer is written, its fsync, the commit record, its fsync; full
 //! segments were sealed and synced before. Whatever a record names is therefore durable before
-//! it. A write or fsync that fails latches the store: what the system did with those bytes is unknown,
-//! and only reopening, which reads them back, tells.
+//! it. A write or fsync that fails latches the store: what the system did with those bytes is unknown
+//! until it is reopened, which writes again what it reads before it builds on it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

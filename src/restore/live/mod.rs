@@ -3,7 +3,8 @@
 //! Order of writes, so that no half-written target looks like a finished one: the marker
 //! ([`marker`], majority), drops, then per collection `create`, documents, indexes; then views; then
 //! the comparison ([`compare`]); then everything that lets the server delete documents by time, users
-//! and roles; the marker's removal (majority) is last. A restore that ends anywhere before leaves the
+//! and roles (buckets of a time series that lost their view come after all others have been compared, and are
+//! compared by themselves); the marker's removal (majority) is last. A restore that ends anywhere before leaves the
 //! marker, by which the same restore run again knows that what it finds is its own.
 //!
 //! Documents are inserted with `w: 1`; what a failover could undo is found by the comparison, which
