@@ -5,11 +5,11 @@ mod store_common;
 use std::path::{Path, PathBuf};
 
 use headstock::block::{BlockRead, BlockWrite, Kind};
-use headstock::store::fsck::{self, Level, Report, Severity};
+use headstock::store::fsck::{self, Level, Part, Report, Settings, Severity};
 use headstock::store::{Error, Store};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use store_common::{fast, put_graph, reach_all};
+use store_common::{copy_dir, fast, put_graph, reach_all, small};
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -41,11 +41,12 @@ fn sample(dir: &Path) -> Store {
 fn a_sound_store_has_no_finding() {
     let dir = tempfile::tempdir().unwrap();
     let store = sample(dir.path());
-    for level in [Level::Graph, Level::Data] {
+    for level in [Level::Quick, Level::Graph, Level::Data] {
         let report = fsck::run_on(dir.path(), fast(true), level, &mut |_| {}).unwrap();
         assert!(report.findings.is_empty(), "{:?}", report.findings);
-        assert_eq!(report.reachable, reach_all(&store).len() as u64);
-        assert!(report.records >= report.reachable && report.segments > 2);
+        let all = reach_all(&store).len() as u64;
+        assert_eq!(report.reachable, if level == Level::Quick { 0 } else { all });
+        assert!(report.segments > 2 && (level != Level::Data || report.records >= all));
     }
     let report = fsck::run(&store, Level::Data, &mut |_| {}).unwrap();
     assert!(report.findings.is_empty(), "{:?}", report.findings);
@@ -161,6 +162,81 @@ fn a_damaged_index_is_a_warning() {
     }
 }
 
+/// The codes that a check of a depth gives.
+fn codes(dir: &Path, settings: impl Into<Settings>) -> Vec<String> {
+    let report = fsck::run_on(dir, fast(false), settings, &mut |_| {}).unwrap();
+    report.findings.iter().map(|finding| finding.code.as_str().to_owned()).collect()
+}
+
+#[test]
+fn each_depth_finds_what_it_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(sample(dir.path()));
+    let segment = dir.path().join("segments/00000001.seg");
+    let whole = std::fs::read(&segment).unwrap();
+    // A footer, the bytes of a leaf, those of a node or links block, and a file that is not there.
+    let flip = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+    };
+    flip(whole.len() - 100);
+    for level in [Level::Quick, Level::Graph, Level::Data] {
+        assert!(codes(dir.path(), level).contains(&"HS-SEG-003".to_owned()), "{level:?}");
+    }
+    flip(4096 + 64 + 3);
+    assert_eq!(codes(dir.path(), Level::Quick), [""; 0]);
+    assert_eq!(codes(dir.path(), Level::Graph), [""; 0], "a leaf is not read");
+    assert!(codes(dir.path(), Level::Data).contains(&"HS-REC-002".to_owned()));
+    std::fs::write(&segment, &whole).unwrap();
+    let other = dir.path().join("segments/00000002.seg");
+    std::fs::rename(&other, dir.path().join("away")).unwrap();
+    for level in [Level::Quick, Level::Graph, Level::Data] {
+        let found = codes(dir.path(), level);
+        assert!(found.contains(&"HS-SEG-001".to_owned()), "{level:?}");
+        let graph = found.iter().any(|code| code.starts_with("HS-BLK"));
+        assert_eq!(graph, level != Level::Quick, "{level:?}: {found:?}");
+    }
+}
+
+#[test]
+fn parts_get_through_the_whole_store_and_remember_what_they_read() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(sample(dir.path()));
+    let part = |percent| Settings {
+        part: Some(Part { percent: Some(percent), max_duration: None }),
+        ..Settings::from(Level::Data)
+    };
+    let check =
+        |percent| fsck::run_on(dir.path(), fast(false), part(percent), &mut |_| {}).unwrap();
+    let first = check(1);
+    let segments = first.never_checked + 1;
+    assert_eq!((first.whole_segments, segments > 2), (1, true));
+    assert_eq!(first.reachable, 0, "the graph is left to another check");
+    let mut runs = 1;
+    while check(1).never_checked > 0 {
+        runs += 1;
+        assert!(runs < 100, "{runs} runs do not get through {segments} segments");
+    }
+    assert_eq!(runs + 1, segments, "one segment a run");
+    // A damaged one is told with what it touches, and is the first to be read until it is whole again.
+    let segment = dir.path().join("segments/00000001.seg");
+    let whole = std::fs::read(&segment).unwrap();
+    let mut bytes = whole.clone();
+    bytes[4096 + 64 + 3] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    assert!(codes(dir.path(), part(100)).contains(&"HS-BLK-002".to_owned()));
+    assert!(codes(dir.path(), part(1)).contains(&"HS-REC-002".to_owned()));
+    std::fs::write(&segment, whole).unwrap();
+    let report = check(1);
+    assert_eq!((report.findings.len(), report.never_checked), (0, 0));
+    // No time is no segment.
+    let none = Part { percent: None, max_duration: Some(std::time::Duration::ZERO) };
+    let settings = Settings { part: Some(none), ..Settings::from(Level::Data) };
+    let report = fsck::run_on(dir.path(), fast(false), settings, &mut |_| {}).unwrap();
+    assert_eq!(report.whole_segments, 0);
+}
+
 #[test]
 fn a_root_of_the_wrong_kind_is_found() {
     let dir = tempfile::tempdir().unwrap();
@@ -169,6 +245,31 @@ fn a_root_of_the_wrong_kind_is_found() {
     store.commit(|roots| _ = roots.insert("job".into(), leaf)).unwrap();
     let report = verify(dir.path()).unwrap();
     assert_eq!(report.findings[0].code.as_str(), "HS-BLK-004");
+}
+
+#[test]
+fn a_head_that_is_cut_costs_nothing_while_its_newest_slot_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    // A creation writes the second slot, its first commit the first.
+    drop(sample(dir.path()));
+    let roots = Store::open_reader(dir.path(), fast(false)).unwrap().roots();
+    let head = dir.path().join("HEAD");
+    let whole = std::fs::read(&head).unwrap();
+    let generation =
+        |slot: usize| u64::from_le_bytes(whole[slot + 32..slot + 40].try_into().unwrap());
+    assert!(generation(0) > generation(4096), "the newest is the first");
+    for len in [4096, 4097, 5000, 8191] {
+        std::fs::write(&head, &whole[..len]).unwrap();
+        let report = verify(dir.path()).unwrap();
+        assert!(
+            report.is_sound() && report.findings[0].code.as_str() == "HS-LOG-001",
+            "{report:?}"
+        );
+        let copy = tempfile::tempdir().unwrap();
+        copy_dir(dir.path(), copy.path());
+        assert_eq!(Store::open(copy.path(), small(false)).unwrap().roots(), roots);
+        assert!(verify(copy.path()).unwrap().findings.is_empty(), "an opening mends it");
+    }
 }
 
 #[test]

@@ -1,59 +1,253 @@
-//! `headstock fsck`: verify everything, name what is damaged and what that touches.
+//! `headstock fsck`: verify a store, name what is damaged and what that touches; repair it.
 
-use super::args::StoreArgs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::args::{self, StoreArgs};
 use super::progress::Meter;
 use super::{Error, Exit, output};
-use crate::job::check::{self, Finding};
+use crate::job::check::{self, Finding, LostRange};
+use crate::job::now_ms;
+use crate::store::fsck::{Level, Part, Settings};
+use crate::store::repair::{Foundation, Outcome, Plan, Repair, Salvage};
 
 const AFTER_HELP: &str = "\
-Every header, checksum and hash of the store is checked, then every tree of every snapshot and of the
-head, the oplog slices and their chain. Works beside a running daemon; nothing is written.
+Works beside a running daemon. Of the store nothing is written but the file CHECKED, which remembers when
+each segment was last read whole and found sound.
 
---json prints one object:
+DEPTHS
+  quick  the commit log and small files; of every segment the header, the length and the footer
+  graph  also the index, and everything that snapshots and jobs reach; documents are not read
+  data   also every record, every block against its hash, every document's place, every oplog slice
+
+--sample and --max-duration read only a part of the segments, those that were checked the longest ago:
+run every night, they get through a store of any size. Everything of `quick` is checked of all; of the
+graph nothing, unless damage is found, which is then told with all that it touches.
+
+--repair prints its plan, does it, and checks again. Where the commit log cannot be used, it is made anew
+from the newest commit that any of its records or their copies prove; the index is made anew; every readable
+record of a damaged segment is written anew. Blocks that are lost are taken from the stores given by --from
+(a copy of this store, or one that holds the same data). Nothing is invented: what nobody has stays lost, and
+the check names what that costs. Nothing is thrown away: replaced files are kept in the store's folder
+quarantine, to be removed by hand. Interrupted, it is run again. A daemon must be stopped before.
+
+--json prints one object (with --repair --dry-run the plan, with --repair {repair, check}):
   clean          whether nothing is lost: no finding but warnings
-  checked        {blocks, bytes, snapshots, trees, slices}
-  findings       array of {code, severity, what, where, snapshots, jobs}: code is a stable name of
-                 the kind of damage; severity is warning where a copy or a cache is damaged, else
-                 error; where is the file, offset or block; snapshots are those that need it
+  checked        {blocks, bytes, snapshots, trees, slices, segments, whole_segments, oldest_check_ms,
+                 never_checked}: whole_segments are those of which every record was read; the segment
+                 read whole the longest ago was at oldest_check_ms (since 1970)
+  findings       array of {code, severity, what, where, snapshots, jobs, ranges}: code is a stable name
+                 of the kind of damage; severity is warning where a copy or a cache is damaged, else
+                 error; where is the file, offset or block; snapshots are those that need it; ranges are
+                 the documents it costs, {collection, documents, after, before, snapshots, jobs}, where
+                 after and before are the nearest _ids that can still be read (at most 100)
   more_findings  findings beyond those listed
 
 EXIT CODES
-  0  nothing found but warnings
-  1  the check itself failed
-  3  damage found
+  0  nothing found but warnings, or repaired
+  1  the check or the repair itself failed
+  3  damage found, or left by the repair
 
 EXAMPLES
-  headstock fsck --store /backup/rs0";
+  headstock fsck --store /backup/rs0
+  headstock fsck --store /backup/rs0 --depth quick
+  headstock fsck --store /backup/rs0 --max-duration 2h --max-mbps 100    # a part every night
+  headstock fsck --store /backup/rs0 --sample 5% --json
+  headstock fsck --store /backup/rs0 --repair --dry-run
+  headstock fsck --store /backup/rs0 --repair --from /mnt/copy/rs0";
 
-/// Verify every block, tree and slice of a store
+/// Verify a store: its files, every block, tree and slice; or repair it
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_HELP)]
 pub struct Args {
     #[command(flatten)]
     store: StoreArgs,
+    /// How deep to look
+    #[arg(long, value_name = "DEPTH", default_value = "data")]
+    #[arg(conflicts_with_all = ["sample", "max_duration"])]
+    depth: Depth,
+    /// Read this share of the segments only, those checked the longest ago
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    sample: Option<u8>,
+    /// Begin no segment after this long (10s, 15m, 6h); those checked the longest ago come first
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    max_duration: Option<Duration>,
+    /// Read at most so many megabytes (1,000,000 bytes) of segments per second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_mbps: Option<u32>,
+    /// Bring back what can be had again of what is damaged
+    #[arg(long, conflicts_with_all = ["depth", "sample", "max_duration", "max_mbps"])]
+    repair: bool,
+    /// A store to take lost blocks from (may be given several times)
+    #[arg(long, value_name = "DIR", requires = "repair")]
+    from: Vec<PathBuf>,
+    /// Only tell what a repair would do
+    #[arg(long, requires = "repair")]
+    dry_run: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
+/// How deep a check looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Depth {
+    /// Files, the commit log, headers and footers
+    Quick,
+    /// Also all that snapshots and jobs reach
+    Graph,
+    /// Also every record, block and document
+    Data,
+}
+
+fn percent(text: &str) -> Result<u8, &'static str> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse();
+    let number = number.ok().filter(|number| (1..=100).contains(number));
+    number.ok_or("expected a whole number of percent from 1 to 100")
+}
+
+impl Args {
+    fn settings(&self) -> Settings {
+        let level = match self.depth {
+            Depth::Quick => Level::Quick,
+            Depth::Graph => Level::Graph,
+            Depth::Data => Level::Data,
+        };
+        let part = Part { percent: self.sample, max_duration: self.max_duration };
+        let is_part = part.percent.is_some() || part.max_duration.is_some();
+        Settings {
+            part: is_part.then_some(part),
+            bytes_per_second: self.max_mbps.map(|megabytes| u64::from(megabytes) * 1_000_000),
+            ..Settings::from(level)
+        }
+    }
+}
+
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
-    let meter = Meter::new();
-    let report = tokio::task::block_in_place(|| {
-        check::run(&args.store.store, &mut |checked| meter.show(checked))
-    })?;
-    meter.stop();
+    let settings = args.settings();
+    if args.repair {
+        return repair(&args, &settings);
+    }
+    let report = check(&args, &settings)?;
     if args.json {
         output::json(&report)?;
     } else {
-        print(&report)?;
+        print(&report, &settings)?;
     }
-    Ok(if report.clean { Exit::Done } else { Exit::Damage })
+    Ok(exit(&report))
 }
 
-fn print(report: &check::Report) -> Result<(), Error> {
+fn check(args: &Args, settings: &Settings) -> Result<check::Report, Error> {
+    let meter = Meter::new();
+    let report = tokio::task::block_in_place(|| {
+        check::run(&args.store.store, settings, &mut |checked| meter.show(checked))
+    })?;
+    meter.stop();
+    Ok(report)
+}
+
+fn exit(report: &check::Report) -> Exit {
+    if report.clean { Exit::Done } else { Exit::Damage }
+}
+
+/// What a repair came to.
+#[derive(Serialize)]
+struct Repaired<'a> {
+    repair: &'a Outcome,
+    check: &'a check::Report,
+}
+
+fn repair(args: &Args, settings: &Settings) -> Result<Exit, Error> {
+    let now_ms = now_ms().cast_unsigned();
+    let repair = Repair::new(&args.store.store, args.from.clone(), now_ms);
+    let meter = Meter::new();
+    let mut show = |at| meter.show_store(at);
+    let plan = tokio::task::block_in_place(|| repair.plan(&mut show))?;
+    meter.stop();
+    if args.dry_run && args.json {
+        output::json(&plan)?;
+    } else if !args.json {
+        print_plan(&plan)?;
+    }
+    if args.dry_run {
+        let left = !plan.is_empty() || !plan.salvage.lost.is_empty();
+        return Ok(if left { Exit::Damage } else { Exit::Done });
+    }
+    let outcome = tokio::task::block_in_place(|| repair.execute(&mut show))?;
+    meter.stop();
+    let report = check(args, settings)?;
+    if args.json {
+        output::json(&Repaired { repair: &outcome, check: &report })?;
+    } else {
+        print_outcome(&outcome)?;
+        print(&report, settings)?;
+    }
+    Ok(exit(&report))
+}
+
+fn print_plan(plan: &Plan) -> Result<(), Error> {
+    if let Some(foundation) = &plan.foundation {
+        print_foundation(foundation)?;
+        if foundation.log.is_some() {
+            return output::line("plan: what else is damaged is looked for when the store opens");
+        }
+    }
+    let Salvage { segments, found, lost } = &plan.salvage;
+    for one in segments {
+        let (segment, codes) = (one.segment, one.codes.join(", "));
+        let bytes = output::bytes(one.bytes);
+        output::line(&format!(
+            "plan: segment {segment} ({bytes}, {codes}): write readable records anew"
+        ))?;
+    }
+    if !found.is_empty() || !lost.is_empty() {
+        let (found, lost) = (found.len(), lost.len());
+        output::line(&format!(
+            "plan: take {found} lost blocks from other stores; {lost} nobody has"
+        ))?;
+    }
+    if plan.is_empty() && lost.is_empty() {
+        output::line("plan: nothing is damaged but what is made anew in any case (the index)")?;
+    }
+    Ok(())
+}
+
+fn print_foundation(foundation: &Foundation) -> Result<(), Error> {
+    let Foundation { identity, log, commit, source, gone } = foundation;
+    if *identity {
+        output::line("plan: write the damaged copy of the store's name and salt again")?;
+    }
+    if let Some(why) = log {
+        output::line(&format!("plan: begin a new log at commit {} ({source}): {why}", commit.0))?;
+    }
+    let gone: Vec<String> = gone.iter().map(ToString::to_string).collect();
+    if !gone.is_empty() {
+        output::line(&format!("plan: leave out segments that are gone: {}", gone.join(", ")))?;
+    }
+    Ok(())
+}
+
+fn print_outcome(outcome: &Outcome) -> Result<(), Error> {
+    let Salvage { segments, found, lost } = &outcome.salvage;
+    output::line(&format!(
+        "repaired: {} records of {} segments written anew, {} blocks taken from other stores, {} lost",
+        outcome.saved_records,
+        segments.len(),
+        found.len(),
+        lost.len(),
+    ))?;
+    match &outcome.quarantine {
+        Some(kept) => output::line(&format!("what was replaced is kept in {}", kept.display())),
+        None => Ok(()),
+    }
+}
+
+fn print(report: &check::Report, settings: &Settings) -> Result<(), Error> {
     for finding in &report.findings {
-        let Finding { code, severity, what, place, snapshots, jobs } = finding;
+        let Finding { code, severity, what, place, snapshots, jobs, ranges } = finding;
         output::line(&format!("{code} {severity}: {what} ({place})"))?;
         let touched: Vec<String> = snapshots
             .iter()
@@ -64,6 +258,7 @@ fn print(report: &check::Report) -> Result<(), Error> {
             true => "  touches no snapshot".to_owned(),
             false => format!("  touches {}", touched.join(", ")),
         })?;
+        ranges.iter().try_for_each(|range| output::line(&format!("  {}", told(range))))?;
     }
     let checked = &report.checked;
     output::line(&format!(
@@ -78,5 +273,45 @@ fn print(report: &check::Report) -> Result<(), Error> {
         checked.snapshots,
         checked.trees,
         checked.slices,
-    ))
+    ))?;
+    if settings.level == Level::Data {
+        coverage(checked, settings)?;
+    }
+    Ok(())
+}
+
+/// `shop.orders: 41 documents after 1203 and before 1245`.
+fn told(range: &LostRange) -> String {
+    let LostRange { collection, documents, after, before, snapshots, jobs } = range;
+    let side = |word: &str, id: &Option<String>| {
+        id.as_ref().map(|id| format!("{word} _id {id}")).unwrap_or_default()
+    };
+    let sides = [side("after", after), side("before", before)];
+    let sides: Vec<String> = sides.into_iter().filter(|side| !side.is_empty()).collect();
+    let place = if sides.is_empty() { "all there are".to_owned() } else { sides.join(", ") };
+    let (snapshots, jobs) = (snapshots.len(), jobs.len());
+    let of = format!("{snapshots} snapshots, {jobs} heads");
+    format!("{collection}: {documents} documents cannot be read: {place} (in {of})")
+}
+
+/// How much of the store was read whole, and how long ago the rest was.
+fn coverage(checked: &check::Checked, settings: &Settings) -> Result<(), Error> {
+    let (whole, never) = (checked.whole_segments, checked.never_checked);
+    let oldest = match checked.oldest_check_ms {
+        Some(at) => {
+            let ago_ms = now_ms().cast_unsigned().saturating_sub(at);
+            format!("the oldest check is {} old", output::hours(ago_ms / 1000))
+        }
+        None => "none was found sound yet".to_owned(),
+    };
+    output::line(&format!(
+        "{whole} of {} segments read whole; {never} never; {oldest}",
+        checked.segments
+    ))?;
+    if settings.part.is_some() {
+        output::line(
+            "a part was checked; `headstock fsck --depth graph` checks what snapshots reach",
+        )?;
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::output;
 use crate::job::{Activity, Figures, Seen, check};
 use crate::restore;
+use crate::store::fsck;
 
 /// Time between redraws on a terminal.
 const REDRAW_EVERY: Duration = Duration::from_millis(250);
@@ -192,6 +193,18 @@ impl Meter {
                 checked.trees,
                 checked.slices
             )
+        });
+    }
+
+    /// Shows what of the files of a store is checked so far.
+    pub fn show_store(&self, at: fsck::Progress) {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        line.show(|| match at {
+            fsck::Progress::Segments { done, total } => {
+                format!("checking: {} of {}", output::bytes(done), output::bytes(total))
+            }
+            fsck::Progress::Index => "checking the index".to_owned(),
+            fsck::Progress::Graph { blocks } => format!("checking: {blocks} blocks reached"),
         });
     }
 

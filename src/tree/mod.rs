@@ -22,6 +22,7 @@ mod diff;
 mod edit;
 mod error;
 mod graft;
+mod hurt;
 mod key;
 mod node;
 mod parts;
@@ -37,13 +38,14 @@ pub use cursor::{Cursor, get};
 pub use diff::{Difference, diff};
 pub use edit::{Edit, Merge, edit};
 pub use error::Error;
+pub use hurt::{Hurt, hurt};
 pub use key::Key;
 pub use parts::{RangeEdits, Ranges};
 pub use positional::{Verdict, edit_positional, trim_front};
 pub use root::Root;
 pub use shape::{Content, Order, Shape};
 pub use unlike::{Side, unlike};
-pub use verify::verify;
+pub use verify::{verify, verify_nodes};
 
 /// Levels of inner nodes a tree may have. Each node but the last of its level has two entries or
 /// more, so this is more than 2^32 leaves in the worst case and never reached in practice.

@@ -1,7 +1,7 @@
 //! Checks a tree against every rule of the format, so that a tree that passes is the one that a
 //! bulk build of its documents gives.
 
-use crate::block::{BlockId, BlockRead, Kind};
+use crate::block::{self, BlockId, BlockRead, Kind};
 
 use super::graft::check_form;
 use super::node::{Entry, Node, Separator, shortest_above};
@@ -20,8 +20,25 @@ pub fn verify(
     root: &Root,
     visited: &mut dyn FnMut(&BlockId),
 ) -> Result<(), Error> {
+    run(Check { blocks, shape, visited, documents: true, last: None }, root)
+}
+
+/// Checks a tree without reading its documents: node forms, counts, the cut rule of nodes, and that
+/// leaves and parts are there and of the right kind.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_nodes(
+    blocks: &dyn BlockRead,
+    shape: &Shape,
+    root: &Root,
+    visited: &mut dyn FnMut(&BlockId),
+) -> Result<(), Error> {
+    run(Check { blocks, shape, visited, documents: false, last: None }, root)
+}
+
+fn run(mut check: Check<'_>, root: &Root) -> Result<(), Error> {
     let Some(entry) = root.entry()? else { return Ok(()) };
-    let mut check = Check { blocks, shape, visited, last: None };
     if root.level == 0 {
         return check.chunk(&entry, read::child_id(&entry), true);
     }
@@ -38,6 +55,8 @@ struct Check<'a> {
     blocks: &'a dyn BlockRead,
     shape: &'a Shape,
     visited: &'a mut dyn FnMut(&BlockId),
+    /// Whether documents are read.
+    documents: bool,
     /// The last key seen.
     last: Option<Vec<u8>>,
 }
@@ -85,6 +104,9 @@ impl Check<'_> {
     /// Checks a chunk of documents. `parent` is named where no block of the chunk can be.
     fn chunk(&mut self, entry: &Entry, parent: &BlockId, rightmost: bool) -> Result<(), Error> {
         let id = entry.child.as_ref().or(entry.parts.first()).unwrap_or(parent);
+        if !self.documents {
+            return self.chunk_is_there(entry);
+        }
         self.kinds(entry)?;
         let chunk = read::chunk(self.blocks, entry)?;
         let (mut documents, mut bytes) = (0, 0);
@@ -114,6 +136,20 @@ impl Check<'_> {
         }
         if (documents, bytes) != (entry.documents, entry.bytes) {
             return Err(Error::malformed(id, "counts are not the parent's"));
+        }
+        Ok(())
+    }
+
+    fn chunk_is_there(&mut self, entry: &Entry) -> Result<(), Error> {
+        let leaf = entry.child.iter().map(|id| (id, self.shape.content.leaf_kind()));
+        for (id, kind) in leaf.chain(entry.parts.iter().map(|id| (id, Kind::Part))) {
+            match self.blocks.kind_of(id)? {
+                Some(found) if found == kind => (self.visited)(id),
+                Some(_) => {
+                    return Err(Error::malformed(id, "a block of another kind than its place"));
+                }
+                None => return Err(block::Error::Missing { id: *id }.into()),
+            }
         }
         Ok(())
     }

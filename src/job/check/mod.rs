@@ -4,6 +4,8 @@
 //! each job's state is walked, every tree verified, every slice read and chained, and each finding is
 //! told with the snapshots that need what is damaged.
 
+mod harm;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
@@ -13,8 +15,11 @@ use super::{Error, State, scan, snapshot};
 use crate::block::{self, BlockId, BlockRead, Kind};
 use crate::head::{self, HeadRoot};
 use crate::oplog::OpTime;
-use crate::store::{self, Store, fsck};
+use crate::store::fsck::{self, Level, Settings};
+use crate::store::{self, Store};
 use crate::tree::{self, Content, Order, Root, Shape};
+
+pub use harm::LostRange;
 
 /// What a check found. `--json` prints it: field names never change.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -42,6 +47,14 @@ pub struct Checked {
     pub trees: u64,
     /// Oplog slices.
     pub slices: u64,
+    /// Segments, and those of which every record was read.
+    pub segments: u64,
+    /// See `segments`.
+    pub whole_segments: u64,
+    /// When the segment that was read whole the longest ago was, in milliseconds since 1970.
+    pub oldest_check_ms: Option<u64>,
+    /// Segments that were never found sound as a whole.
+    pub never_checked: u64,
 }
 
 /// One thing that is not as it must be.
@@ -60,6 +73,8 @@ pub struct Finding {
     pub snapshots: Vec<String>,
     /// Jobs whose head, scan or slices need it.
     pub jobs: Vec<String>,
+    /// Documents that cannot be read for it, by collection; at most a hundred.
+    pub ranges: Vec<LostRange>,
 }
 
 /// Codes of the findings above the store.
@@ -80,11 +95,17 @@ mod code {
 /// Severity of everything found above the store.
 const ERROR: &str = "error";
 
-/// Checks a store beside whoever writes it. `progress` hears now and then how far the check is.
+/// Checks a store beside whoever writes it, as deep as `settings` say: trees and slices are walked from
+/// [`Level::Graph`] on, documents read at [`Level::Data`], and of a part of a store only its segments are
+/// read. `progress` hears now and then how far the check is.
 ///
 /// # Errors
 /// [`Error::NoStore`], and what keeps the check itself from running. Damage is no error.
-pub fn run(dir: &Path, progress: &mut dyn FnMut(&Checked)) -> Result<Report, Error> {
+pub fn run(
+    dir: &Path,
+    settings: &Settings,
+    progress: &mut dyn FnMut(&Checked),
+) -> Result<Report, Error> {
     if !Store::exists(dir) {
         return Err(Error::NoStore { dir: dir.to_owned() });
     }
@@ -95,10 +116,12 @@ pub fn run(dir: &Path, progress: &mut dyn FnMut(&Checked)) -> Result<Report, Err
     };
     let mut check = Check {
         store: &store,
+        settings,
         progress,
         checked: Checked::default(),
         found: Vec::new(),
         more_findings: 0,
+        tainted: BTreeSet::new(),
         verified: HashMap::new(),
         owners: Vec::new(),
     };
@@ -118,6 +141,7 @@ fn does_not_open(dir: &Path, error: &store::Error) -> Report {
         place: dir.display().to_string(),
         snapshots: Vec::new(),
         jobs: Vec::new(),
+        ranges: Vec::new(),
     };
     Report { findings: vec![finding], ..Report::default() }
 }
@@ -126,6 +150,7 @@ fn does_not_open(dir: &Path, error: &store::Error) -> Report {
 struct Owner {
     job: String,
     snapshot: Option<String>,
+    head: Option<HeadRoot>,
     /// What it reaches blocks from.
     roots: Vec<BlockId>,
 }
@@ -144,10 +169,13 @@ struct Found {
 
 struct Check<'a> {
     store: &'a Store,
+    settings: &'a Settings,
     progress: &'a mut dyn FnMut(&Checked),
     checked: Checked,
     found: Vec<Found>,
     more_findings: u64,
+    /// Blocks that are damaged or lead to one that is.
+    tainted: BTreeSet<BlockId>,
     /// Trees verified, and whether they were whole.
     verified: HashMap<(BlockId, bool, bool), bool>,
     owners: Vec<Owner>,
@@ -157,14 +185,19 @@ impl Check<'_> {
     /// What the store's own check finds. A damaged record and the block that it holds are one finding.
     fn store(&mut self) -> Result<(), Error> {
         let (checked, progress) = (&mut self.checked, &mut *self.progress);
-        let report = fsck::run(self.store, fsck::Level::Data, &mut |at| {
+        let report = fsck::run(self.store, self.settings.clone(), &mut |at| {
             if let fsck::Progress::Segments { done, .. } = at {
                 checked.bytes = done;
             }
             progress(checked);
         })?;
         (self.checked.blocks, self.checked.bytes) = (report.records, report.bytes);
+        self.checked.segments = report.segments;
+        self.checked.whole_segments = report.whole_segments;
+        self.checked.oldest_check_ms = report.oldest_check_ms;
+        self.checked.never_checked = report.never_checked;
         self.more_findings = report.more_findings;
+        self.tainted = report.tainted;
         let place = |finding: &fsck::Finding| finding.segment.zip(finding.offset);
         let blocks: BTreeMap<_, _> = report
             .findings
@@ -185,19 +218,24 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Whether only the state of each job is read, and its snapshots are counted.
+    fn is_shallow(&self) -> bool {
+        self.settings.level == Level::Quick || self.settings.part.is_some()
+    }
+
     fn job(&mut self, name: &str, id: &BlockId) {
-        let job = self.owner(name, None, Vec::new());
+        let job = self.owner(name, None, None);
         let state = match State::read(self.store, id) {
             Ok(state) => state,
             Err(error) => return self.finding(job, code::STATE, format!("job {name}"), error),
         };
         self.owners[job].roots = job_roots(&state);
+        self.owners[job].head.clone_from(&state.head);
         self.tree(job, "snapshots", &state.snapshots, Order::Keyed, Content::Links);
         match snapshot::manifests(self.store, &state) {
             Ok(manifests) => {
                 for manifest in manifests {
-                    let roots = head_roots(&manifest.head);
-                    let owner = self.owner(name, Some(manifest.id), roots);
+                    let owner = self.owner(name, Some(manifest.id), Some(manifest.head.clone()));
                     self.checked.snapshots += 1;
                     self.head(owner, &manifest.head);
                 }
@@ -213,14 +251,17 @@ impl Check<'_> {
         self.slices(job, name, &state);
     }
 
-    fn owner(&mut self, job: &str, snapshot: Option<String>, roots: Vec<BlockId>) -> usize {
-        self.owners.push(Owner { job: job.to_owned(), snapshot, roots });
+    fn owner(&mut self, job: &str, snapshot: Option<String>, head: Option<HeadRoot>) -> usize {
+        let roots = head.as_ref().map(head_roots).unwrap_or_default();
+        self.owners.push(Owner { job: job.to_owned(), snapshot, head, roots });
         self.owners.len() - 1
     }
 
     /// The catalog, each collection, and the pending state.
     fn head(&mut self, owner: usize, head: &HeadRoot) {
-        if !self.tree(owner, "catalog", &head.catalog, Order::Keyed, Content::Links) {
+        if self.is_shallow()
+            || !self.tree(owner, "catalog", &head.catalog, Order::Keyed, Content::Links)
+        {
             return;
         }
         match head::catalog(self.store, head) {
@@ -238,7 +279,9 @@ impl Check<'_> {
     }
 
     fn scan(&mut self, owner: usize, progress: &Root) {
-        if !self.tree(owner, "scan progress", progress, Order::Keyed, Content::Links) {
+        if self.is_shallow()
+            || !self.tree(owner, "scan progress", progress, Order::Keyed, Content::Links)
+        {
             return;
         }
         match scan::trees(self.store, progress) {
@@ -254,7 +297,9 @@ impl Check<'_> {
     /// Every slice, read and chained.
     fn slices(&mut self, owner: usize, name: &str, state: &State) {
         let chain = &state.slices;
-        if !self.tree(owner, "slices", chain.tree(), Order::Keyed, Content::Links) {
+        if self.is_shallow()
+            || !self.tree(owner, "slices", chain.tree(), Order::Keyed, Content::Links)
+        {
             return;
         }
         let mut last: Option<OpTime> = None;
@@ -269,7 +314,9 @@ impl Check<'_> {
             }
             last = Some(slice.header.last.optime);
             self.checked.slices += 1;
-            if let Err(error) = slice.read(store) {
+            if self.settings.level == Level::Data
+                && let Err(error) = slice.read(store)
+            {
                 self.finding(owner, code::SLICE, place, error);
             }
             (self.progress)(&self.checked);
@@ -301,7 +348,11 @@ impl Check<'_> {
         let shape = Shape::new(self.store.salt(), order, content);
         let (checked, progress) = (&mut self.checked, &mut *self.progress);
         checked.trees += 1;
-        let outcome = tree::verify(self.store, &shape, root, &mut |_| progress(checked));
+        let verify = match (self.settings.level, content) {
+            (Level::Data, _) | (_, Content::Links) => tree::verify,
+            (Level::Quick | Level::Graph, Content::Documents) => tree::verify_nodes,
+        };
+        let outcome = verify(self.store, &shape, root, &mut |_| progress(checked));
         self.verified.insert(key, outcome.is_ok());
         match outcome {
             Ok(()) => true,
@@ -343,6 +394,8 @@ impl Check<'_> {
     fn report(self) -> Report {
         let damaged: HashSet<BlockId> = self.found.iter().filter_map(|found| found.block).collect();
         let touched = touched(self.store, &self.owners, &damaged);
+        let suspect = |id: &BlockId| self.tainted.contains(id) || damaged.contains(id);
+        let mut ranges = harm::ranges(self.store, &self.owners, &suspect);
         let mut findings: Vec<Finding> = Vec::new();
         let mut told: HashSet<BlockId> = HashSet::new();
         for found in self.found {
@@ -361,6 +414,7 @@ impl Check<'_> {
                 place: found.place,
                 snapshots: owners().filter_map(|owner| owner.snapshot.clone()).collect(),
                 jobs: jobs.into_iter().cloned().collect(),
+                ranges: found.block.and_then(|block| ranges.remove(&block)).unwrap_or_default(),
             });
         }
         let sound = findings.iter().all(|finding| finding.severity != ERROR);

@@ -165,7 +165,7 @@ pub fn alone(report: &mut Report, kind: Kind, collection: &Collection) {
 }
 
 /// The `_id` of a document as Extended JSON.
-fn shown_id(document: &RawDocument) -> String {
+pub(in crate::job) fn shown_id(document: &RawDocument) -> String {
     cut(extjson::id(document), ID_BYTES_MAX)
 }
 

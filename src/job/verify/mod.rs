@@ -28,6 +28,7 @@ use tokio::sync::watch;
 
 use self::backup::{Brought, Opened, bring};
 use self::collect::{Collected, Collector, by_uuid};
+pub(super) use self::compare::shown_id;
 use self::compare::{Pair, alone};
 pub use self::report::{Compared, Counts, Finding, Kind, Method, Report};
 use super::apply::is_before_5;

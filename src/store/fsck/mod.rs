@@ -2,13 +2,15 @@
 //! a bad sector is a finding. Runs on a reader beside a writer, or on a writer (which first seals what it is
 //! writing).
 //!
-//! Four passes: the small files; every segment (headers, footer against records, checksums, and
-//! with [`Level::Data`] every block against its name); the index against the footers; everything
-//! that the commit reaches. Memory: a bit per block, and what is damaged.
+//! Four passes: the small files; every segment (header, length, footer, and with [`Level::Data`] every
+//! record and every block against its name); from [`Level::Graph`] on the index against the footers, and
+//! everything that the commit reaches. Memory: a bit per block, and what is damaged.
 
+mod memory;
 mod report;
+mod settings;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::block::BlockId;
@@ -23,16 +25,10 @@ use crate::store::table::Table;
 use crate::store::walk::{Fault, Walk, Why};
 use crate::store::{Error, Options, Role, Shared, Store, index};
 
+use memory::Memory;
 pub use report::{Code, Finding, Report, Severity};
-
-/// How much is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// All structure and the graph of blocks; of the blocks that name none, only the record header.
-    Graph,
-    /// Also the content of every block.
-    Data,
-}
+use settings::Throttle;
+pub use settings::{Level, Part, Settings};
 
 /// What a verification is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,11 +58,11 @@ pub enum Progress {
 pub fn run_on(
     dir: &std::path::Path,
     options: Options,
-    level: Level,
+    settings: impl Into<Settings>,
     on_progress: &mut dyn FnMut(Progress),
 ) -> Result<Report, Error> {
     match Store::open_reader(dir, options) {
-        Ok(store) => run(&store, level, on_progress),
+        Ok(store) => run(&store, settings, on_progress),
         Err(error @ (Error::Io(_) | Error::Full(_) | Error::NotAStore { .. })) => Err(error),
         Err(error) => {
             let mut report = Report::default();
@@ -82,20 +78,16 @@ pub fn run_on(
 /// Those of the disk, where they are no finding.
 pub fn run(
     store: &Store,
-    level: Level,
+    settings: impl Into<Settings>,
     on_progress: &mut dyn FnMut(Progress),
 ) -> Result<Report, Error> {
+    let settings = settings.into();
     let shared = &*store.shared;
     let commit = shared.settled_commit()?;
-    let mut check = Check {
-        shared,
-        level,
-        report: Report { commit: Some(commit.seq), ..Report::default() },
-        damaged: BTreeSet::new(),
-        done: 0,
-        total: 0,
-        on_progress,
-    };
+    let throttle = Throttle::new(&settings);
+    let report = Report { commit: Some(commit.seq), ..Report::default() };
+    let damaged = BTreeSet::new();
+    let mut check = Check { shared, report, damaged, done: 0, total: 0, throttle, on_progress };
     check.small_files()?;
     let sealed = match &shared.role {
         Role::Writer(writer) => writer.sealed(),
@@ -105,12 +97,12 @@ pub fn run(
         Role::Reader(_) => commit.active,
         Role::Writer(_) => None,
     };
-    check.total = sealed.values().sum::<u64>() + active.map_or(0, |(_, len)| len);
-    for (id, len) in &sealed {
-        check.segment(*id, *len, true)?;
-    }
-    if let Some((id, len)) = active {
-        check.segment(id, len, false)?;
+    check.segments(&settings, &sealed, active)?;
+    // Damage is told with all that it touches, wherever it was looked for.
+    let walks =
+        settings.level > Level::Quick && (settings.part.is_none() || !check.damaged.is_empty());
+    if !walks || check.throttle.is_stopped() {
+        return Ok(check.report);
     }
     (check.on_progress)(Progress::Index);
     check.index()?;
@@ -120,11 +112,11 @@ pub fn run(
 
 struct Check<'a> {
     shared: &'a Shared,
-    level: Level,
     report: Report,
     damaged: BTreeSet<(SegmentId, u64)>,
     done: u64,
     total: u64,
+    throttle: Throttle,
     on_progress: &'a mut dyn FnMut(Progress),
 }
 
@@ -165,11 +157,60 @@ impl Check<'_> {
     fn advance(&mut self, bytes: u64) {
         self.done += bytes;
         self.report.bytes += bytes;
+        self.throttle.spend(bytes);
         (self.on_progress)(Progress::Segments { done: self.done, total: self.total });
     }
 
-    /// Verifies a segment; a part that cannot be read is a finding.
-    fn segment(&mut self, id: SegmentId, len: u64, sealed: bool) -> Result<(), Error> {
+    /// Verifies what every level does of all segments, and the records of those that are chosen.
+    fn segments(
+        &mut self,
+        settings: &Settings,
+        sealed: &BTreeMap<SegmentId, u64>,
+        active: Option<(SegmentId, u64)>,
+    ) -> Result<(), Error> {
+        let (disk, dir) = (&*self.shared.disk, &self.shared.dir);
+        let mut memory = Memory::load(disk, dir);
+        let part = settings.part.unwrap_or_default();
+        let chosen = match settings.level {
+            Level::Data => part.choose(&memory, sealed),
+            Level::Quick | Level::Graph => Vec::new(),
+        };
+        self.total = chosen.iter().filter_map(|id| sealed.get(id)).sum();
+        let in_part: BTreeSet<SegmentId> = chosen.iter().copied().collect();
+        for (id, len) in sealed.iter().filter(|(id, _)| !in_part.contains(id)) {
+            self.segment(*id, (*len, true), false)?;
+        }
+        if let Some((id, len)) = active {
+            self.total += len;
+            self.segment(id, (len, false), settings.level == Level::Data)?;
+        }
+        for id in chosen {
+            let late = part.max_duration.is_some_and(|most| self.throttle.elapsed() >= most);
+            let (len, found) = (sealed[&id], self.report.total_findings());
+            let whole = !late && !self.throttle.is_stopped();
+            self.segment(id, (len, true), whole)?;
+            if whole && !self.throttle.is_stopped() {
+                self.report.whole_segments += 1;
+                memory.note(id, len, self.report.total_findings() == found);
+            }
+        }
+        let last = sealed.iter().map(|(id, len)| memory.last(*id, *len));
+        self.report.oldest_check_ms = last.clone().filter(|at| *at > 0).min();
+        self.report.never_checked = last.filter(|at| *at == 0).count() as u64;
+        if settings.level == Level::Data {
+            memory.save(disk, dir, sealed);
+        }
+        Ok(())
+    }
+
+    /// Verifies a segment of a length, sealed or not; a part that cannot be read is a finding. `whole`:
+    /// its records too.
+    fn segment(
+        &mut self,
+        id: SegmentId,
+        (len, sealed): (u64, bool),
+        whole: bool,
+    ) -> Result<(), Error> {
         self.report.segments += 1;
         let before = self.done;
         let opened = self.shared.segments.unsealed(id).map(|segment| {
@@ -181,14 +222,15 @@ impl Check<'_> {
                 if let Err(error) = header {
                     self.header_finding(id, &error);
                 }
-                self.opened(&segment, len, sealed, before)
+                self.opened(&segment, (len, sealed), whole)?;
             }
-            Err(error) => {
-                self.header_finding(id, &error);
-                self.advance(len);
-                Ok(())
-            }
+            Err(error) => self.header_finding(id, &error),
         }
+        if whole {
+            let rest = (before + len).saturating_sub(self.done);
+            self.advance(rest);
+        }
+        Ok(())
     }
 
     fn header_finding(&mut self, id: SegmentId, error: &Error) {
@@ -203,9 +245,8 @@ impl Check<'_> {
     fn opened(
         &mut self,
         segment: &Segment,
-        len: u64,
-        sealed: bool,
-        before: u64,
+        (len, sealed): (u64, bool),
+        whole: bool,
     ) -> Result<(), Error> {
         let id = segment.id;
         let size = segment.file.size()?;
@@ -219,6 +260,9 @@ impl Check<'_> {
         } else {
             (len.min(size), None)
         };
+        if !whole {
+            return Ok(());
+        }
         let result = self.records(segment, (limit, sealed), footer.as_ref());
         if let Err(Error::Io(error)) = &result {
             let finding = Finding::new(Code::Unreadable, error.to_string()).at(id, 0);
@@ -226,8 +270,6 @@ impl Check<'_> {
         } else {
             result?;
         }
-        let rest = (before + len).saturating_sub(self.done);
-        self.advance(rest);
         Ok(())
     }
 
@@ -264,6 +306,9 @@ impl Check<'_> {
                         }
                     }
                     self.advance(header.span());
+                    if self.throttle.is_stopped() {
+                        return Ok(());
+                    }
                 }
                 Step::End => break,
                 Step::Invalid { offset, what } => {
@@ -294,9 +339,6 @@ impl Check<'_> {
     }
 
     fn record(&mut self, id: SegmentId, offset: u64, header: &RecordHeader, payload: &[u8]) {
-        if self.level == Level::Graph && !header.kind.has_references() {
-            return;
-        }
         let problem = if crc32fast::hash(payload) == header.payload_crc {
             open_payload(header, payload)
                 .err()

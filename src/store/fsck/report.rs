@@ -172,6 +172,13 @@ pub struct Report {
     pub more_findings: u64,
     /// Segments looked at.
     pub segments: u64,
+    /// Sealed segments of which every record was read.
+    pub whole_segments: u64,
+    /// When the sealed segment that was read whole the longest ago was, in milliseconds since 1970; absent
+    /// if none ever was.
+    pub oldest_check_ms: Option<u64>,
+    /// Sealed segments that were never read whole, or were damaged when they were.
+    pub never_checked: u64,
     /// Bytes of segments read.
     pub bytes: u64,
     /// Records looked at.
@@ -190,6 +197,12 @@ impl Report {
     pub fn is_sound(&self) -> bool {
         self.more_findings == 0
             && self.findings.iter().all(|finding| finding.severity == Severity::Warning)
+    }
+
+    /// Findings, those that are only counted included.
+    #[must_use]
+    pub fn total_findings(&self) -> u64 {
+        self.findings.len() as u64 + self.more_findings
     }
 
     /// Whether a block, or anything below it, is faulty.
