@@ -248,6 +248,8 @@ async fn snapshots_are_listed_kept_deleted_and_compacted() {
 
     let report = json(&scene.on_store(&["fsck"], &["--json"]));
     assert_eq!(report["clean"], Value::Bool(true), "{report}");
+    let copy = scene.folder.path().join("copy");
+    copy_folder(scene.store(), &copy);
     damage(scene.store());
     let output = scene.on_store(&["fsck"], &["--json"]);
     assert_eq!(code(&output), Some(3), "{}", text(&output));
@@ -255,9 +257,54 @@ async fn snapshots_are_listed_kept_deleted_and_compacted() {
     let named = |finding: &Value| finding["snapshots"] == serde_json::json!([ids[1]]);
     let findings = report["findings"].as_array().expect("an array");
     assert!(findings.iter().any(named), "no finding names {}: {report}", ids[1]);
+    the_lost_documents_are_those(&scene, findings).await;
     let dump = format!("dump:{}", scene.folder.path().join("dump").display());
     let output = scene.on_store(&["restore", "--to", &dump], &[]);
     assert_eq!(code(&output), Some(4), "damage is found before writing: {}", text(&output));
+
+    let quick = scene.on_store(&["fsck"], &["--depth", "quick"]);
+    assert_eq!(code(&quick), Some(0), "the content of a block is not read: {}", text(&quick));
+    let part = scene.on_store(&["fsck"], &["--sample", "100%"]);
+    assert_eq!(code(&part), Some(3), "{}", text(&part));
+    let planned = scene.on_store(&["fsck"], &["--repair", "--dry-run"]);
+    assert_eq!(code(&planned), Some(3), "{}", text(&planned));
+    assert!(text(&planned).contains("1 nobody has"), "{}", text(&planned));
+    let from = copy.to_str().expect("text");
+    let repaired = scene.on_store(&["fsck"], &["--repair", "--from", from]);
+    assert_eq!(code(&repaired), Some(0), "{}", text(&repaired));
+    assert!(text(&repaired).contains("1 blocks taken from other stores, 0 lost"));
+    scene.restores_to("latest", &last_state).await;
+}
+
+/// Whether the ranges of lost documents that the check names are those that the source has there.
+async fn the_lost_documents_are_those(scene: &Scene, findings: &[Value]) {
+    let ranges = findings.iter().flat_map(|finding| finding["ranges"].as_array().expect("array"));
+    let ranges: Vec<&Value> = ranges.collect();
+    let [range] = ranges[..] else { panic!("not one range: {findings:?}") };
+    assert_eq!(range["collection"], "shop.things", "{range}");
+    let id = |side: &str| -> Option<i64> {
+        let id: Value = serde_json::from_str(range[side].as_str()?).expect("Extended JSON");
+        id["$numberInt"].as_str().expect("a number").parse().ok()
+    };
+    let after = id("after").unwrap_or(i64::MIN);
+    let before = id("before").unwrap_or(i64::MAX);
+    let between = doc! { "_id": { "$gt": after, "$lt": before } };
+    let count = scene.things().count_documents(between).await.expect("count");
+    assert_eq!(range["documents"].as_u64(), Some(count), "{range}");
+    assert!(count > 0 && count < 1000, "{range}");
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("make a folder");
+    for entry in from.read_dir().expect("list") {
+        let entry = entry.expect("entry");
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("copy");
+        }
+    }
 }
 
 fn has_the_documented_fields(listed: &Value) {

@@ -249,7 +249,11 @@ fn damaged(segment: &Segment, offset: u64, what: &'static str) -> Error {
 }
 
 /// Commits the store without some segments and takes them out of the index.
-fn drop_segments(store: &Store, writer: &Writer, gone: &[(SegmentId, u64)]) -> Result<(), Error> {
+pub(super) fn drop_segments(
+    store: &Store,
+    writer: &Writer,
+    gone: &[(SegmentId, u64)],
+) -> Result<(), Error> {
     if gone.is_empty() {
         return Ok(());
     }

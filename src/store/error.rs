@@ -49,7 +49,7 @@ pub enum Error {
     },
     /// A file of the store is not as it was written.
     #[error(
-        "{} is damaged at offset {offset}: {what}; run `headstock fsck`, and bring the file back from a copy if there is one",
+        "{} is damaged at offset {offset}: {what}; bring the file back from a copy if there is one, or run `headstock fsck --repair`",
         path.display()
     )]
     Damaged {
@@ -61,7 +61,7 @@ pub enum Error {
         what: &'static str,
     },
     /// A segment that the newest commit names is not there.
-    #[error("segment {segment} of the store is gone ({}); bring it back from a copy, or run `headstock fsck` to see what it held", path.display())]
+    #[error("segment {segment} of the store is gone ({}); bring it back from a copy, or run `headstock fsck --repair` (with --from, if another store has its blocks)", path.display())]
     SegmentGone {
         /// Which.
         segment: SegmentId,
@@ -69,7 +69,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The log file that `HEAD` names is not there.
-    #[error("{} is gone, which {} names: the one was lost, or the other is an old copy; bring back what is of the other's time, or run `headstock fsck`", log.display(), head.display())]
+    #[error("{} is gone, which {} names: the one was lost, or the other is an old copy; bring back what is of the other's time, or run `headstock fsck --repair`", log.display(), head.display())]
     LogGone {
         /// Where the log file should be.
         log: PathBuf,
@@ -118,7 +118,7 @@ pub enum Error {
     },
     /// Something reachable is not there, so that what may be removed is not known.
     #[error(
-        "block {id}, named by {parent}, cannot be read; run `headstock fsck` before compacting"
+        "block {id}, named by {parent}, cannot be read; run `headstock fsck` (and `fsck --repair`) before compacting"
     )]
     Unreachable {
         /// The block that is missing or damaged.

@@ -29,6 +29,7 @@ mod open;
 mod readers;
 mod record;
 mod recover;
+pub mod repair;
 mod run;
 mod scan;
 mod segment;
