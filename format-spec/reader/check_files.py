@@ -7,7 +7,7 @@ from typing import Iterator, Optional, Tuple
 
 from .damage import Damage
 from .footer import Footer, Run
-from .segment import HEADER_SECTOR, Segment
+from .segment import Segment
 from .store import Store
 
 
@@ -59,22 +59,16 @@ def listed(segment: Segment, footer: Footer) -> Iterator[Damage]:
 
 
 def scanned(segment: Segment) -> Iterator[Damage]:
-    """The records of a segment without a footer: they follow each other."""
-    at = HEADER_SECTOR
+    """The records of a segment without a footer. Where none is valid was found when it was opened."""
     for header in segment.headers():
-        if header.offset != at:
-            yield Damage(segment.path, at, f"no record is valid from here to {header.offset}")
-        at = header.end
         try:
             segment.content(header)
         except Damage as why:
             yield why
-    if at < segment.length and segment.length_known:
-        yield Damage(segment.path, at, "no record is valid from here on")
 
 
 def run(store: Store, path: str) -> Iterator[Damage]:
-    """An index run is a cache, but what it says of segments that count is true."""
+    """An index run is a cache, but true of the segments that count."""
     with open(path, "rb", buffering=0) as file:
         fd = file.fileno()
         size = os.fstat(fd).st_size

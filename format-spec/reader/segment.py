@@ -63,7 +63,6 @@ class Segment:
 
     def _read_tables(self, length: Optional[int], sealed: bool) -> None:
         size = os.fstat(self.fd).st_size
-        self.length_known = length is not None
         # What stands behind the length in the commit belongs to no commit.
         self.length = size if length is None else min(size, length)
         if length is not None and size < length:
@@ -76,7 +75,17 @@ class Segment:
                 self.findings.append(why)
         # A footer only saves time: its table can be made from the records.
         if self.footer is None:
-            self.scanned = {header.name: header.offset for header in self.headers()}
+            self._scan(length is not None and not sealed)
+
+    def _scan(self, ends_in_record: bool) -> None:
+        at = HEADER_SECTOR
+        for header in self.headers():
+            if header.offset != at:
+                self._find(at, f"no record is valid from here to offset {header.offset}")
+            self.scanned[header.name] = header.offset
+            at = header.end
+        if at < self.length and ends_in_record:
+            self._find(at, "no record is valid from here on")
 
     def close(self) -> None:
         os.close(self.fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import resource
 import struct
 import time
 from typing import Dict, List, Optional
@@ -30,11 +31,14 @@ class Store(Source):
         self.findings = findings
         self.identity = read_identity(folder, findings)
         self.segments: Dict[int, Segment] = {}
+        allow_many_files()
         self.registration = Registration(folder, self._newest().number)
         try:
             # What was dropped before the registration may be gone, so the commit is read again.
             self.commit = self._newest()
             self._open()
+            # The one that had the last block comes first: blocks of a tree stand together.
+            self.order = list(self.segments.values())
         except BaseException:
             self.close()
             raise
@@ -47,13 +51,14 @@ class Store(Source):
     def find(self, name: bytes) -> Block:
         """A block, from the first segment that has it whole: copies are equal."""
         damaged: List[Damage] = []
-        for segment in self.segments.values():
+        for at, segment in enumerate(self.order):
             try:
                 block = segment.block(name)
             except Damage as why:
                 damaged.append(why)
                 continue
             if block is not None:
+                self.order.insert(0, self.order.pop(at))
                 self._note(damaged)
                 return block
         raise (
@@ -148,6 +153,12 @@ class Store(Source):
             except Damage as why:
                 self._note([why])
         return unlisted
+
+
+def allow_many_files() -> None:
+    """Every segment stays open."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def segment_path(folder: str, number: int) -> str:
