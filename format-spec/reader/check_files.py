@@ -59,7 +59,7 @@ def listed(segment: Segment, footer: Footer) -> Iterator[Damage]:
 
 
 def scanned(segment: Segment) -> Iterator[Damage]:
-    """The records of a segment without a footer. Where none is valid was found when it was opened."""
+    """The records of a segment without a footer. Opening it found where none is valid."""
     for header in segment.headers():
         try:
             segment.content(header)
