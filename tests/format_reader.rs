@@ -225,6 +225,7 @@ async fn every_collection_of_every_snapshot_is_restored_and_damage_is_named() {
     assert!(expected.manifests.len() > 2 && listed.as_array().map(Vec::len) > Some(2), "{listed}");
     let mut kinds = Kinds::default();
     std::thread::scope(|scope| {
+        scope.spawn(|| reader.succeeds(store, &["check"]));
         let restore = |manifest| restores_all(&reader, store, &expected, manifest, folder.path());
         for manifest in &expected.manifests {
             scope.spawn(move || restore(manifest));
@@ -234,7 +235,6 @@ async fn every_collection_of_every_snapshot_is_restored_and_damage_is_named() {
     kinds.are_all_there();
     let newest = expected.manifests.iter().max_by_key(|manifest| &manifest.id).expect("a snapshot");
     equals_the_dump(&backup, newest, &expected.catalog(newest), folder.path()).await;
-    reader.succeeds(store, &["check"]);
     names_damage(&reader, store, newest, &expected.catalog(newest), folder.path());
 }
 
@@ -335,10 +335,6 @@ fn names_damage(
         let collection = catalog.iter().find(|collection| collection.ns == ns).expect(ns);
         let (segment, offset) = record_of(store, &collection.root.top.expect("documents"));
         let arguments = ["restore", "--snapshot", &newest.id, "--ns", ns, "--to", to];
-        reader.succeeds(store, &arguments);
-        let whole = fs::read(&target).expect("read");
-        assert!(whole == fs::read(restored(&folder.join(&newest.id), collection)).expect("read"));
-        fs::remove_file(&target).expect("remove");
         for byte in [offset + CONTENT, offset + LENGTHS] {
             flip(&segment, byte);
             let place = format!("{} at offset {offset}:", segment.display());
@@ -351,7 +347,9 @@ fn names_damage(
         flip(&segment, trailer + TRAILER_HASH);
         let output = reader.on_store(store, &arguments);
         assert!(output.status.success(), "{}", text(&output));
+        let whole = fs::read(restored(&folder.join(&newest.id), collection)).expect("read");
         assert!(fs::read(&target).expect("read") == whole, "not the same without a footer");
+        fs::remove_file(&target).expect("remove");
         let place = format!("{} at offset {trailer}:", segment.display());
         assert_eq!(text(&output).contains(&place), is_sealed, "{}", text(&output));
         flip(&segment, offset + CONTENT);
