@@ -349,6 +349,37 @@ fn content_length(file: &std::fs::File, len: u64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_checks_its_store_in_the_background() {
+    let scene = Scene::set_up().await;
+    let uri = scene.set.uri();
+    assert_eq!(code(&scene.on_store(&["sync", "--source", &uri], &[])), Some(0));
+    let checks = || {
+        let status = json(&scene.on_store(&["status"], &["--json"]));
+        let checks = &status["store"]["checks"];
+        let figure = |name: &str| checks[name].as_u64();
+        (figure("oldest_check_ms"), figure("never_checked"), figure("damaged_segments"))
+    };
+    assert!(matches!(checks(), (None, _, Some(0))), "{:?}", checks());
+    let arguments = ["--scrub-within", "2s", "--snapshot-every", "1h"];
+    let daemon = scene.backup.start_daemon(&uri, &arguments).expect("start the daemon");
+    let until = async |wanted: &dyn Fn() -> bool| {
+        for _ in 0..60 {
+            if wanted() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        panic!("not in half a minute: {:?}", checks());
+    };
+    until(&|| matches!(checks(), (Some(_), Some(0), Some(0)))).await;
+    damage(scene.store());
+    until(&|| matches!(checks(), (_, _, Some(1)))).await;
+    let shown = text(&scene.on_store(&["status"], &[]));
+    assert!(shown.contains("1 DAMAGED"), "{shown}");
+    daemon.terminate().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_answers_refuses_a_second_writer_and_ends_cleanly() {
     let scene = Scene::set_up().await;
     let uri = scene.set.uri();

@@ -3,6 +3,7 @@
 mod store_common;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use headstock::block::{BlockRead, BlockWrite, Kind};
 use headstock::store::fsck::{self, Level, Part, Report, Settings, Severity};
@@ -204,17 +205,17 @@ fn parts_get_through_the_whole_store_and_remember_what_they_read() {
     let dir = tempfile::tempdir().unwrap();
     drop(sample(dir.path()));
     let part = |percent| Settings {
-        part: Some(Part { percent: Some(percent), max_duration: None }),
+        part: Some(Part { percent: Some(percent), ..Part::default() }),
         ..Settings::from(Level::Data)
     };
     let check =
         |percent| fsck::run_on(dir.path(), fast(false), part(percent), &mut |_| {}).unwrap();
     let first = check(1);
-    let segments = first.never_checked + 1;
+    let segments = first.coverage.never_checked + 1;
     assert_eq!((first.whole_segments, segments > 2), (1, true));
     assert_eq!(first.reachable, 0, "the graph is left to another check");
     let mut runs = 1;
-    while check(1).never_checked > 0 {
+    while check(1).coverage.never_checked > 0 {
         runs += 1;
         assert!(runs < 100, "{runs} runs do not get through {segments} segments");
     }
@@ -226,15 +227,24 @@ fn parts_get_through_the_whole_store_and_remember_what_they_read() {
     bytes[4096 + 64 + 3] ^= 1;
     std::fs::write(&segment, bytes).unwrap();
     assert!(codes(dir.path(), part(100)).contains(&"HS-BLK-002".to_owned()));
-    assert!(codes(dir.path(), part(1)).contains(&"HS-REC-002".to_owned()));
+    let report = check(1);
+    assert_eq!((report.whole_segments, report.coverage.damaged_segments), (1, 1));
+    assert_eq!(report.findings[0].code.as_str(), "HS-REC-002");
     std::fs::write(&segment, whole).unwrap();
     let report = check(1);
-    assert_eq!((report.findings.len(), report.never_checked), (0, 0));
+    assert_eq!((report.findings.len(), report.coverage.damaged_segments), (0, 0));
     // No time is no segment.
-    let none = Part { percent: None, max_duration: Some(std::time::Duration::ZERO) };
+    let none = Part { max_duration: Some(Duration::ZERO), ..Part::default() };
     let settings = Settings { part: Some(none), ..Settings::from(Level::Data) };
     let report = fsck::run_on(dir.path(), fast(false), settings, &mut |_| {}).unwrap();
     assert_eq!(report.whole_segments, 0);
+    // Neither is what was found sound a moment ago; a moment later it is due again.
+    for (age, due) in [(Duration::from_secs(3600), 0), (Duration::ZERO, segments)] {
+        let part = Part { unchecked_for: Some(age), ..Part::default() };
+        let settings = Settings { part: Some(part), ..Settings::from(Level::Data) };
+        let report = fsck::run_on(dir.path(), fast(false), settings, &mut |_| {}).unwrap();
+        assert_eq!(report.whole_segments, due);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::args::{self, FollowArgs};
 use super::progress::Watch;
 use super::{Error, Exit};
-use crate::daemon::{self, Daemon, Signals};
+use crate::daemon::{self, Daemon, Scrub, Signals};
 
 const AFTER_HELP: &str = "\
 SIGTERM and SIGINT end the daemon cleanly: what it holds is written, and it exits with 0. Killed in
@@ -15,6 +15,9 @@ the socket control.sock in the store's directory.
 
 A member that falls more than 15 s behind the primary is not copied from until it has caught up,
 unless another member can be read instead; a line in the log says so. --max-mbps makes copying gentler.
+
+The store is checked in the background (--scrub-within, --scrub-mbps). Damage is an error in the log and stays
+in `headstock status`; `headstock fsck` says what it costs.
 
 EXAMPLES
   headstock daemon --source mongodb://db0,db1,db2/?replicaSet=rs0 --store /backup/rs0
@@ -38,6 +41,13 @@ pub struct Args {
     #[arg(long, value_name = "PERCENT", default_value_t = daemon::COMPACT_AT_PERCENT)]
     #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
     compact_at: u8,
+    /// Time within which every file of blocks is read whole and checked, in the background (10s, 15m, 6h,
+    /// 30d); 0s leaves that to `headstock fsck`
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = args::duration)]
+    scrub_within: Duration,
+    /// Megabytes (1,000,000 bytes) read per second for that, at most
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    scrub_mbps: u32,
 }
 
 /// Runs the command.
@@ -51,6 +61,10 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         snapshot_every: args.snapshot_every,
         restore_window: args.restore_window,
         compact_at_percent: args.compact_at,
+        scrub: Scrub {
+            within: args.scrub_within,
+            bytes_per_second: u64::from(args.scrub_mbps) * 1_000_000,
+        },
         rescan: args.follow.rescan,
         heal: !args.follow.no_rescan,
         scan_bytes_per_second: args.follow.pace.bytes_per_second(),

@@ -22,8 +22,8 @@ DEPTHS
   graph  also the index, and everything that snapshots and jobs reach; documents are not read
   data   also every record, every block against its hash, every document's place, every oplog slice
 
---sample and --max-duration read only a part of the segments, those that were checked the longest ago:
-run every night, they get through a store of any size. Everything of `quick` is checked of all; of the
+--sample, --max-duration and --max-age read only a part of the segments, those that were checked the longest
+ago: run every night, they get through a store of any size. Everything of `quick` is checked of all; of the
 graph nothing, unless damage is found, which is then told with all that it touches.
 
 --repair prints its plan, does it, and checks again. Where the commit log cannot be used, it is made anew
@@ -36,7 +36,7 @@ quarantine, to be removed by hand. Interrupted, it is run again. A daemon must b
 --json prints one object (with --repair --dry-run the plan, with --repair {repair, check}):
   clean          whether nothing is lost: no finding but warnings
   checked        {blocks, bytes, snapshots, trees, slices, segments, whole_segments, oldest_check_ms,
-                 never_checked}: whole_segments are those of which every record was read; the segment
+                 never_checked, damaged_segments}: whole_segments are those of which every record was read; the segment
                  read whole the longest ago was at oldest_check_ms (since 1970)
   findings       array of {code, severity, what, where, snapshots, jobs, ranges}: code is a stable name
                  of the kind of damage; severity is warning where a copy or a cache is damaged, else
@@ -66,7 +66,7 @@ pub struct Args {
     store: StoreArgs,
     /// How deep to look
     #[arg(long, value_name = "DEPTH", default_value = "data")]
-    #[arg(conflicts_with_all = ["sample", "max_duration"])]
+    #[arg(conflicts_with_all = ["sample", "max_duration", "max_age"])]
     depth: Depth,
     /// Read this share of the segments only, those checked the longest ago
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
@@ -78,7 +78,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_mbps: Option<u32>,
     /// Bring back what can be had again of what is damaged
-    #[arg(long, conflicts_with_all = ["depth", "sample", "max_duration", "max_mbps"])]
+    #[arg(long, conflicts_with_all = ["depth", "sample", "max_duration", "max_age", "max_mbps"])]
     repair: bool,
     /// A store to take lost blocks from (may be given several times)
     #[arg(long, value_name = "DIR", requires = "repair")]
@@ -86,6 +86,9 @@ pub struct Args {
     /// Only tell what a repair would do
     #[arg(long, requires = "repair")]
     dry_run: bool,
+    /// Leave out segments that were found sound within this time (10h, 30d)
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    max_age: Option<Duration>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -115,8 +118,9 @@ impl Args {
             Depth::Graph => Level::Graph,
             Depth::Data => Level::Data,
         };
-        let part = Part { percent: self.sample, max_duration: self.max_duration };
-        let is_part = part.percent.is_some() || part.max_duration.is_some();
+        let (percent, max_duration) = (self.sample, self.max_duration);
+        let part = Part { percent, max_duration, unchecked_for: self.max_age };
+        let is_part = part != Part::default();
         Settings {
             part: is_part.then_some(part),
             bytes_per_second: self.max_mbps.map(|megabytes| u64::from(megabytes) * 1_000_000),
@@ -296,17 +300,11 @@ fn told(range: &LostRange) -> String {
 
 /// How much of the store was read whole, and how long ago the rest was.
 fn coverage(checked: &check::Checked, settings: &Settings) -> Result<(), Error> {
-    let (whole, never) = (checked.whole_segments, checked.never_checked);
-    let oldest = match checked.oldest_check_ms {
-        Some(at) => {
-            let ago_ms = now_ms().cast_unsigned().saturating_sub(at);
-            format!("the oldest check is {} old", output::hours(ago_ms / 1000))
-        }
-        None => "none was found sound yet".to_owned(),
-    };
+    let whole = checked.whole_segments;
     output::line(&format!(
-        "{whole} of {} segments read whole; {never} never; {oldest}",
-        checked.segments
+        "{whole} of {} segments read whole; {}",
+        checked.segments,
+        output::coverage(&checked.coverage)
     ))?;
     if settings.part.is_some() {
         output::line(

@@ -5,6 +5,8 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::Error;
+use crate::job::now_ms;
+use crate::store::fsck::Coverage;
 
 /// Prints a line on standard output; a closed pipe is an error, not a panic.
 pub fn line(text: &str) -> Result<(), Error> {
@@ -44,6 +46,20 @@ pub fn hours(seconds: u64) -> String {
         7200..172_800 => format!("{}.{} h", seconds / 3600, seconds % 3600 / 360),
         _ => format!("{}.{} d", seconds / 86_400, seconds % 86_400 / 8640),
     }
+}
+
+/// How much of a store's segments was read whole, and how long ago the rest was.
+pub fn coverage(coverage: &Coverage) -> String {
+    let Coverage { oldest_check_ms, never_checked, damaged_segments } = coverage;
+    let oldest = oldest_check_ms.map_or("none found sound yet".to_owned(), |at| {
+        let ago_ms = now_ms().cast_unsigned().saturating_sub(at);
+        format!("the oldest check is {} old", hours(ago_ms / 1000))
+    });
+    let damaged = match damaged_segments {
+        0 => String::new(),
+        some => format!("; {some} DAMAGED, see `headstock fsck`"),
+    };
+    format!("{oldest}, {never_checked} never checked{damaged}")
 }
 
 /// What a filtered job holds; none if it is not filtered.

@@ -7,7 +7,9 @@ use crate::job::{self, JobStatus, StoreStatus};
 
 const AFTER_HELP: &str = "\
 --json prints one object:
-  store    {dir, commit, blocks, stored_bytes, segments}
+  store    {dir, commit, blocks, stored_bytes, segments, checks}; checks are {oldest_check_ms,
+           never_checked, damaged_segments}: when the segment whose check is the oldest was found sound
+           (since 1970), those never checked, and those that were damaged when they were last
   daemon   whether a daemon runs on the store; its live figures are then in `jobs`
   jobs     array of {name, set_name, replica_set_id, server_version, fcv, phase, scan, head,
            received, lag_seconds, oplog_window_seconds, oplog_seconds_left, restorable, gaps,
@@ -61,6 +63,7 @@ fn print(status: &StoreStatus) -> Result<(), Error> {
         store.segments,
         if status.daemon { "a daemon is running" } else { "no daemon is running" },
     ))?;
+    output::line(&format!("  checks     {}", output::coverage(&store.checks)))?;
     status.jobs.iter().try_for_each(print_job)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
-use super::{Answers, Error, Signals, control};
+use super::{Answers, Error, Scrub, Signals, control};
 use crate::head::Scope;
 use crate::job::{Figures, Follow, FollowOptions, Job, snapshot};
 use crate::source::{ReadFrom, Source};
@@ -40,6 +40,8 @@ pub struct Options {
     pub restore_window: Duration,
     /// Share of dead bytes at which the store is compacted, in percent; zero never.
     pub compact_at_percent: u8,
+    /// How the store is checked in the background.
+    pub scrub: Scrub,
     /// Which namespaces to back up from now on; as before if none.
     pub scope: Option<Scope>,
     /// Scan anew although the job has a head.
@@ -99,6 +101,7 @@ impl Daemon {
             error = self.follow.failed() => Err(Error::Job(error)),
             () = self.take_snapshots() => Ok(()),
             () = self.tidy() => Ok(()),
+            () = self.options.scrub.run(self.options.store.clone()) => Ok(()),
         };
         tracing::info!(job = self.follow.job().name(), "stopping");
         self.answers.stop().await;

@@ -8,6 +8,7 @@ use super::{Gap, Seen, State, hex};
 use crate::head::Manifest;
 use crate::oplog::Position;
 use crate::restore::Span;
+use crate::store::fsck::Coverage;
 
 /// An optime: the server's names of its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,6 +196,8 @@ pub struct StoreInfo {
     pub stored_bytes: u64,
     /// Segment files.
     pub segments: u64,
+    /// What checks know of them.
+    pub checks: Coverage,
 }
 
 /// A store and its jobs.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::oplog::OpTime;
 use crate::restore;
-use crate::store::{self, Store};
+use crate::store::{self, Store, fsck};
 
 /// Opens a store for reading.
 pub(super) fn open(dir: &Path) -> Result<Store, Error> {
@@ -123,6 +123,7 @@ fn store_info(store: &Store) -> StoreInfo {
         blocks: stats.blocks,
         stored_bytes: stats.stored_bytes,
         segments: stats.segments,
+        checks: fsck::coverage(store),
     }
 }
 

@@ -15,7 +15,7 @@ use super::{Error, State, scan, snapshot};
 use crate::block::{self, BlockId, BlockRead, Kind};
 use crate::head::{self, HeadRoot};
 use crate::oplog::OpTime;
-use crate::store::fsck::{self, Level, Settings};
+use crate::store::fsck::{self, Coverage, Level, Settings};
 use crate::store::{self, Store};
 use crate::tree::{self, Content, Order, Root, Shape};
 
@@ -51,10 +51,9 @@ pub struct Checked {
     pub segments: u64,
     /// See `segments`.
     pub whole_segments: u64,
-    /// When the segment that was read whole the longest ago was, in milliseconds since 1970.
-    pub oldest_check_ms: Option<u64>,
-    /// Segments that were never found sound as a whole.
-    pub never_checked: u64,
+    /// What this check and earlier ones know of the segments.
+    #[serde(flatten)]
+    pub coverage: Coverage,
 }
 
 /// One thing that is not as it must be.
@@ -194,8 +193,7 @@ impl Check<'_> {
         (self.checked.blocks, self.checked.bytes) = (report.records, report.bytes);
         self.checked.segments = report.segments;
         self.checked.whole_segments = report.whole_segments;
-        self.checked.oldest_check_ms = report.oldest_check_ms;
-        self.checked.never_checked = report.never_checked;
+        self.checked.coverage = report.coverage;
         self.more_findings = report.more_findings;
         self.tainted = report.tainted;
         let place = |finding: &fsck::Finding| finding.segment.zip(finding.offset);

@@ -25,6 +25,7 @@ use crate::store::table::Table;
 use crate::store::walk::{Fault, Walk, Why};
 use crate::store::{Error, Options, Role, Shared, Store, index};
 
+pub use memory::Coverage;
 use memory::Memory;
 pub use report::{Code, Finding, Report, Severity};
 use settings::Throttle;
@@ -68,6 +69,23 @@ pub fn run_on(
             let mut report = Report::default();
             report.add(Finding::new(Code::Open, error.to_string()).in_file(dir.to_owned()));
             Ok(report)
+        }
+    }
+}
+
+/// What checks know of a store's segments. Of a writer those that are sealed by now, of a reader those of its
+/// commit.
+#[must_use]
+pub fn coverage(store: &Store) -> Coverage {
+    let shared = &*store.shared;
+    let memory = Memory::load(&*shared.disk, &shared.dir);
+    match &shared.role {
+        Role::Writer(writer) => {
+            memory.coverage(&writer.sealed(), writer.newest().active.map(|(id, _)| id))
+        }
+        Role::Reader(reader) => {
+            let commit = &reader.commit;
+            memory.coverage(&commit.segments, commit.active.map(|(id, _)| id))
         }
     }
 }
@@ -181,8 +199,12 @@ impl Check<'_> {
             self.segment(*id, (*len, true), false)?;
         }
         if let Some((id, len)) = active {
-            self.total += len;
-            self.segment(id, (len, false), settings.level == Level::Data)?;
+            let (whole, found) = (settings.level == Level::Data, self.report.total_findings());
+            self.total += if whole { len } else { 0 };
+            self.segment(id, (len, false), whole)?;
+            if whole && !self.throttle.is_stopped() {
+                memory.note(id, len, self.report.total_findings() == found);
+            }
         }
         for id in chosen {
             let late = part.max_duration.is_some_and(|most| self.throttle.elapsed() >= most);
@@ -194,11 +216,10 @@ impl Check<'_> {
                 memory.note(id, len, self.report.total_findings() == found);
             }
         }
-        let last = sealed.iter().map(|(id, len)| memory.last(*id, *len));
-        self.report.oldest_check_ms = last.clone().filter(|at| *at > 0).min();
-        self.report.never_checked = last.filter(|at| *at == 0).count() as u64;
+        let active = active.map(|(id, _)| id);
+        self.report.coverage = memory.coverage(sealed, active);
         if settings.level == Level::Data {
-            memory.save(disk, dir, sealed);
+            memory.save(disk, dir, |id| sealed.contains_key(&id) || active == Some(id));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::Coverage;
 use crate::block::BlockId;
 use crate::store::{CommitSeq, SegmentId};
 
@@ -174,11 +175,9 @@ pub struct Report {
     pub segments: u64,
     /// Sealed segments of which every record was read.
     pub whole_segments: u64,
-    /// When the sealed segment that was read whole the longest ago was, in milliseconds since 1970; absent
-    /// if none ever was.
-    pub oldest_check_ms: Option<u64>,
-    /// Sealed segments that were never read whole, or were damaged when they were.
-    pub never_checked: u64,
+    /// What this check and earlier ones know of the segments.
+    #[serde(flatten)]
+    pub coverage: Coverage,
     /// Bytes of segments read.
     pub bytes: u64,
     /// Records looked at.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::memory::Memory;
+use super::memory::{Memory, now_ms};
 use crate::store::layout::SegmentId;
 
 /// The longest sleep between two looks at the request to stop.
@@ -37,13 +37,16 @@ pub struct Settings {
 }
 
 /// A part of a store: of its segments those that were checked the longest ago. Everything that
-/// [`Level::Quick`] looks at is checked of all; nothing is checked of what the graph reaches.
-#[derive(Debug, Clone, Copy, Default)]
+/// [`Level::Quick`] looks at is checked of all, and the segment that is being filled is always read; nothing is checked of what
+/// the graph reaches, unless damage is found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Part {
     /// Stops at this share of the bytes, in percent.
     pub percent: Option<u8>,
     /// Starts no segment after this long.
     pub max_duration: Option<Duration>,
+    /// Leaves out what was found sound within this time.
+    pub unchecked_for: Option<Duration>,
 }
 
 impl From<Level> for Settings {
@@ -61,6 +64,10 @@ impl Part {
     ) -> Vec<SegmentId> {
         let mut all: Vec<(SegmentId, u64)> = sealed.iter().map(|(id, len)| (*id, *len)).collect();
         all.sort_by_key(|(id, len)| (memory.last(*id, *len), *id));
+        if let Some(age) = self.unchecked_for {
+            let since = now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            all.retain(|(id, len)| memory.last(*id, *len) <= since);
+        }
         let total: u64 = sealed.values().sum();
         let wanted = self.percent.map_or(total, |percent| total / 100 * u64::from(percent));
         let mut before = 0;
