@@ -2,10 +2,10 @@
 //!
 //! Two steps, each planned before it is done. The first makes the store open: a damaged copy of `STORE`
 //! is written again from the other; where the log cannot be read, or names segments that are gone,
-//! a new one is started from the newest commit that any record or copy proves ([`foundation`]). The second
+//! a new one is started from the newest commit that any record or copy proves (`foundation`). The second
 //! works on the open store: every readable record of a damaged segment is appended anew, blocks that
 //! are lost are taken from other stores by their names, which are hashes of what they hold, and the damaged
-//! file is set aside ([`salvage`]). Nothing is invented, and nothing is deleted but the index, a cache:
+//! file is set aside (`salvage`). Nothing is invented, and nothing is deleted but the index, a cache:
 //! what is replaced is kept under `quarantine/<time>/` until somebody removes it.
 //!
 //! Crash: every step leaves a store that opens or that repair takes up again; see the two modules.
