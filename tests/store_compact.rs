@@ -4,15 +4,19 @@ mod store_common;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use headstock::block::{BlockRead, BlockWrite, Kind};
 use headstock::store::compact::{self, Action, Settings};
 use headstock::store::fsck::{self, Level};
 use headstock::store::{Error, Store};
-use rand::SeedableRng;
 use rand::rngs::StdRng;
-use store_common::{child, child_store, copy_dir, put_graph, reach_all, small};
+use rand::{Rng as _, SeedableRng};
+use store_common::{child, child_store, copy_dir, put_graph, reach, reach_all, small};
+
+/// How long writers and compaction race.
+const RACE: Duration = Duration::from_secs(4);
 
 fn compacted(store: &Store) -> compact::Outcome {
     compact::execute(store, Settings::default(), &mut |_, _| {}).unwrap()
@@ -238,4 +242,64 @@ fn readers_beside_a_writer_beside_compaction() {
     assert_eq!(compacted(&store).waiting_bytes, 0);
     sound(&store);
     assert!(store.kind_of(&store.roots().1["job"]).unwrap().is_some());
+}
+
+/// Compacts again and again while others put what was there before, replace and remove it.
+#[test]
+fn compaction_beside_writers_takes_nothing_that_they_commit() {
+    let seed: u32 = rand::random();
+    println!("seed {seed}");
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path(), small(true)).unwrap();
+    let stop = AtomicBool::new(false);
+    let commits = AtomicU64::new(0);
+    let compactions = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..2)
+            .map(|writer| {
+                let (store, stop, commits) = (&store, &stop, &commits);
+                scope.spawn(move || {
+                    let mut random = StdRng::seed_from_u64(u64::from(seed) + writer);
+                    while !stop.load(Ordering::Relaxed) {
+                        let name = format!("{writer}-{}", random.random_range(0..3));
+                        if random.random_bool(0.3) {
+                            store.commit(|roots| _ = roots.remove(&name)).unwrap();
+                            continue;
+                        }
+                        // One of a few graphs: most of what is put was there, and is dead or about to be.
+                        let which = random.random_range(0..6);
+                        let session = store.session();
+                        let graph = &mut StdRng::seed_from_u64(which);
+                        let id = put_graph(store, graph, 20, 3000);
+                        store.commit(|roots| _ = roots.insert(name, id)).unwrap();
+                        drop(session);
+                        commits.fetch_add(1, Ordering::Relaxed);
+                        if random.random_bool(0.1) {
+                            reach(store, id, &mut BTreeSet::new());
+                        }
+                    }
+                })
+            })
+            .collect();
+        let (started, mut compactions, mut gone) = (Instant::now(), 0_u64, 0);
+        let settings = Settings { rewrite_below_percent: 95 };
+        while started.elapsed() < RACE && !writers.iter().any(|writer| writer.is_finished()) {
+            let outcome = compact::execute(&store, settings, &mut |_, _| {});
+            // The writers would go on for ever beside a panic.
+            stop.store(outcome.is_err(), Ordering::Relaxed);
+            let plan = outcome.unwrap().plan;
+            gone += plan.segments.iter().filter(|one| one.action != Action::Keep).count();
+            compactions += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        println!("{compactions} compactions, {gone} segments gone, {commits:?} commits");
+        assert!(gone > 20, "only {gone} segments went");
+        compactions
+    });
+    let all = reach_all(&store);
+    sound(&store);
+    drop(store);
+    let store = Store::open(dir.path(), small(true)).unwrap();
+    assert_eq!(reach_all(&store), all);
+    assert!(compactions > 5 && commits.into_inner() > 50);
 }

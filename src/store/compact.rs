@@ -1,17 +1,26 @@
 //! Compaction: giving back the space of blocks that nothing reaches.
 //!
-//! Order: no session lives, all that was put is sealed; what the newest commit reaches is marked; live
-//! records of segments worth it are copied forward; a commit names the segments without the old
-//! ones, and makes the copies durable before it; then the old files are removed, unless a registered reader still reads
-//! a commit that lists them. A crash before that commit leaves copies that count for nothing; after
-//! it, files that no commit names, which the next open removes. Nothing is changed in place.
+//! Order: at a moment without sessions, all that was put is sealed; from then on whoever puts a block that is
+//! there marks it. What the commit of that moment reaches is marked; live records of segments worth it are
+//! copied forward, each segment being closed before: what is not marked in it then counts as absent; a
+//! commit names the segments without the old ones, and makes the copies durable before it; then the old files
+//! are removed, unless a registered reader still reads a commit that lists them. A crash before that commit
+//! leaves copies that count for nothing; after it, files that no commit names, which the next open removes.
+//! Nothing is changed in place.
+//!
+//! Why no block is lost that a later commit names: the commit of the beginning reaches it, and it is marked; or
+//! it was appended since, and is in none of the segments that were sealed then; or it was found since, and
+//! is marked, or was appended anew because its segment was closed. A session that was there before the beginning
+//! has ended, and what it committed is in that commit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
 use super::fs::FsError;
 use super::layout::SegmentId;
+use super::marks::Marks;
 use super::record::Commit;
 use super::scan::{Scanner, Step, open_payload};
 use super::segment::Segment;
@@ -20,9 +29,6 @@ use super::writer::{Waiting, Writer};
 use super::{CommitSeq, Error, Role, Shared, Store, readers};
 use crate::block;
 
-/// Live bytes copied before they are committed and the segments they came from removed: bounds the
-/// extra space that a compaction needs.
-const BATCH_BYTES: u64 = 256 << 20;
 /// A segment below this share of the usual size is small.
 const SMALL_SHARE: u64 = 4;
 /// Small segments (each opening of a store may leave one) that are left alone.
@@ -102,10 +108,11 @@ pub type OnProgress<'a> = &'a mut dyn FnMut(u64, u64);
 pub fn plan(store: &Store, settings: Settings) -> Result<Plan, Error> {
     let shared = &*store.shared;
     let commit = shared.settled_commit()?;
-    make_plan(shared, &commit, settings).map(|(plan, _)| plan)
+    let sizes = sizes(shared, &commit);
+    make_plan(shared, &commit, sizes, settings, &Mutex::default())
 }
 
-/// Compacts the store. Waits until no session lives, and keeps new ones out until it is done.
+/// Compacts the store. Waits for a moment in which no session lives; those that begin later go on beside it.
 ///
 /// # Errors
 /// [`Error::ReadOnly`] on a reader, [`Error::Unreachable`] if the graph of blocks has a hole (nothing is
@@ -117,22 +124,31 @@ pub fn execute(
 ) -> Result<Outcome, Error> {
     let shared = &*store.shared;
     let writer = shared.writer()?;
-    let _exclusive = shared.sessions.exclude();
-    let commit = shared.settled_commit()?;
-    let (plan, walk) = make_plan(shared, &commit, settings)?;
+    let _turn = shared.sessions.turn();
+    let keeping = Keeping { shared, marks: Arc::default() };
+    let (commit, sizes) = {
+        let _exclusive = shared.sessions.exclude();
+        *shared.sessions.change_keeping() = Some(Arc::clone(&keeping.marks));
+        let commit = shared.settled_commit()?;
+        // Those that are filled and sealed from now on hold what nothing of this commit reaches.
+        let sizes = sizes(shared, &commit);
+        (commit, sizes)
+    };
+    let plan = make_plan(shared, &commit, sizes, settings, &keeping.marks)?;
     let total = plan.segments.iter().filter(|one| one.action == Action::Rewrite);
     let total: u64 = total.map(|one| one.bytes).sum();
     let (mut done, mut copied, mut gone) = (0, 0, Vec::new());
     let chosen = plan.segments.iter().filter(|one| one.action != Action::Keep);
     for one in chosen {
+        keeping.close(one.segment);
+        copied += copy_live(shared, writer, &keeping.marks, one.segment)?;
         if one.action == Action::Rewrite {
-            copy_live(shared, writer, &walk, one.segment)?;
-            copied += one.live_bytes;
             done += one.bytes;
             on_progress(done, total);
         }
         gone.push((one.segment, one.bytes));
-        if copied >= BATCH_BYTES {
+        // What is copied before it is committed and its old place removed bounds the extra space needed.
+        if copied >= shared.options.segment_bytes {
             drop_segments(store, writer, &std::mem::take(&mut gone))?;
             copied = 0;
         }
@@ -142,27 +158,53 @@ pub fn execute(
     Ok(Outcome { plan, waiting_bytes })
 }
 
-fn make_plan<'a>(
+/// Marks blocks that are put while it lives.
+struct Keeping<'a> {
     shared: &'a Shared,
+    marks: Arc<Mutex<Marks>>,
+}
+
+impl Keeping<'_> {
+    /// From here on what has no mark in a segment counts as absent there.
+    fn close(&self, id: SegmentId) {
+        let _nobody_between_look_up_and_mark = self.shared.sessions.change_keeping();
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).close(id);
+    }
+}
+
+impl Drop for Keeping<'_> {
+    fn drop(&mut self) {
+        *self.shared.sessions.change_keeping() = None;
+    }
+}
+
+/// The segments there are now, with their lengths in bytes.
+fn sizes(shared: &Shared, commit: &Commit) -> BTreeMap<SegmentId, u64> {
+    match &shared.role {
+        Role::Writer(writer) => writer.sealed(),
+        Role::Reader(_) => {
+            commit.segments.iter().map(|(id, len)| (*id, *len)).chain(commit.active).collect()
+        }
+    }
+}
+
+fn make_plan(
+    shared: &Shared,
     commit: &Commit,
+    sizes: BTreeMap<SegmentId, u64>,
     settings: Settings,
-) -> Result<(Plan, Walk<'a>), Error> {
+    marks: &Mutex<Marks>,
+) -> Result<Plan, Error> {
     static NO_DAMAGE: BTreeSet<(SegmentId, u64)> = BTreeSet::new();
-    let mut walk = Walk::new(shared, &NO_DAMAGE);
+    let mut walk = Walk::new(shared, &NO_DAMAGE, marks);
     for (name, id) in &commit.roots {
         walk.root(name, *id, &mut |fault| refuse(fault), &mut |_| {})?;
     }
-    let mut sizes = match &shared.role {
-        Role::Writer(writer) => writer.sealed(),
-        Role::Reader(_) => commit.segments.clone(),
-    };
-    if let Role::Reader(_) = &shared.role {
-        sizes.extend(commit.active);
-    }
+    let marks = marks.lock().unwrap_or_else(PoisonError::into_inner);
     let mut segments: Vec<SegmentPlan> = sizes
         .into_iter()
         .map(|(segment, bytes)| {
-            let marks = walk.marks.get(&segment);
+            let marks = marks.of(segment);
             let (live_bytes, live_blocks) =
                 marks.map_or((0, 0), |marks| (marks.live_bytes, marks.live_blocks));
             let action = if live_blocks == 0 {
@@ -180,7 +222,7 @@ fn make_plan<'a>(
     let gone = sum(|one| if one.action == Action::Keep { 0 } else { one.bytes });
     let copied_bytes = sum(|one| if one.action == Action::Rewrite { one.live_bytes } else { 0 });
     let freed_bytes = gone.saturating_sub(copied_bytes);
-    Ok((Plan { commit: commit.seq, segments, freed_bytes, copied_bytes }, walk))
+    Ok(Plan { commit: commit.seq, segments, freed_bytes, copied_bytes })
 }
 
 /// Has small segments rewritten into few, if there are too many.
@@ -207,14 +249,20 @@ fn refuse(fault: Fault) -> Result<(), Error> {
     Err(Error::Unreachable { id: fault.id, parent, source })
 }
 
-/// Copies the marked records of a segment to the active one, each checked against its name.
+/// Copies the marked records of a closed segment to the active one, each checked against its name. Returns
+/// their bytes.
 fn copy_live(
     shared: &Shared,
     writer: &Writer,
-    walk: &Walk<'_>,
+    marks: &Mutex<Marks>,
     id: SegmentId,
-) -> Result<(), Error> {
-    let Some(marks) = walk.marks.get(&id) else { return Ok(()) };
+) -> Result<u64, Error> {
+    let lock = || marks.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((live_blocks, live_bytes)) =
+        lock().of(id).map(|marks| (marks.live_blocks, marks.live_bytes))
+    else {
+        return Ok(0);
+    };
     let segment = shared.segments.sealed(id)?;
     let (trailer, table) = segment.footer()?;
     let file = std::sync::Arc::clone(&segment.file);
@@ -224,7 +272,8 @@ fn copy_live(
         match scanner.step()? {
             Step::Record { offset, header, payload } => {
                 let found = table.find(&header.id, |entry| entry.offset == offset)?;
-                if !found.is_some_and(|(ordinal, _)| marks.has(ordinal)) {
+                let is_live = |ordinal| lock().of(id).is_some_and(|marks| marks.has(ordinal));
+                if !found.is_some_and(|(ordinal, _)| is_live(ordinal)) {
                     continue;
                 }
                 open_payload(&header, payload)?;
@@ -237,8 +286,8 @@ fn copy_live(
             Step::Invalid { offset, what } => return Err(damaged(&segment, offset, what)),
         }
     }
-    if copied == marks.live_blocks {
-        Ok(())
+    if copied == live_blocks {
+        Ok(live_bytes)
     } else {
         Err(damaged(&segment, 0, "the segment has fewer live records than its footer"))
     }

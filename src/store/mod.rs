@@ -25,6 +25,7 @@ mod index;
 mod layout;
 mod log;
 mod map;
+mod marks;
 mod open;
 mod readers;
 mod record;
@@ -42,7 +43,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 pub use error::Error;
 pub use layout::SegmentId;
@@ -245,8 +246,8 @@ impl Store {
         }
     }
 
-    /// Keeps compaction out while blocks are put that no commit names yet. Hold one from the first
-    /// `put` to the commit that names it. Waits while a compaction runs.
+    /// Keeps blocks that no commit names yet, and those of the newest commit, from being compacted away. Hold
+    /// one from the first `put` to the commit that names it. Waits for the moment in which a compaction begins.
     #[must_use]
     pub fn session(&self) -> Session {
         self.shared.sessions.enter()
@@ -302,6 +303,24 @@ impl Shared {
             },
         };
         if open.is_some() { Ok(open) } else { self.index.probes().find(id) }
+    }
+
+    /// Whether a block is there and stays until a commit that is yet to come has named it.
+    fn has(&self, id: &BlockId) -> Result<bool, Error> {
+        if let Role::Writer(writer) = &self.role
+            && writer.find(id).is_some()
+        {
+            return Ok(true);
+        }
+        let keeping = self.sessions.keeping();
+        let Some(marks) = &*keeping else { return Ok(self.find(id)?.is_some()) };
+        let Some(entry) = self.find(id)? else { return Ok(false) };
+        let kept = marks.lock().unwrap_or_else(PoisonError::into_inner).keep(self, &entry);
+        match kept {
+            // It has just been removed, or cannot be read: appending the block once more is always right.
+            Err(Error::SegmentGone { .. } | Error::Damaged { .. }) => Ok(false),
+            kept => kept,
+        }
     }
 
     fn get(&self, id: &BlockId) -> Result<Block, Error> {
@@ -408,7 +427,7 @@ impl Store {
         let shared = &*self.shared;
         let writer = shared.writer()?;
         writer.check_latch()?;
-        if shared.find(&id)?.is_some() {
+        if shared.has(&id)? {
             return Ok(0);
         }
         Ok(writer.put((&shared.segments, &shared.index), id, kind, raw)?)

@@ -1,48 +1,16 @@
 //! Walking everything that roots reach.
 //!
-//! What was visited is one bit per record, by its ordinal in its segment's footer, so that memory is a
-//! bit per block of the store and not an id. Blocks that name nothing (leaves, parts, streams) are marked without
+//! What was visited is marked ([`Marks`]): memory is a bit per block of the store and not an id. Blocks that name nothing (leaves, parts, streams) are marked without
 //! being read. The walk keeps its path on a stack of its own: a chain of any length is safe.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::index::Probes;
-use super::layout::{Entry, RECORD_HEADER_BYTES, SegmentId, Trailer, aligned};
-use super::table::Table;
+use super::layout::{Entry, SegmentId};
+use super::marks::Marks;
 use super::{Error, Role, Shared};
 use crate::block::{self, Block, BlockId, Kind};
-
-/// The blocks found reachable in one segment.
-#[derive(Debug)]
-pub(super) struct SegmentMarks {
-    trailer: Option<Trailer>,
-    /// The table, where there is no trailer that describes one.
-    table: Option<Table>,
-    bits: Vec<u64>,
-    /// Blocks marked.
-    pub(super) live_blocks: u64,
-    /// Bytes of their records, headers and padding included.
-    pub(super) live_bytes: u64,
-}
-
-impl SegmentMarks {
-    fn set(&mut self, ordinal: u64, entry: &Entry) -> bool {
-        let (word, bit) = ((ordinal / 64) as usize, 1 << (ordinal % 64));
-        let fresh = self.bits[word] & bit == 0;
-        if fresh {
-            self.bits[word] |= bit;
-            self.live_blocks += 1;
-            self.live_bytes += aligned(RECORD_HEADER_BYTES as u64 + u64::from(entry.stored_len));
-        }
-        fresh
-    }
-
-    /// Whether the record of an ordinal is marked.
-    pub(super) fn has(&self, ordinal: u64) -> bool {
-        self.bits[(ordinal / 64) as usize] & (1 << (ordinal % 64)) != 0
-    }
-}
 
 /// Why a block that something names cannot be had.
 #[derive(Debug)]
@@ -70,7 +38,7 @@ pub(super) struct Walk<'a> {
     /// Places of records known to be damaged.
     damaged: &'a BTreeSet<(SegmentId, u64)>,
     /// What was reached.
-    pub(super) marks: BTreeMap<SegmentId, SegmentMarks>,
+    marks: &'a Mutex<Marks>,
     /// Blocks that are faulty or name, directly or not, a faulty one.
     pub(super) tainted: BTreeSet<BlockId>,
     /// Blocks visited.
@@ -91,9 +59,13 @@ enum Visit {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(shared: &'a Shared, damaged: &'a BTreeSet<(SegmentId, u64)>) -> Self {
-        let (marks, tainted) = (BTreeMap::new(), BTreeSet::new());
-        Self { shared, probes: shared.index.probes(), damaged, marks, tainted, visited: 0 }
+    pub(super) fn new(
+        shared: &'a Shared,
+        damaged: &'a BTreeSet<(SegmentId, u64)>,
+        marks: &'a Mutex<Marks>,
+    ) -> Self {
+        let (probes, tainted) = (shared.index.probes(), BTreeSet::new());
+        Self { shared, probes, damaged, marks, tainted, visited: 0 }
     }
 
     /// Where a block is, leaving out the segment that a writer is filling.
@@ -107,53 +79,9 @@ impl<'a> Walk<'a> {
         self.probes.find(id)
     }
 
-    /// The ordinal of an entry in its segment's table; makes the marks of the segment.
-    fn ordinal(&mut self, entry: &Entry) -> Result<u64, Error> {
-        if let Role::Reader(reader) = &self.shared.role
-            && let Some((segment, table)) = &reader.active
-            && segment.id == entry.segment
-        {
-            self.marks_of(entry.segment, None, table.count());
-            return table.lower_bound(&entry.id);
-        }
-        let segment = self.shared.segments.sealed(entry.segment)?;
-        if !self.marks.contains_key(&entry.segment) {
-            let (trailer, table) = segment.entries()?;
-            let count = table.count();
-            self.marks_of(entry.segment, trailer, count).table = trailer.is_none().then_some(table);
-        }
-        let known = &self.marks[&entry.segment];
-        let found = match (&known.trailer, &known.table) {
-            (Some(trailer), _) => segment.table(trailer).find(&entry.id, |other| other == entry)?,
-            (None, Some(table)) => table.find(&entry.id, |other| other == entry)?,
-            (None, None) => None,
-        };
-        found.map(|(ordinal, _)| ordinal).ok_or_else(|| Error::Damaged {
-            path: self.shared.segments.path(entry.segment),
-            offset: entry.offset,
-            what: "an index run names a record that the segment does not have",
-        })
-    }
-
-    fn marks_of(
-        &mut self,
-        id: SegmentId,
-        trailer: Option<Trailer>,
-        count: u64,
-    ) -> &mut SegmentMarks {
-        self.marks.entry(id).or_insert_with(|| SegmentMarks {
-            trailer,
-            table: None,
-            bits: vec![0; count.div_ceil(64) as usize],
-            live_blocks: 0,
-            live_bytes: 0,
-        })
-    }
-
-    fn mark(&mut self, entry: &Entry) -> Result<bool, Error> {
-        let ordinal = self.ordinal(entry)?;
-        let marks = self.marks.get_mut(&entry.segment);
-        Ok(marks.expect("ordinal() made the marks of the segment").set(ordinal, entry))
+    fn mark(&self, entry: &Entry) -> Result<bool, Error> {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.mark(self.shared, entry)
     }
 
     fn read(&self, entry: &Entry) -> Result<Block, Error> {

@@ -11,7 +11,7 @@ mod report;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::block::BlockId;
 use crate::store::fs::{Access, FsError};
@@ -437,7 +437,8 @@ fn graph(
     mut report: Report,
     on_progress: &mut dyn FnMut(Progress),
 ) -> Result<Report, Error> {
-    let mut walk = Walk::new(shared, damaged);
+    let marks = Mutex::default();
+    let mut walk = Walk::new(shared, damaged, &marks);
     for (name, id) in roots {
         let mut on_fault = |fault: Fault| {
             report.add(fault_finding(fault));
