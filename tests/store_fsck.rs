@@ -2,7 +2,7 @@
 
 mod store_common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use headstock::block::{BlockRead, BlockWrite, Kind};
@@ -10,18 +10,7 @@ use headstock::store::fsck::{self, Level, Part, Report, Settings, Severity};
 use headstock::store::{Error, Store};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use store_common::{copy_dir, fast, put_graph, reach_all, small};
-
-fn files(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files(&path, found);
-        } else {
-            found.push(path);
-        }
-    }
-}
+use store_common::{copy_dir, fast, files, put_graph, reach_all, small};
 
 fn verify(dir: &Path) -> Result<Report, Error> {
     fsck::run_on(dir, fast(false), Level::Data, &mut |_| {})

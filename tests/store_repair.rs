@@ -15,7 +15,7 @@ use headstock::store::repair::{Outcome, Repair};
 use headstock::store::{Roots, Store};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use store_common::{copy_dir, put_graph, reach_all, small};
+use store_common::{copy_dir, files, put_graph, reach_all, small};
 use tempfile::TempDir;
 
 /// A store that was closed cleanly, a copy of it, and what it holds.
@@ -212,9 +212,9 @@ fn damaged_disk(scene: &Scene) -> SimDisk {
         disk.create_dir(&scene.dir.join(name)).unwrap();
     }
     disk.sync_dir(&scene.dir).unwrap();
-    let mut files = Vec::new();
-    walk(&scene.dir, &mut files);
-    for path in files {
+    let mut paths = Vec::new();
+    files(&scene.dir, &mut paths);
+    for path in paths {
         let mut content = std::fs::read(&path).unwrap();
         let name = path.file_name().unwrap().to_str().unwrap();
         match name {
@@ -226,17 +226,6 @@ fn damaged_disk(scene: &Scene) -> SimDisk {
         disk.put_file(&path, Some(content));
     }
     disk
-}
-
-fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            walk(&path, found);
-        } else {
-            found.push(path);
-        }
-    }
 }
 
 /// Wherever the power goes, another repair makes the store whole, whatever of the un-synced survived.

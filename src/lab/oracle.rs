@@ -38,6 +38,8 @@ const MADE_WHEN_NEEDED: [&str; 3] = ["system.views", "system.users", "system.rol
 const CAPPED_SIZE_UNIT: i64 = 256;
 /// Documents named in a report for each collection that differs.
 const NAMED_DOCUMENTS_MAX: usize = 5;
+/// What fails where documents are read in an order.
+const READ_IN_ORDER: &str = "read a collection in order";
 /// Lines of a report.
 const REPORT_LINES_MAX: usize = 60;
 
@@ -143,10 +145,13 @@ impl SourceState {
         let uuids: Vec<Uuid> = capped.iter().map(|(.., uuid)| *uuid).collect();
         let order = LogOrder::read(client, &uuids, None).await?;
         for (db, name, uuid) in capped {
-            let mut documents = read_in_order(&client.database(&db), &name, "$natural").await?;
+            let cursor = read_in_order(&client.database(&db), &name, "$natural").await?;
+            let documents: Result<Vec<_>, _> = cursor.try_collect().await;
+            let mut documents = documents.map_err(Error::driver(READ_IN_ORDER))?;
             order.sort(uuid, &mut documents);
             if let Some(namespace) = self.namespaces.get_mut(&format!("{db}.{name}")) {
-                namespace.in_log_order = hashes_of(&documents);
+                let hashes = documents.iter().map(|document| hash_document(document).1);
+                namespace.in_log_order = hashes.collect();
             }
         }
         Ok(())
@@ -237,11 +242,11 @@ impl SourceState {
                 ..Namespace::default()
             };
             if kind == "collection" && is_capped(&options) {
-                let documents = read_in_order(database, name, "$natural").await?;
-                namespace.hash = Some(hash_of(&documents));
-                namespace.in_order = hashes_of(&documents);
+                let (hash, in_order) = hash_in_order(database, name, "$natural").await?;
+                namespace.hash = Some(hash);
+                namespace.in_order = in_order;
             } else if kind == "collection" && options.contains_key("collation") {
-                namespace.hash = Some(hash_of(&read_in_order(database, name, "_id").await?));
+                namespace.hash = Some(hash_in_order(database, name, "_id").await?.0);
             }
             if kind == "collection" {
                 namespace.indexes = list_indexes(database, name).await?;
@@ -391,25 +396,30 @@ fn canonical_options(kind: &str, options: &Document) -> Document {
     doc! { "options": options, "type": kind }
 }
 
-/// All documents in an order by which `dbHash`, which reads by the index of `_id`, does not.
-async fn read_in_order(database: &Database, name: &str, by: &str) -> Result<Vec<RawDocumentBuf>> {
-    let action = "read a collection in order";
+/// What `dbHash` does not tell, as it reads by the index of `_id`: the md5 over all documents, and the
+/// hash of each.
+async fn hash_in_order(database: &Database, name: &str, by: &str) -> Result<(String, Vec<u64>)> {
+    let mut cursor = read_in_order(database, name, by).await?;
+    let (mut md5, mut hashes) = (Md5::new(), Vec::new());
+    while let Some(document) = cursor.try_next().await.map_err(Error::driver(READ_IN_ORDER))? {
+        md5.update(document.as_bytes());
+        hashes.push(hash_document(&document).1);
+    }
+    Ok((hex(md5), hashes))
+}
+
+async fn read_in_order(
+    database: &Database,
+    name: &str,
+    by: &str,
+) -> Result<mongodb::Cursor<RawDocumentBuf>> {
     let collection = database.collection::<RawDocumentBuf>(name);
     let mut find = collection.find(doc! {}).sort(doc! { by: 1 });
     if by == "_id" {
         let simple = Collation::builder().locale("simple").build();
         find = find.collation(simple).allow_disk_use(true);
     }
-    let cursor = find.await.map_err(Error::driver(action))?;
-    cursor.try_collect().await.map_err(Error::driver(action))
-}
-
-fn hash_of(documents: &[RawDocumentBuf]) -> String {
-    hex(documents.iter().fold(Md5::new(), |md5, document| md5.chain_update(document.as_bytes())))
-}
-
-fn hashes_of(documents: &[RawDocumentBuf]) -> Vec<u64> {
-    documents.iter().map(|document| hash_document(document).1).collect()
+    find.await.map_err(Error::driver(READ_IN_ORDER))
 }
 
 /// The UUID that `listCollections` tells.

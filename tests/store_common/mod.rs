@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bson::raw::cstr;
@@ -70,6 +70,18 @@ pub fn reach_all(store: &Store) -> BTreeSet<BlockId> {
     let mut found = BTreeSet::new();
     store.roots().1.values().for_each(|id| reach(store, *id, &mut found));
     found
+}
+
+/// Paths of all files under a directory.
+pub fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else {
+            found.push(path);
+        }
+    }
 }
 
 /// Copies a directory tree.

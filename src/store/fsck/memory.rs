@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::store::Error;
 use crate::store::fs::{Access, Disk};
 use crate::store::layout::SegmentId;
+use crate::store::writer::now_ms;
 
 /// Bytes of the file at most: over a million segments.
 const MAX_BYTES: u64 = 64 << 20;
@@ -132,10 +132,4 @@ impl Memory {
         }
         coverage
     }
-}
-
-/// Milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::memory::{Memory, now_ms};
+use super::memory::Memory;
 use crate::store::layout::SegmentId;
+use crate::store::writer::now_ms;
 
 /// The longest sleep between two looks at the request to stop.
 const NAP_MAX: Duration = Duration::from_millis(100);

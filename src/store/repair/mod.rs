@@ -13,6 +13,7 @@
 mod foundation;
 mod salvage;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -124,27 +125,29 @@ impl Repair {
         Self { disk, dir: dir.to_owned(), options, from, quarantine }
     }
 
-    /// Says what [`Repair::execute`] would do; writes nothing.
+    /// Says what [`Repair::execute`] would do; writes nothing but the lock, since what a process is writing
+    /// looks damaged.
     ///
     /// # Errors
-    /// [`Error::NotAStore`], [`Error::Damaged`] if neither copy of the store's name and salt can be read,
+    /// [`Error::NotAStore`], [`Error::Locked`], [`Error::Damaged`] if neither copy of the store's name and salt can be read,
     /// those of opening the stores to take blocks from, and those of the disk.
     pub fn plan(&self, on_progress: &mut dyn FnMut(fsck::Progress)) -> Result<Plan, Error> {
         let others = self.others()?;
+        let _lock = recover::take_lock(&*self.disk, &self.dir)?;
         let foundation = foundation::plan(&self.disk, &self.dir)?;
         if foundation.as_ref().is_some_and(|found| found.log.is_some()) {
             return Ok(Plan { foundation, ..Plan::default() });
         }
         let store = Store::open_reader_on(Arc::clone(&self.disk), &self.dir, self.options.clone())?;
         let report = fsck::run(&store, Level::Data, on_progress)?;
-        let salvage = salvage::plan(&store, &report, &others)?;
+        let salvage = salvage::plan(&store, &report, &others);
         Ok(Plan { foundation, salvage })
     }
 
     /// Repairs. May be called again after any failure.
     ///
     /// # Errors
-    /// [`Error::Locked`] while another process writes to the store, [`Error::Full`] if there is no space for
+    /// [`Error::Full`] if there is no space for
     /// the records that are appended anew, and as [`Repair::plan`].
     pub fn execute(&self, on_progress: &mut dyn FnMut(fsck::Progress)) -> Result<Outcome, Error> {
         let others = self.others()?;
@@ -157,7 +160,7 @@ impl Repair {
         drop(lock);
         let store = Store::open_on(Arc::clone(&self.disk), &self.dir, self.options.clone())?;
         let report = fsck::run(&store, Level::Data, on_progress)?;
-        let planned = salvage::plan(&store, &report, &others)?;
+        let planned = salvage::plan(&store, &report, &others);
         let (salvage, saved_records) = salvage::execute(self, &store, planned, &others)?;
         let set_aside = self.disk.list(&self.quarantine).is_ok_and(|names| !names.is_empty());
         let quarantine = set_aside.then(|| self.quarantine.clone());
@@ -195,8 +198,8 @@ impl Repair {
 }
 
 /// The codes of what is wrong with segments, by segment.
-fn damaged_segments(report: &Report) -> std::collections::BTreeMap<SegmentId, Vec<String>> {
-    let mut by_segment = std::collections::BTreeMap::<SegmentId, Vec<String>>::new();
+fn damaged_segments(report: &Report) -> BTreeMap<SegmentId, Vec<String>> {
+    let mut by_segment = BTreeMap::<SegmentId, Vec<String>>::new();
     for finding in &report.findings {
         let code = finding.code.as_str();
         // What the graph lacks has the place of its record too: that of a damaged one is told by itself.

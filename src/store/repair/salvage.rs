@@ -22,7 +22,7 @@ use crate::store::{Error, Shared, Store};
 const ROUNDS_MAX: usize = 64;
 
 /// What is damaged, and what of it another store has.
-pub(super) fn plan(store: &Store, report: &Report, others: &[Store]) -> Result<Salvage, Error> {
+pub(super) fn plan(store: &Store, report: &Report, others: &[Store]) -> Salvage {
     let sizes = &store.shared.commit().segments;
     let segments = damaged_segments(report).into_iter().map(|(segment, codes)| {
         let bytes = sizes.get(&segment).copied().unwrap_or(0);
@@ -34,7 +34,7 @@ pub(super) fn plan(store: &Store, report: &Report, others: &[Store]) -> Result<S
         let had = others.iter().any(|other| other.get(&id).is_ok());
         if had { found.push(id) } else { lost.push(id) }
     }
-    Ok(Salvage { segments, found, lost })
+    Salvage { segments, found, lost }
 }
 
 /// Blocks that something names and that cannot be read.
