@@ -280,9 +280,27 @@ fn compaction_beside_writers_takes_nothing_that_they_commit() {
                 })
             })
             .collect();
+        // And somebody reads what the newest commit names, as whoever applies slices does.
+        let reader = {
+            let (store, stop) = (&store, &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let session = store.session();
+                    for id in store.roots().1.values() {
+                        reach(store, *id, &mut BTreeSet::new());
+                    }
+                    drop(session);
+                    // A compaction needs a moment without sessions to begin.
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            })
+        };
         let (started, mut compactions, mut gone) = (Instant::now(), 0_u64, 0);
         let settings = Settings { rewrite_below_percent: 95 };
-        while started.elapsed() < RACE && !writers.iter().any(|writer| writer.is_finished()) {
+        while started.elapsed() < RACE
+            && !writers.iter().any(|writer| writer.is_finished())
+            && !reader.is_finished()
+        {
             let outcome = compact::execute(&store, settings, &mut |_, _| {});
             // The writers would go on for ever beside a panic.
             stop.store(outcome.is_err(), Ordering::Relaxed);
@@ -291,6 +309,7 @@ fn compaction_beside_writers_takes_nothing_that_they_commit() {
             compactions += 1;
         }
         stop.store(true, Ordering::Relaxed);
+        reader.join().unwrap();
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         println!("{compactions} compactions, {gone} segments gone, {commits:?} commits");
         assert!(gone > 20, "only {gone} segments went");

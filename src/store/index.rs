@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::fs::Disk;
@@ -70,6 +71,8 @@ pub(super) struct Index {
     mmap: bool,
     durable: bool,
     probes: RwLock<Arc<Probes>>,
+    /// How often segments were taken out: whoever missed a block may have looked on both sides of a move.
+    drops: AtomicU64,
     /// Held while runs are merged; the number of the next run.
     merging: Mutex<u64>,
 }
@@ -99,7 +102,16 @@ impl Index {
             runs.iter().flat_map(|run| run.segments.iter().copied()).collect();
         let uncovered: Vec<SegmentId> = live.difference(&covered).copied().collect();
         let probes = RwLock::new(Arc::new(Probes { runs, live }));
-        let index = Self { disk, dir, store, mmap, durable, probes, merging: Mutex::new(next) };
+        let index = Self {
+            disk,
+            dir,
+            store,
+            mmap,
+            durable,
+            probes,
+            drops: AtomicU64::default(),
+            merging: Mutex::new(next),
+        };
         for some in uncovered.chunks(MERGE_WIDTH) {
             for id in some {
                 match index.add(segments, *id) {
@@ -137,10 +149,16 @@ impl Index {
         Ok(())
     }
 
+    /// Grows before and after segments are taken out.
+    pub(super) fn drops(&self) -> u64 {
+        self.drops.load(Ordering::SeqCst)
+    }
+
     /// Takes segments out, and with them the runs that list no other. Files are removed.
     pub(super) fn drop_segments(&self, gone: &[SegmentId]) -> Result<(), Error> {
         let _merging = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
         let mut removed = Vec::new();
+        self.drops.fetch_add(1, Ordering::SeqCst);
         self.change(|probes| {
             gone.iter().for_each(|id| {
                 probes.live.remove(id);
@@ -154,6 +172,7 @@ impl Index {
                 keep
             });
         });
+        self.drops.fetch_add(1, Ordering::SeqCst);
         removed.iter().try_for_each(|path| Ok(self.disk.remove(path)?))
     }
 

@@ -1,7 +1,8 @@
-//! Which records of which segments are live: a bit each, by its ordinal in its segment's table.
+//! Which records of which segments are live: two bits each, by its ordinal in its segment's table.
 //!
-//! A walk of what a commit reaches sets them, and so does, while a compaction runs, whoever puts a block
-//! that is there already: the commit that is to name it is not made yet. When a segment is about to be
+//! A walk of what a commit reaches marks them, and so does, while a compaction runs, whoever puts a block
+//! that is there already: the commit that is to name it is not made yet. Where the walk was is a bit of its own:
+//! what somebody else keeps it must visit all the same, for what stands below. When a segment is about to be
 //! copied it is closed: from then on a block without a mark counts as absent there, and is appended anew.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,8 @@ pub(super) struct SegmentMarks {
     trailer: Option<Trailer>,
     /// The table, where there is no trailer that describes one.
     table: Option<Table>,
-    bits: Vec<u64>,
+    walked: Vec<u64>,
+    live: Vec<u64>,
     /// Blocks marked.
     pub(super) live_blocks: u64,
     /// Bytes of their records, headers and padding included.
@@ -24,21 +26,25 @@ pub(super) struct SegmentMarks {
 }
 
 impl SegmentMarks {
-    fn set(&mut self, ordinal: u64, entry: &Entry) -> bool {
-        let (word, bit) = ((ordinal / 64) as usize, 1 << (ordinal % 64));
-        let fresh = self.bits[word] & bit == 0;
-        if fresh {
-            self.bits[word] |= bit;
+    fn keep(&mut self, ordinal: u64, entry: &Entry) {
+        if set(&mut self.live, ordinal) {
             self.live_blocks += 1;
             self.live_bytes += aligned(RECORD_HEADER_BYTES as u64 + u64::from(entry.stored_len));
         }
-        fresh
     }
 
     /// Whether the record of an ordinal is marked.
     pub(super) fn has(&self, ordinal: u64) -> bool {
-        self.bits[(ordinal / 64) as usize] & (1 << (ordinal % 64)) != 0
+        self.live[(ordinal / 64) as usize] & (1 << (ordinal % 64)) != 0
     }
+}
+
+/// Sets a bit. False if it was set before.
+fn set(bits: &mut [u64], ordinal: u64) -> bool {
+    let (word, bit) = ((ordinal / 64) as usize, 1 << (ordinal % 64));
+    let fresh = bits[word] & bit == 0;
+    bits[word] |= bit;
+    fresh
 }
 
 /// The live records of a store's segments.
@@ -54,11 +60,11 @@ impl Marks {
         self.by_segment.get(&id)
     }
 
-    /// Marks a record. False if it was marked before.
-    pub(super) fn mark(&mut self, shared: &Shared, entry: &Entry) -> Result<bool, Error> {
-        let ordinal = self.ordinal(shared, entry)?;
-        let marks = self.by_segment.get_mut(&entry.segment);
-        Ok(marks.expect("ordinal() made the marks of the segment").set(ordinal, entry))
+    /// Marks a record that a walk has come to. False if it was there before.
+    pub(super) fn walk_to(&mut self, shared: &Shared, entry: &Entry) -> Result<bool, Error> {
+        let (ordinal, marks) = self.find(shared, entry)?;
+        marks.keep(ordinal, entry);
+        Ok(set(&mut marks.walked, ordinal))
     }
 
     /// Sets no more marks in a segment.
@@ -69,11 +75,19 @@ impl Marks {
     /// Keeps a record for somebody who found it instead of appending its block. False if it cannot be kept
     /// any more: the segment is closed and goes without it.
     pub(super) fn keep(&mut self, shared: &Shared, entry: &Entry) -> Result<bool, Error> {
-        if !self.closed.contains(&entry.segment) {
-            return self.mark(shared, entry).map(|_| true);
+        let is_closed = self.closed.contains(&entry.segment);
+        let (ordinal, marks) = self.find(shared, entry)?;
+        if !is_closed {
+            marks.keep(ordinal, entry);
         }
+        Ok(marks.has(ordinal))
+    }
+
+    /// The marks of an entry's segment, made if there are none, and its ordinal in them.
+    fn find(&mut self, shared: &Shared, entry: &Entry) -> Result<(u64, &mut SegmentMarks), Error> {
         let ordinal = self.ordinal(shared, entry)?;
-        Ok(self.of(entry.segment).is_some_and(|marks| marks.has(ordinal)))
+        let marks = self.by_segment.get_mut(&entry.segment);
+        Ok((ordinal, marks.expect("ordinal() made the marks of the segment")))
     }
 
     /// The ordinal of an entry in its segment's table; makes the marks of the segment.
@@ -113,9 +127,51 @@ impl Marks {
         self.by_segment.entry(id).or_insert_with(|| SegmentMarks {
             trailer,
             table: None,
-            bits: vec![0; count.div_ceil(64) as usize],
+            walked: vec![0; count.div_ceil(64) as usize],
+            live: vec![0; count.div_ceil(64) as usize],
             live_blocks: 0,
             live_bytes: 0,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::block::{BlockWrite as _, Kind};
+    use crate::store::walk::Walk;
+    use crate::store::{Options, Store};
+
+    /// Somebody puts a node anew while a walk is still elsewhere: what stands below it is live all the same.
+    #[test]
+    fn a_walk_goes_on_below_what_somebody_keeps() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let store = Store::create(dir.path(), Options::default()).expect("create");
+        let leaf = store.put(Kind::Leaf, b"a leaf").expect("put");
+        let mut node = 1_u32.to_le_bytes().to_vec();
+        node.extend_from_slice(leaf.as_bytes());
+        let node = store.put(Kind::Node, &node).expect("put");
+        let shared = &*store.shared;
+        shared.settled_commit().expect("sealed");
+        let marks = Mutex::new(Marks::default());
+        let entry = shared.find(&node).expect("look up").expect("it is there");
+        assert!(marks.lock().expect("marks").keep(shared, &entry).expect("keep"));
+        let links = store.put(Kind::Links, &links_to(&node)).expect("put");
+        shared.settled_commit().expect("sealed");
+        let none = BTreeSet::new();
+        let mut walk = Walk::new(shared, &none, &marks);
+        walk.root("job", links, &mut |fault| panic!("{fault:?}"), &mut |_| {}).expect("walk");
+        let entry = shared.find(&leaf).expect("look up").expect("it is there");
+        let live = marks.lock().expect("marks").of(entry.segment).expect("marks").live_blocks;
+        assert_eq!(live, 2, "the node and its leaf");
+    }
+
+    fn links_to(id: &crate::block::BlockId) -> Vec<u8> {
+        let mut document = bson::RawDocumentBuf::new();
+        document.append(bson::raw::cstr!("node"), crate::block::link(id));
+        document.into_bytes()
     }
 }

@@ -65,6 +65,9 @@ pub const MIN_SEGMENT_BYTES: u64 = 64 << 10;
 /// The largest segment: offsets are kept in units of 8 bytes in 32 bits, with room to spare.
 pub const MAX_SEGMENT_BYTES: u64 = 4 << 30;
 
+/// How often a block is looked for that a compaction may be moving.
+const LOOKS_MAX: u32 = 8;
+
 /// How to open or create a store.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -293,55 +296,81 @@ impl Shared {
         Ok(commit)
     }
 
-    /// Where a block is.
+    /// Where a block is. A compaction moves blocks from sealed segments to the open one: a miss counts if
+    /// none was moved meanwhile.
     fn find(&self, id: &BlockId) -> Result<Option<Entry>, Error> {
-        let open = match &self.role {
+        let mut looks = 1;
+        loop {
+            let drops = self.index.drops();
+            let found = match self.find_open(id)? {
+                Some(entry) => Some(entry),
+                None => self.index.probes().find(id)?,
+            };
+            if found.is_some() || self.index.drops() == drops || looks == LOOKS_MAX {
+                return Ok(found);
+            }
+            looks += 1;
+        }
+    }
+
+    /// Where a block is among those of no sealed segment.
+    fn find_open(&self, id: &BlockId) -> Result<Option<Entry>, Error> {
+        Ok(match &self.role {
             Role::Writer(writer) => writer.find(id),
             Role::Reader(reader) => match &reader.active {
                 Some((_, table)) => table.find(id, |_| true)?.map(|(_, entry)| entry),
                 None => None,
             },
-        };
-        if open.is_some() { Ok(open) } else { self.index.probes().find(id) }
+        })
     }
 
-    /// Whether a block is there and stays until a commit that is yet to come has named it.
+    /// Whether a block is there and stays until a commit that is yet to come has named it. One that is being
+    /// moved may be missed: appending it once more does no harm.
     fn has(&self, id: &BlockId) -> Result<bool, Error> {
-        if let Role::Writer(writer) = &self.role
-            && writer.find(id).is_some()
-        {
+        let keeping = self.sessions.keeping();
+        if self.find_open(id)?.is_some() {
             return Ok(true);
         }
-        let keeping = self.sessions.keeping();
-        let Some(marks) = &*keeping else { return Ok(self.find(id)?.is_some()) };
-        let Some(entry) = self.find(id)? else { return Ok(false) };
+        // Of sealed segments only: marks are of their tables.
+        let Some(entry) = self.index.probes().find(id)? else { return Ok(false) };
+        let Some(marks) = &*keeping else { return Ok(true) };
         let kept = marks.lock().unwrap_or_else(PoisonError::into_inner).keep(self, &entry);
         match kept {
-            // It has just been removed, or cannot be read: appending the block once more is always right.
+            // It has just been removed, or cannot be read.
             Err(Error::SegmentGone { .. } | Error::Damaged { .. }) => Ok(false),
             kept => kept,
         }
     }
 
     fn get(&self, id: &BlockId) -> Result<Block, Error> {
-        match &self.role {
-            Role::Writer(writer) => {
-                if let Some(block) = writer.get(id) {
-                    return block;
-                }
+        let mut looks = 1;
+        loop {
+            let drops = self.index.drops();
+            let got = match self.get_open(id) {
+                Some(got) => got,
+                None => self.read_sealed(id),
+            };
+            let is_gone = matches!(
+                got,
+                Err(Error::SegmentGone { .. } | Error::Block(block::Error::Missing { .. }))
+            );
+            // A compaction moved it between the look-ups and the read.
+            if !is_gone || self.index.drops() == drops || looks == LOOKS_MAX {
+                return got;
             }
-            Role::Reader(reader) => {
-                if let Some((segment, table)) = &reader.active
-                    && let Some((_, entry)) = table.find(id, |_| true)?
-                {
-                    return segment.read(&entry);
-                }
-            }
+            looks += 1;
         }
-        match self.read_sealed(id) {
-            // Compaction moved it between the look-up and the read.
-            Err(Error::SegmentGone { .. }) => self.read_sealed(id),
-            other => other,
+    }
+
+    /// Reads a block of no sealed segment.
+    fn get_open(&self, id: &BlockId) -> Option<Result<Block, Error>> {
+        match &self.role {
+            Role::Writer(writer) => writer.get(id),
+            Role::Reader(reader) => {
+                let (segment, table) = reader.active.as_ref()?;
+                let entry = table.find(id, |_| true).transpose()?;
+                Some(entry.and_then(|(_, entry)| segment.read(&entry)))
+            }
         }
     }
 

@@ -81,7 +81,7 @@ impl<'a> Walk<'a> {
 
     fn mark(&self, entry: &Entry) -> Result<bool, Error> {
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        marks.mark(self.shared, entry)
+        marks.walk_to(self.shared, entry)
     }
 
     fn read(&self, entry: &Entry) -> Result<Block, Error> {

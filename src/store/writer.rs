@@ -282,7 +282,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Seals the active segment, so that all that was put stands in sealed ones.
+    /// Seals the active segment, so that all that was put stands in sealed ones, those included that others are
+    /// sealing.
     pub(super) fn seal_active(&self, segments: &Segments, index: &Index) -> Result<(), Error> {
         self.check_latch()?;
         let mut append = lock(&self.append);
@@ -292,7 +293,19 @@ impl Writer {
         let full = append.active.take().map(Arc::new);
         append.sealing.extend(full.clone());
         drop(append);
-        full.map_or(Ok(()), |full| self.seal(segments, index, &full))
+        full.map_or(Ok(()), |full| self.seal(segments, index, &full))?;
+        self.wait_for_seals().map(drop)
+    }
+
+    /// Waits until no full segment is being sealed.
+    fn wait_for_seals(&self) -> Result<MutexGuard<'_, Append>, Error> {
+        let mut append = lock(&self.append);
+        while !append.sealing.is_empty() {
+            self.check_latch()?;
+            let waited = self.sealed_one.wait_timeout(append, LATCH_CHECK);
+            append = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(append)
     }
 
     /// Commits an edit of the roots, leaving out segments that hold nothing reachable any more.
@@ -386,12 +399,7 @@ impl Writer {
     fn make_durable(
         &self,
     ) -> Result<(BTreeMap<SegmentId, u64>, Option<(SegmentId, u64)>, SegmentId), Error> {
-        let mut append = lock(&self.append);
-        while !append.sealing.is_empty() {
-            self.check_latch()?;
-            let waited = self.sealed_one.wait_timeout(append, LATCH_CHECK);
-            append = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let mut append = self.wait_for_seals()?;
         let mut active = None;
         if let Some(segment) = &mut append.active {
             self.latching(segment.flush())?;
@@ -482,7 +490,8 @@ fn check_roots(roots: &Roots) -> Result<(), Error> {
     }
 }
 
-fn now_ms() -> u64 {
+/// Milliseconds since 1970, by this machine's clock.
+pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
