@@ -84,7 +84,7 @@ pub(super) fn segments(
             continue;
         };
         present.push(id);
-        next = next.max(SegmentId(id.0 + 1));
+        next = next.max(SegmentId(id.0.saturating_add(1)));
         let committed = commit.active.filter(|(active, _)| *active == id).map(|(_, len)| len);
         if commit.segments.contains_key(&id) {
             continue;

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use super::Error;
 use super::fs::{Access, Disk, File};
 use super::layout::{
-    ENTRY_BYTES, Entry, HeaderFault, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES,
-    SegmentId, StoreUuid, TRAILER_BYTES, Trailer, check_segment_header,
+    ENTRY_BYTES, Entry, HeaderFault, MAX_STORED_BYTES, RECORD_HEADER_BYTES, RecordHeader,
+    SEGMENT_HEADER_BYTES, SegmentId, StoreUuid, TRAILER_BYTES, Trailer, check_segment_header,
 };
 use super::map::Map;
 use super::scan::{Scanner, Step, entry_of, open_payload};
@@ -62,6 +62,9 @@ impl Segment {
 
     /// Reads the block of an entry and checks it against its name.
     pub(super) fn read(&self, entry: &Entry) -> Result<Block, Error> {
+        if entry.stored_len as usize > MAX_STORED_BYTES {
+            return Err(self.damaged(entry.offset, "an index entry names more than a record holds"));
+        }
         let len = RECORD_HEADER_BYTES + entry.stored_len as usize;
         let from = usize::try_from(entry.offset).map_err(|_| self.damaged(0, "no such offset"))?;
         if let Some(map) = &self.map {

@@ -118,7 +118,7 @@ fn without_gone(base: &Commit, present: &BTreeMap<SegmentId, u64>) -> Commit {
         }
     }
     let highest = present.keys().next_back().map_or(0, |id| id.0);
-    commit.next_segment = SegmentId(base.next_segment.0.max(highest + 1));
+    commit.next_segment = SegmentId(base.next_segment.0.max(highest.saturating_add(1)));
     commit
 }
 
