@@ -185,7 +185,10 @@ async fn other_filters_under_load() {
         let phases: &[&str] = if filter == "*" { &["scanning", "tailing"] } else { &["tailing"] };
         for phase in phases {
             let since = Instant::now();
-            while backup.status().await.map_or(true, |status| status.jobs[0].phase != *phase) {
+            while !backup.status().await.is_ok_and(|status| {
+                // There is a store before there is a job in it.
+                status.jobs.first().is_some_and(|job| job.phase == *phase)
+            }) {
                 assert!(since.elapsed() < LIMIT, "{filter}, {phase}: {}", daemon.log());
                 sleep(Duration::from_millis(20)).await;
             }

@@ -25,6 +25,9 @@ const PORT_TRIES: u32 = 8;
 /// Below the range that Linux hands out for outgoing connections, so that the port of a killed
 /// member is still free when it is started again.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// By default a transaction that waits 5 ms for a lock is aborted, which a busy machine makes happen
+/// where nobody else wants the lock for longer than that.
+const LOCK_WAIT: &str = "maxTransactionLockRequestTimeoutMillis=1000";
 /// How much of a log is quoted in an error.
 const LOG_TAIL_BYTES: usize = 2_000;
 
@@ -133,6 +136,7 @@ impl Server {
             .arg("--dbpath")
             .arg(&self.recipe.data)
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
+            .args(["--setParameter", LOCK_WAIT])
             .args(&self.recipe.arguments)
             .stdin(Stdio::null())
             .stderr(output.try_clone().map_err(Error::io("open", &log))?)
