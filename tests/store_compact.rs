@@ -66,6 +66,37 @@ fn space_of_unreachable_blocks_comes_back() {
     }
 }
 
+/// Every segment is dead by a little less than would have it rewritten for itself.
+#[test]
+fn no_more_than_the_cap_stays_dead() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path(), small(true)).unwrap();
+    let mut random = StdRng::seed_from_u64(29);
+    for round in 0..160 {
+        let id = put_graph(&store, &mut random, 6, 3000);
+        store.commit(|roots| _ = roots.insert(format!("{round}"), id)).unwrap();
+    }
+    // Those of four that follow each other share a segment with few others.
+    store.commit(|roots| roots.retain(|name, _| name.parse::<u32>().unwrap() % 4 > 0)).unwrap();
+    let kept = reach_all(&store);
+    let dead = |plan: &compact::Plan, only_kept: bool| {
+        let counted = plan.segments.iter().filter(|one| !only_kept || one.action == Action::Keep);
+        let (dead, all) =
+            counted.fold((0, 0), |(dead, all), one| (dead + one.dead_bytes(), all + one.bytes));
+        dead * 100 / all
+    };
+    let uncapped = Settings { dead_percent_max: 100, ..Settings::default() };
+    let plan = compact::plan(&store, uncapped).unwrap();
+    assert!((12..30).contains(&dead(&plan, true)), "{} %", dead(&plan, true));
+    let outcome = compacted(&store);
+    assert!(dead(&outcome.plan, false) > 15);
+    let after = compact::plan(&store, uncapped).unwrap();
+    assert!(dead(&after, false) <= 10, "{} %", dead(&after, false));
+    assert_eq!(reach_all(&store), kept);
+    sound(&store);
+    assert!(compacted(&store).plan.segments.iter().all(|one| one.action == Action::Keep));
+}
+
 #[test]
 fn everything_dead_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
@@ -296,7 +327,7 @@ fn compaction_beside_writers_takes_nothing_that_they_commit() {
             })
         };
         let (started, mut compactions, mut gone) = (Instant::now(), 0_u64, 0);
-        let settings = Settings { rewrite_below_percent: 95 };
+        let settings = Settings::thorough();
         while started.elapsed() < RACE
             && !writers.iter().any(|writer| writer.is_finished())
             && !reader.is_finished()

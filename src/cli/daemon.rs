@@ -36,8 +36,8 @@ pub struct Args {
     /// How far back any second can be restored (10s, 15m, 6h, 1d); older oplog is dropped
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = args::duration)]
     restore_window: Duration,
-    /// Remove unreachable blocks when they are more than this share of the store, in percent; 0
-    /// leaves that to `headstock compact`
+    /// Remove unreachable blocks when they are more than this share of the store, in percent, or the disk
+    /// is full; 0 leaves that to `headstock compact`
     #[arg(long, value_name = "PERCENT", default_value_t = daemon::COMPACT_AT_PERCENT)]
     #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
     compact_at: u8,

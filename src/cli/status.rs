@@ -7,7 +7,9 @@ use crate::job::{self, JobStatus, StoreStatus};
 
 const AFTER_HELP: &str = "\
 --json prints one object:
-  store    {dir, commit, blocks, stored_bytes, segments, checks}; checks are {oldest_check_ms,
+  store    {dir, commit, blocks, stored_bytes, dead_bytes, full, segments, checks}; dead_bytes are
+           those of stored_bytes that nothing needed when the daemon last counted them, or null; full
+           says whether the disk was when something was last stored; checks are {oldest_check_ms,
            never_checked, damaged_segments}: when the segment whose check is the oldest was found sound
            (since 1970), those never checked, and those that were damaged when they were last
   daemon   whether a daemon runs on the store; its live figures are then in `jobs`
@@ -63,6 +65,14 @@ fn print(status: &StoreStatus) -> Result<(), Error> {
         store.segments,
         if status.daemon { "a daemon is running" } else { "no daemon is running" },
     ))?;
+    if let Some(dead) = store.dead_bytes {
+        output::line(&format!("  dead       {}, as last counted", output::bytes(dead)))?;
+    }
+    if store.full {
+        output::line(
+            "  DISK FULL  nothing is stored until there is space; delete snapshots or compact",
+        )?;
+    }
     output::line(&format!("  checks     {}", output::coverage(&store.checks)))?;
     status.jobs.iter().try_for_each(print_job)
 }

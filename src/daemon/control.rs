@@ -7,10 +7,6 @@ use super::protocol::{Answer, CompactReport, Refusal, Request};
 use crate::job::{self, Job, snapshot};
 use crate::store::{self, Store, compact};
 
-/// Segments with less living bytes than this are rewritten when somebody asks for it: who asks wants
-/// the space, and copying is cheap beside a backup.
-pub const REWRITE_BELOW_PERCENT: u64 = 95;
-
 /// Opens a store for writing and does what is asked, without a source.
 pub fn alone(dir: &Path, request: Request) -> Result<Answer, Error> {
     if !Store::exists(dir) {
@@ -18,7 +14,7 @@ pub fn alone(dir: &Path, request: Request) -> Result<Answer, Error> {
     }
     if let Request::Compact { dry_run: true } = request {
         let store = Store::open_reader(dir, store::Options::default())?;
-        return compact(&store, true, REWRITE_BELOW_PERCENT).map(Answer::Compacted);
+        return compact(&store, true, compact::Settings::thorough()).map(Answer::Compacted);
     }
     let store = Store::open(dir, store::Options::default())?;
     match request {
@@ -35,7 +31,7 @@ pub fn alone(dir: &Path, request: Request) -> Result<Answer, Error> {
             Ok(Answer::Status(Box::new(job::status(dir)?)))
         }
         Request::Compact { dry_run } => {
-            compact(&store, dry_run, REWRITE_BELOW_PERCENT).map(Answer::Compacted)
+            compact(&store, dry_run, compact::Settings::thorough()).map(Answer::Compacted)
         }
     }
 }
@@ -52,14 +48,12 @@ pub fn change_keep(job: &Job, id: &str, keep: bool) -> Result<Answer, Error> {
     Ok(Answer::Snapshot(Box::new(snapshot::keep(job, id, keep)?)))
 }
 
-/// Plans a compaction of a store, and does it unless only the plan is wanted. Segments with less than
-/// `rewrite_below_percent` of living bytes are rewritten.
+/// Plans a compaction of a store, and does it unless only the plan is wanted.
 pub fn compact(
     store: &Store,
     dry_run: bool,
-    rewrite_below_percent: u64,
+    settings: compact::Settings,
 ) -> Result<CompactReport, Error> {
-    let settings = compact::Settings { rewrite_below_percent };
     let before = store.stats();
     let (plan, after) = if dry_run {
         let plan = compact::plan(store, settings)?;
@@ -77,7 +71,7 @@ pub fn compact(
         live_blocks,
         live_bytes: sum(|one| one.live_bytes),
         dead_blocks: before.blocks.saturating_sub(live_blocks),
-        dead_bytes: sum(|one| one.bytes - one.live_bytes.min(one.bytes)),
+        dead_bytes: sum(compact::SegmentPlan::dead_bytes),
         segments_removed: count(compact::Action::Drop),
         segments_rewritten: count(compact::Action::Rewrite),
         stored_bytes_before: before.stored_bytes,

@@ -12,9 +12,8 @@ use crate::job::{Figures, Follow, FollowOptions, Job, snapshot};
 use crate::source::{ReadFrom, Source};
 use crate::store::compact::Settings;
 
-/// Share of dead bytes, in percent, at which a daemon compacts its store unless told otherwise:
-/// rewriting costs as much as it frees there.
-pub const COMPACT_AT_PERCENT: u8 = 50;
+/// Share of dead bytes, in percent, at which a daemon compacts its store unless told otherwise.
+pub const COMPACT_AT_PERCENT: u8 = 10;
 /// Time between looks for what can go: slices out of the window, dead blocks.
 const TIDY_EVERY: Duration = Duration::from_secs(10 * 60);
 /// A restore window shorter than this many looks shortens the time between them.
@@ -38,7 +37,7 @@ pub struct Options {
     pub snapshot_every: Duration,
     /// How far back any second can be restored.
     pub restore_window: Duration,
-    /// Share of dead bytes at which the store is compacted, in percent; zero never.
+    /// Share of dead bytes above which the store is compacted, in percent; zero never.
     pub compact_at_percent: u8,
     /// How the store is checked in the background.
     pub scrub: Scrub,
@@ -160,16 +159,25 @@ fn tidy_once(job: &Job, compact_at_percent: u8, looked_at: u64) -> Result<u64, E
         tracing::info!(job = job.name(), expired, "oplog slices left the restore window");
     }
     let growth = (looked_at / 100 * LOOK_GROWTH_PERCENT).max(LOOK_GROWTH_BYTES);
-    if compact_at_percent == 0 || job.store().stats().stored_bytes < looked_at + growth {
+    let full = job.store().is_full();
+    let grown = job.store().stats().stored_bytes >= looked_at + growth;
+    if compact_at_percent == 0 || !(full || grown) {
         return Ok(looked_at);
     }
-    let percent = Settings::default().rewrite_below_percent;
-    let plan = control::compact(job.store(), true, percent)?;
-    let share = u128::from(plan.dead_bytes) * 100;
-    if share < u128::from(plan.stored_bytes_before) * u128::from(compact_at_percent) {
-        return Ok(plan.stored_bytes_before);
-    }
-    let done = control::compact(job.store(), false, percent)?;
+    let settings = if full {
+        tracing::warn!("the disk is full: what nothing needs is removed");
+        Settings::thorough()
+    } else {
+        let dead_percent_max = u64::from(compact_at_percent);
+        let settings = Settings { dead_percent_max, ..Settings::default() };
+        let plan = control::compact(job.store(), true, settings)?;
+        let share = u128::from(plan.dead_bytes) * 100;
+        if share <= u128::from(plan.stored_bytes_before) * u128::from(compact_at_percent) {
+            return Ok(plan.stored_bytes_before);
+        }
+        settings
+    };
+    let done = control::compact(job.store(), false, settings)?;
     tracing::info!(
         before = done.stored_bytes_before,
         after = done.stored_bytes_after,

@@ -12,6 +12,7 @@ use super::protocol::{Answer, Request};
 use super::socket::{self, Listening};
 use super::{Error, control};
 use crate::job::{self, Follow, Job, StoreStatus};
+use crate::store::compact;
 
 /// Bytes of the longest request.
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
@@ -131,8 +132,8 @@ async fn execute(request: Request, desk: &Arc<Desk>) -> Result<Answer, Error> {
                 return Err(job::Error::NotConsistent { job: job.name().to_owned() }.into());
             }
             let store = job.store().clone();
-            let percent = control::REWRITE_BELOW_PERCENT;
-            let work = move || control::compact(&store, dry_run, percent).map(Answer::Compacted);
+            let settings = compact::Settings::thorough();
+            let work = move || control::compact(&store, dry_run, settings).map(Answer::Compacted);
             blocking(work).await
         }
     }

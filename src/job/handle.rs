@@ -15,11 +15,11 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// A job of a store open for writing. Cheap to clone; every clone is the same job.
 #[derive(Clone)]
 pub struct Job {
+    store: Store,
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    store: Store,
     name: String,
     /// The committed state. Held while a change is committed, so that changes follow one another.
     committed: Mutex<Committed>,
@@ -111,7 +111,12 @@ impl Job {
     }
 
     fn of(store: Store, name: String, committed: Committed) -> Self {
-        Self { inner: Arc::new(Inner { store, name, committed: Mutex::new(committed) }) }
+        Self { store, inner: Arc::new(Inner { name, committed: Mutex::new(committed) }) }
+    }
+
+    /// The same job for deletions, see [`Store::reclaiming`].
+    pub(super) fn reclaiming(&self) -> Self {
+        Self { store: self.store.reclaiming(), inner: Arc::clone(&self.inner) }
     }
 
     /// The job's name.
@@ -123,7 +128,7 @@ impl Job {
     /// The store it lives in.
     #[must_use]
     pub fn store(&self) -> &Store {
-        &self.inner.store
+        &self.store
     }
 
     /// The committed state.
@@ -147,9 +152,9 @@ impl Job {
         let mut committed = self.lock();
         let mut state = committed.state.clone();
         let result = change(&mut state)?;
-        let id = state.write(&self.inner.store)?;
+        let id = state.write(&self.store)?;
         let mut overtaken = false;
-        self.inner.store.commit(|roots| {
+        self.store.commit(|roots| {
             overtaken = roots.get(self.name()) != committed.id.as_ref();
             if !overtaken {
                 roots.insert(self.name().to_owned(), id);

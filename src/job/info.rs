@@ -194,6 +194,10 @@ pub struct StoreInfo {
     pub blocks: u64,
     /// Bytes of segment files in use.
     pub stored_bytes: u64,
+    /// Of these, bytes that nothing needed when the daemon last counted them, if it did.
+    pub dead_bytes: Option<u64>,
+    /// Whether the disk was full when something was last stored.
+    pub full: bool,
     /// Segment files.
     pub segments: u64,
     /// What checks know of them.

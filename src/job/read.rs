@@ -122,6 +122,8 @@ fn store_info(store: &Store) -> StoreInfo {
         commit: store.roots().0.0,
         blocks: stats.blocks,
         stored_bytes: stats.stored_bytes,
+        dead_bytes: stats.dead_bytes,
+        full: store.is_full(),
         segments: stats.segments,
         checks: fsck::coverage(store),
     }

@@ -91,6 +91,7 @@ fn newest(job: &Job, head: &HeadRoot) -> Result<Option<Manifest>, Error> {
 /// # Errors
 /// [`Error::NoSuchSnapshot`], [`Error::Kept`], and those of the store.
 pub fn delete(job: &Job, id: &str) -> Result<SnapshotInfo, Error> {
+    let job = &job.reclaiming();
     let manifest = job.update(&job.store().session(), |state| {
         let manifest = find(job, state, id)?;
         if manifest.keep {
@@ -135,6 +136,7 @@ pub fn set_window(job: &Job, window: Duration) -> Result<(), Error> {
 /// # Errors
 /// Those of the store.
 pub fn expire_slices(job: &Job) -> Result<u64, Error> {
+    let job = &job.reclaiming();
     let session = job.store().session();
     let state = job.state();
     let Some(expired) = floor(job.store(), &state, now_ms())? else { return Ok(0) };

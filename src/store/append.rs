@@ -25,7 +25,7 @@ use crate::block::BlockId;
 /// from the processor's cache.
 const BUFFER_BYTES: usize = 256 << 10;
 /// Space is reserved in steps of this, so that small stores stay small and a full disk shows early.
-const ALLOCATE_STEP_BYTES: u64 = 8 << 20;
+pub(super) const ALLOCATE_STEP_BYTES: u64 = 8 << 20;
 
 /// Where and how segments are written.
 #[derive(Debug, Clone)]
@@ -89,6 +89,11 @@ impl Active {
     /// Where the next record goes.
     pub(super) fn end(&self) -> u64 {
         self.written + self.buffer.len() as u64
+    }
+
+    /// Bytes reserved on the disk.
+    pub(super) fn allocated(&self) -> u64 {
+        self.allocated
     }
 
     pub(super) fn count(&self) -> u64 {

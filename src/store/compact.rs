@@ -19,9 +19,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 
 use super::fs::FsError;
-use super::layout::SegmentId;
+use super::layout::{SEGMENT_HEADER_BYTES, SegmentId, Trailer};
 use super::marks::Marks;
 use super::record::Commit;
+use super::reserve::Purpose;
 use super::scan::{Scanner, Step, open_payload};
 use super::segment::Segment;
 use super::walk::{Fault, Walk, Why};
@@ -37,14 +38,25 @@ const MAX_SMALL_SEGMENTS: usize = 16;
 /// What to compact.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Segments with a smaller share of live bytes than this are rewritten, in percent.
+    /// Segments with a smaller share of bytes that are needed than this are rewritten, in percent.
     pub rewrite_below_percent: u64,
+    /// More are, the emptiest first, until no larger share of the store than this is dead, in percent.
+    pub dead_percent_max: u64,
 }
 
 impl Default for Settings {
-    /// 65 percent: rewriting then copies less than two bytes for each that it frees.
+    /// 65 percent: rewriting then copies less than two bytes for each that it frees. What is left dead
+    /// beyond a tenth of the store costs up to nine.
     fn default() -> Self {
-        Self { rewrite_below_percent: 65 }
+        Self { rewrite_below_percent: 65, dead_percent_max: 10 }
+    }
+}
+
+impl Settings {
+    /// For who wants the space back whatever has to be copied for it.
+    #[must_use]
+    pub fn thorough() -> Self {
+        Self { rewrite_below_percent: 95, ..Self::default() }
     }
 }
 
@@ -73,6 +85,20 @@ pub struct SegmentPlan {
     pub live_blocks: u64,
     /// What is done with it.
     pub action: Action,
+}
+
+impl SegmentPlan {
+    /// Bytes that a segment of its live blocks alone would have.
+    fn needed_bytes(&self) -> u64 {
+        SEGMENT_HEADER_BYTES + self.live_bytes + Trailer::footer_bytes(self.live_blocks)
+    }
+
+    /// Bytes of what nothing needs, and of its places in the footer; all of a segment without live blocks.
+    #[must_use]
+    pub fn dead_bytes(&self) -> u64 {
+        let needed = if self.live_blocks == 0 { 0 } else { self.needed_bytes() };
+        self.bytes.saturating_sub(needed)
+    }
 }
 
 /// What a compaction does.
@@ -137,9 +163,18 @@ pub fn execute(
     let plan = make_plan(shared, &commit, sizes, settings, &keeping.marks)?;
     let total = plan.segments.iter().filter(|one| one.action == Action::Rewrite);
     let total: u64 = total.map(|one| one.bytes).sum();
+    let batch_bytes = plan.segments.iter().map(|one| one.bytes).max().unwrap_or(0);
     let (mut done, mut copied, mut gone) = (0, 0, Vec::new());
-    let chosen = plan.segments.iter().filter(|one| one.action != Action::Keep);
+    let mut chosen: Vec<_> =
+        plan.segments.iter().filter(|one| one.action != Action::Keep).collect();
+    // What gives space back for nothing comes first.
+    chosen.sort_by_key(|one| one.live_bytes);
     for one in chosen {
+        // What is copied before it is committed and its old place removed bounds the extra space needed.
+        if copied + one.live_bytes > batch_bytes {
+            drop_segments(store, writer, &std::mem::take(&mut gone))?;
+            copied = 0;
+        }
         keeping.close(one.segment);
         copied += copy_live(shared, writer, &keeping.marks, one.segment)?;
         if one.action == Action::Rewrite {
@@ -147,14 +182,12 @@ pub fn execute(
             on_progress(done, total);
         }
         gone.push((one.segment, one.bytes));
-        // What is copied before it is committed and its old place removed bounds the extra space needed.
-        if copied >= shared.options.segment_bytes {
-            drop_segments(store, writer, &std::mem::take(&mut gone))?;
-            copied = 0;
-        }
     }
     drop_segments(store, writer, &gone)?;
     let waiting_bytes = remove_unused(shared, writer)?;
+    writer.reserve.try_fill()?;
+    let kept = plan.segments.iter().filter(|one| one.action == Action::Keep);
+    shared.note_dead(kept.map(SegmentPlan::dead_bytes).sum());
     Ok(Outcome { plan, waiting_bytes })
 }
 
@@ -207,22 +240,42 @@ fn make_plan(
             let marks = marks.of(segment);
             let (live_bytes, live_blocks) =
                 marks.map_or((0, 0), |marks| (marks.live_bytes, marks.live_blocks));
-            let action = if live_blocks == 0 {
-                Action::Drop
-            } else if live_bytes * 100 < bytes * settings.rewrite_below_percent {
-                Action::Rewrite
-            } else {
-                Action::Keep
-            };
-            SegmentPlan { segment, bytes, live_bytes, live_blocks, action }
+            let action = if live_blocks == 0 { Action::Drop } else { Action::Keep };
+            let mut one = SegmentPlan { segment, bytes, live_bytes, live_blocks, action };
+            if one.action == Action::Keep
+                && one.needed_bytes() * 100 < bytes * settings.rewrite_below_percent
+            {
+                one.action = Action::Rewrite;
+            }
+            one
         })
         .collect();
+    rewrite_down_to(&mut segments, settings.dead_percent_max);
     join_small(&mut segments, shared.options.segment_bytes);
     let sum = |pick: fn(&SegmentPlan) -> u64| segments.iter().map(pick).sum::<u64>();
     let gone = sum(|one| if one.action == Action::Keep { 0 } else { one.bytes });
     let copied_bytes = sum(|one| if one.action == Action::Rewrite { one.live_bytes } else { 0 });
     let freed_bytes = gone.saturating_sub(copied_bytes);
+    shared.note_dead(sum(SegmentPlan::dead_bytes));
     Ok(Plan { commit: commit.seq, segments, freed_bytes, copied_bytes })
+}
+
+/// Has segments rewritten, the emptiest first, until of those that stay no larger share is dead.
+fn rewrite_down_to(segments: &mut [SegmentPlan], dead_percent_max: u64) {
+    let mut kept: Vec<&mut SegmentPlan> =
+        segments.iter_mut().filter(|one| one.action == Action::Keep).collect();
+    let share = |one: &SegmentPlan| one.dead_bytes() as f64 / one.bytes as f64;
+    kept.sort_by(|a, b| share(b).total_cmp(&share(a)));
+    let mut bytes: u64 = kept.iter().map(|one| one.bytes).sum();
+    let mut dead: u64 = kept.iter().map(|one| one.dead_bytes()).sum();
+    for one in kept {
+        if u128::from(dead) * 100 <= u128::from(bytes) * u128::from(dead_percent_max) {
+            break;
+        }
+        one.action = Action::Rewrite;
+        dead -= one.dead_bytes();
+        bytes -= one.dead_bytes();
+    }
 }
 
 /// Has small segments rewritten into few, if there are too many.
@@ -279,7 +332,8 @@ fn copy_live(
                 open_payload(&header, payload)?;
                 let form = (header.id, header.kind, header.codec);
                 let parts = (&shared.segments, &shared.index);
-                writer.append_record(parts, form, header.raw_len as usize, payload)?;
+                let raw_len = header.raw_len as usize;
+                writer.append_record(parts, form, raw_len, payload, Purpose::Reclaim)?;
                 copied += 1;
             }
             Step::End => break,
@@ -317,7 +371,7 @@ pub(super) fn drop_segments(
         dropped_by,
     }));
     remove_unused(shared, writer)?;
-    store.keep_copy(&commit);
+    store.reclaiming().keep_copy(&commit);
     Ok(())
 }
 

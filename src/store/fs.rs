@@ -99,6 +99,11 @@ impl FsError {
         matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 
+    /// Whether nothing was done but to ask for space, so that it can be done again.
+    pub(super) fn only_asked_for_space(&self) -> bool {
+        matches!(self.operation, Operation::Create | Operation::Allocate)
+    }
+
     /// Whether the path is not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

@@ -21,7 +21,7 @@ use super::layout::{ALIGNMENT, StoreUuid, field, u32_at, u64_at};
 use super::record::{self, ChainHash, Commit, FIXED_BYTES, Place, Raw};
 
 /// Bytes of a log file before the next commit starts a new one: keeps opening fast.
-const LOG_BYTES: u64 = 1 << 20;
+pub(super) const LOG_BYTES: u64 = 1 << 20;
 const SLOT_BYTES: u64 = 4096;
 const SLOT_MAGIC: &[u8; 12] = b"HEADSLT\x1a\n\xa9\r\n";
 /// How often a log is read until it is what was made durable.

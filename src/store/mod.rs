@@ -10,6 +10,7 @@
 //! | `segments/<id>.seg` | `append`, `segment`, `scan` | blocks |
 //! | `HEAD`, `log/<n>.log` | `log`, `record` | commits: all that the store holds |
 //! | `index/<n>.run` | `index`, `run`, `table` | a cache: which segment holds a block |
+//! | `RESERVE` | `reserve` | space without content, for when the disk is full |
 //! | `scratch/` | whoever needs it | removed at every open |
 //!
 //! A block is appended to the active segment and found at once by this process; it counts for
@@ -31,6 +32,7 @@ mod readers;
 mod record;
 mod recover;
 pub mod repair;
+mod reserve;
 mod run;
 mod scan;
 mod segment;
@@ -43,7 +45,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use error::Error;
 pub use layout::SegmentId;
@@ -55,6 +57,7 @@ use index::Index;
 use layout::{Entry, SEGMENT_HEADER_BYTES};
 use readers::Registration;
 use record::Commit;
+use reserve::Purpose;
 use segment::{Segment, Segments};
 use session::Sessions;
 use table::Table;
@@ -103,6 +106,7 @@ pub struct RepositorySalt(pub [u8; 32]);
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
+    purpose: Purpose,
 }
 
 struct Shared {
@@ -114,6 +118,8 @@ struct Shared {
     segments: Segments,
     index: Index,
     sessions: Sessions,
+    /// Dead bytes as last counted.
+    dead_bytes: Mutex<Option<u64>>,
     role: Role,
 }
 
@@ -180,7 +186,7 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub fn open_on(disk: Arc<dyn fs::Disk>, dir: &Path, options: Options) -> Result<Self, Error> {
-        open::writer(disk, dir, options).map(|shared| Self { shared: Arc::new(shared) })
+        open::writer(disk, dir, options).map(Self::of)
     }
 
     /// Opens for reading the newest commit beside a writer: registers under `readers/`, never writes
@@ -201,7 +207,24 @@ impl Store {
         dir: &Path,
         options: Options,
     ) -> Result<Self, Error> {
-        open::reader(disk, dir, options).map(|shared| Self { shared: Arc::new(shared) })
+        open::reader(disk, dir, options).map(Self::of)
+    }
+
+    fn of(shared: Shared) -> Self {
+        Self { shared: Arc::new(shared), purpose: Purpose::Data }
+    }
+
+    /// The same store for deletions: what is put through it may use the space that is kept back for when the
+    /// disk is full. Only for a few blocks that let others go.
+    #[must_use]
+    pub fn reclaiming(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), purpose: Purpose::Reclaim }
+    }
+
+    /// Whether the disk was too full for anything but giving space back when somebody last tried.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.shared.writer().is_ok_and(|writer| writer.reserve.is_refused())
     }
 
     /// Whether a directory holds a store.
@@ -381,9 +404,14 @@ impl Shared {
         }
     }
 
+    fn note_dead(&self, bytes: u64) {
+        *self.dead_bytes.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+    }
+
     fn stats(&self) -> Stats {
         let probes = self.index.probes();
         let mut stats = Stats {
+            dead_bytes: *self.dead_bytes.lock().unwrap_or_else(PoisonError::into_inner),
             blocks: probes.runs.iter().map(|run| run.table.count()).sum(),
             index_runs: probes.runs.len() as u64,
             ..Stats::default()
@@ -419,6 +447,8 @@ pub struct Stats {
     pub blocks: u64,
     /// Bytes of segment files in use.
     pub stored_bytes: u64,
+    /// Of these, bytes that nothing needed when a compaction was last planned or done here, if one was.
+    pub dead_bytes: Option<u64>,
     /// Stored bytes appended since the store was opened (headers included, duplicates not).
     pub added_bytes: u64,
     /// Segments.
@@ -459,7 +489,7 @@ impl Store {
         if shared.has(&id)? {
             return Ok(0);
         }
-        Ok(writer.put((&shared.segments, &shared.index), id, kind, raw)?)
+        Ok(writer.put((&shared.segments, &shared.index), id, kind, raw, self.purpose)?)
     }
 }
 

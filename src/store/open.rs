@@ -1,19 +1,20 @@
 //! Creating and opening a store.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bson::raw::cstr;
 use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
 
 use super::append::Target;
 use super::compact;
-use super::fs::{Disk, FsError, Operation};
+use super::fs::{Disk, File, FsError};
 use super::identity::Identity;
 use super::index::{self, Index};
 use super::layout::{ENTRY_BYTES, Entry, SegmentId};
 use super::log::{LogFiles, LogRead, Slot};
 use super::record::Commit;
+use super::reserve::Reserve;
 use super::segment::{self, Segments};
 use super::session::Sessions;
 use super::writer::{Start, Waiting, Writer};
@@ -101,8 +102,29 @@ fn check_empty(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
 
 /// Opens a store for writing.
 pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Shared, Error> {
-    let identity = Identity::read(&*disk, dir)?;
     let lock = recover::take_lock(&*disk, dir)?;
+    let opened = writer_with(&disk, dir, &options, &lock);
+    let Err(Error::Full(error)) = opened else { return opened };
+    // To delete and to compact is how space is had, and asks for a store that is open.
+    if reserve(&disk, dir, &options).give_up()? {
+        writer_with(&disk, dir, &options, &lock)
+    } else {
+        Err(Error::Full(error))
+    }
+}
+
+fn reserve(disk: &Arc<dyn Disk>, dir: &Path, options: &Options) -> Reserve {
+    Reserve::new(Arc::clone(disk), dir, options.segment_bytes)
+}
+
+fn writer_with(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: &Options,
+    lock: &Arc<dyn File>,
+) -> Result<Shared, Error> {
+    let (disk, options) = (Arc::clone(disk), options.clone());
+    let identity = Identity::read(&*disk, dir)?;
     let store = identity.uuid;
     let log_files = LogFiles::new(Arc::clone(&disk), dir, store, options.durable);
     let mut read = log_files.read_settled()?;
@@ -153,12 +175,29 @@ pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
     disk.create_dir(&scratch)?;
     let slot = Some(slot);
     let recover::Recovered { sealed, next, .. } = recovered;
-    let start = Start { lock, slot, commit, sealed, next, waiting };
+    let reserve = reserve(&disk, dir, &options);
+    if let Some(largest) = sealed.values().max() {
+        reserve.want_for(*largest);
+    }
+    let lock = Arc::clone(lock);
+    let start = Start { lock, reserve, slot, commit, sealed, next, waiting };
     let writer = Writer::new(target, segment::directory(dir), log_files, start);
     let role = Role::Writer(Box::new(writer));
-    let (dir, sessions) = (dir.to_owned(), Sessions::default());
-    let shared = Shared { dir, scratch, disk, identity, options, segments, index, sessions, role };
+    let (dir, sessions, dead_bytes) = (dir.to_owned(), Sessions::default(), Mutex::default());
+    let shared = Shared {
+        dir,
+        scratch,
+        disk,
+        identity,
+        options,
+        segments,
+        index,
+        sessions,
+        dead_bytes,
+        role,
+    };
     compact::remove_unused(&shared, shared.writer()?)?;
+    shared.writer()?.reserve.try_fill()?;
     Ok(shared)
 }
 
@@ -176,9 +215,7 @@ fn clean_log(log_files: &LogFiles, read: &LogRead, commit: &mut Commit) -> Resul
     let base = commit.clone();
     let started = match log_files.start(Some(&read.slot), &base, commit) {
         // Later than that, the slot may name the new file, and only another opening tells.
-        Err(Error::Full(error))
-            if matches!(error.operation, Operation::Create | Operation::Allocate) =>
-        {
+        Err(Error::Full(error)) if error.only_asked_for_space() => {
             tracing::warn!(%error, "the torn end of the commit log stays until the next commit");
             *commit = base;
             return Ok(read.slot);
@@ -210,8 +247,19 @@ pub(super) fn reader(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
     let scratch_guard = readers::Scratch { disk: Arc::clone(&disk), path: scratch.clone() };
     let reader = Reader { commit, active, _scratch: scratch_guard, _registration: registration };
     let role = Role::Reader(Box::new(reader));
-    let (dir, sessions) = (dir.to_owned(), Sessions::default());
-    Ok(Shared { dir, scratch, disk, identity, options, segments, index, sessions, role })
+    let (dir, sessions, dead_bytes) = (dir.to_owned(), Sessions::default(), Mutex::default());
+    Ok(Shared {
+        dir,
+        scratch,
+        disk,
+        identity,
+        options,
+        segments,
+        index,
+        sessions,
+        dead_bytes,
+        role,
+    })
 }
 
 /// Removes what processes that are gone left in the scratch directory.

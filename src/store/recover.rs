@@ -64,7 +64,11 @@ pub(super) fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<Arc<dyn File>, Er
         return Err(Error::Locked { dir: dir.to_owned(), holder });
     }
     file.set_size(0)?;
-    file.write_at(0, format!("process {}\n", std::process::id()).as_bytes())?;
+    match file.write_at(0, format!("process {}\n", std::process::id()).as_bytes()) {
+        // It is for people, and a store on a full disk must open.
+        Err(error) if error.is_full() => tracing::warn!(%error, "the lock names no holder"),
+        written => written?,
+    }
     Ok(file)
 }
 

@@ -21,6 +21,7 @@ use super::index::Index;
 use super::layout::{Entry, RecordHeader, SegmentId};
 use super::log::{LogFile, LogFiles, Slot};
 use super::record::{Commit, MAX_ROOT_NAME_BYTES, MAX_ROOTS};
+use super::reserve::{Purpose, Reserve};
 use super::segment::{Segments, check_record};
 use super::{CommitSeq, Error, Roots};
 use crate::block::{self, Block, BlockId, Codec, Kind};
@@ -34,6 +35,7 @@ pub(super) struct Writer {
     pub(super) target: Target,
     pub(super) directory: PathBuf,
     pub(super) log_files: LogFiles,
+    pub(super) reserve: Reserve,
     /// Held for its lock on the directory.
     _lock: Arc<dyn File>,
     append: Mutex<Append>,
@@ -91,6 +93,7 @@ struct Log {
 /// What a writer starts from.
 pub(super) struct Start {
     pub(super) lock: Arc<dyn File>,
+    pub(super) reserve: Reserve,
     pub(super) slot: Option<Slot>,
     pub(super) commit: Commit,
     pub(super) sealed: BTreeMap<SegmentId, u64>,
@@ -134,7 +137,7 @@ impl Writer {
         log_files: LogFiles,
         start: Start,
     ) -> Self {
-        let Start { lock, slot, commit, sealed, next, waiting } = start;
+        let Start { lock, reserve, slot, commit, sealed, next, waiting } = start;
         let pending = Pending { roots: commit.roots.clone(), ticket: 0 };
         let newest = Arc::new(commit);
         let log = Log { file: None, slot, newest, decided: 0, failed: Vec::new() };
@@ -143,6 +146,7 @@ impl Writer {
             target,
             directory,
             log_files,
+            reserve,
             _lock: lock,
             append: Mutex::new(append),
             sealed_one: Condvar::new(),
@@ -216,9 +220,10 @@ impl Writer {
         id: BlockId,
         kind: Kind,
         raw: &[u8],
+        purpose: Purpose,
     ) -> Result<u64, Error> {
         let (codec, stored) = block::compress(raw);
-        self.append_record(shared, (id, kind, codec), raw.len(), &stored)
+        self.append_record(shared, (id, kind, codec), raw.len(), &stored, purpose)
     }
 
     /// Appends a stored block, whether or not it stands in a sealed segment already. Returns the bytes
@@ -229,6 +234,7 @@ impl Writer {
         (id, kind, codec): (BlockId, Kind, Codec),
         raw_len: usize,
         stored: &[u8],
+        purpose: Purpose,
     ) -> Result<u64, Error> {
         self.check_latch()?;
         let header = RecordHeader {
@@ -240,14 +246,28 @@ impl Writer {
             payload_crc: crc32fast::hash(stored),
         };
         let mut append = lock(&self.append);
-        let full = self.latching(self.make_room(&mut append, header.span()))?;
+        let room = self.with_space(purpose, || self.make_room(&mut append, header.span()));
+        let full = self.latching(room)?;
         let active = append.active.as_mut().expect("make_room leaves an active segment");
-        let appended = active.append(&header, stored);
+        let appended = self.with_space(purpose, || active.append(&header, stored));
+        self.reserve.want_for(active.allocated());
         append.added_bytes += *appended.as_ref().unwrap_or(&0);
         drop(append);
         let sealed = full.map_or(Ok(()), |full| self.seal(segments, index, &full));
         let added = self.latching(appended)?;
         sealed.map(|()| added)
+    }
+
+    /// Finds the space for something that is appended.
+    fn with_space<T>(
+        &self,
+        purpose: Purpose,
+        work: impl FnMut() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        match purpose {
+            Purpose::Data => self.reserve.without(work),
+            Purpose::Reclaim => self.reserve.with(work),
+        }
     }
 
     /// Makes sure that the active segment has room for a record. Returns the segment that was full.
@@ -374,7 +394,9 @@ impl Writer {
             None => false,
         };
         if !appended {
-            let started = self.log_files.start(log.slot.as_ref(), &newest, &mut commit);
+            // An old log file goes for it, so anybody may have the space.
+            let started =
+                self.reserve.with(|| self.log_files.start(log.slot.as_ref(), &newest, &mut commit));
             let file = self.latching(started)?;
             log.slot = Some(file.slot);
             log.file = Some(file);

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use entries::{Entries, Target};
-use node::{Node, NodeId};
+use node::{Bytes, Node, NodeId};
 
 use crate::store::Map;
 use crate::store::fs::{Access, Disk, File, FsError, Operation};
@@ -70,6 +70,8 @@ struct State {
     faults: Vec<Fault>,
     /// Operations that failed by a fault.
     failed: u64,
+    /// Bytes that all files may have; without bound if none.
+    capacity: Option<u64>,
 }
 
 impl fmt::Debug for SimDisk {
@@ -101,6 +103,17 @@ impl SimDisk {
     /// Makes operations fail from now on, in place of what was to fail before.
     pub fn fail(&self, faults: &[Fault]) {
         self.state().faults = faults.to_vec();
+    }
+
+    /// Bytes of all files.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.state().used()
+    }
+
+    /// Lets files have so many bytes in all from now on; without bound if none.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state().capacity = bytes;
     }
 
     /// Operations that failed by a fault so far.
@@ -149,7 +162,7 @@ impl SimDisk {
         let mut state = self.state();
         match content {
             Some(content) => {
-                let id = state.new_node(Node::durable(content));
+                let id = state.new_node(Node::durable(Bytes::of(content)));
                 state.entries.put_durable(path, Target::File(id));
             }
             None => state.entries.remove_durable(path),
@@ -211,6 +224,20 @@ impl State {
         let mut all: Vec<_> = writes.chain(self.entries.unsynced()).collect();
         all.sort_unstable();
         all
+    }
+
+    fn used(&self) -> u64 {
+        self.entries.files().map(|id| self.nodes[&id].content().len() as u64).sum()
+    }
+
+    /// Fails where there is no space for a file to become that long.
+    fn check_space(&self, id: NodeId, len: u64) -> Result<(), ErrorKind> {
+        let Some(capacity) = self.capacity else { return Ok(()) };
+        let before = self.nodes.get(&id).map_or(0, |node| node.content().len() as u64);
+        if len > before && self.used() + (len - before) > capacity {
+            return Err(ErrorKind::StorageFull);
+        }
+        Ok(())
     }
 
     fn number(&mut self) -> u64 {
@@ -319,9 +346,11 @@ impl SimFile {
     fn change(
         &self,
         operation: Operation,
+        len: u64,
         change: impl FnOnce(&mut Node, u64),
     ) -> Result<(), FsError> {
         self.disk.change(operation, &self.path, |state| {
+            state.check_space(self.id, len)?;
             let number = state.number();
             change(state.nodes.get_mut(&self.id).ok_or(ErrorKind::NotFound)?, number);
             Ok(())
@@ -331,7 +360,7 @@ impl SimFile {
     fn look<T>(
         &self,
         operation: Operation,
-        look: impl FnOnce(&[u8]) -> Result<T, ErrorKind>,
+        look: impl FnOnce(&Bytes) -> Result<T, ErrorKind>,
     ) -> Result<T, FsError> {
         self.disk.look(operation, &self.path, |state| {
             look(state.nodes.get(&self.id).ok_or(ErrorKind::NotFound)?.content())
@@ -346,16 +375,14 @@ impl File for SimFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), FsError> {
         self.look(Operation::Read, |content| {
-            let end = offset.checked_add(buffer.len() as u64);
-            let range = end.and_then(|end| content.get(offset as usize..end as usize));
-            buffer.copy_from_slice(range.ok_or(ErrorKind::UnexpectedEof)?);
-            Ok(())
+            content.read(offset as usize, buffer).then_some(()).ok_or(ErrorKind::UnexpectedEof)
         })
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), FsError> {
+        let end = offset + bytes.len() as u64;
         let written =
-            self.change(Operation::Write, |node, number| node.write(offset, bytes, number));
+            self.change(Operation::Write, end, |node, number| node.write(offset, bytes, number));
         if written.is_err() && !self.disk.is_off() {
             // A write that fails may have done a part.
             let mut state = self.disk.state();
@@ -372,18 +399,18 @@ impl File for SimFile {
     }
 
     fn set_size(&self, bytes: u64) -> Result<(), FsError> {
-        self.change(Operation::SetLength, |node, number| node.set_size(bytes, number))
+        self.change(Operation::SetLength, bytes, |node, number| node.set_size(bytes, number))
     }
 
     fn allocate(&self, bytes: u64) -> Result<(), FsError> {
-        self.change(Operation::Allocate, |node, number| {
+        self.change(Operation::Allocate, bytes, |node, number| {
             let bytes = bytes.max(node.content().len() as u64);
             node.set_size(bytes, number);
         })
     }
 
     fn sync(&self) -> Result<(), FsError> {
-        let synced = self.change(Operation::Sync, |node, _| node.sync());
+        let synced = self.change(Operation::Sync, 0, |node, _| node.sync());
         if synced.is_err()
             && !self.disk.is_off()
             && let Some(node) = self.disk.state().nodes.get_mut(&self.id)
@@ -404,8 +431,9 @@ impl File for SimFile {
 
     fn map(&self, bytes: u64) -> Result<Map, FsError> {
         self.look(Operation::Map, |content| {
-            let start = content.get(..bytes as usize).ok_or(ErrorKind::UnexpectedEof)?;
-            Ok(Map::owned(start.to_vec()))
+            let mut start = vec![0; bytes as usize];
+            let is_there = content.read(0, &mut start);
+            is_there.then(|| Map::owned(start)).ok_or(ErrorKind::UnexpectedEof)
         })
     }
 }

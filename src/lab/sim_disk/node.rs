@@ -9,11 +9,61 @@ pub(super) struct NodeId(pub u64);
 /// A file.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Node {
-    durable: Vec<u8>,
-    content: Vec<u8>,
+    durable: Bytes,
+    content: Bytes,
     unsynced: Vec<Unsynced>,
     /// Which open file holds the lock.
     lock: Option<usize>,
+}
+
+/// Bytes of which those behind the last that was written are zeros: space is allocated far ahead.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Bytes {
+    written: Vec<u8>,
+    len: usize,
+}
+
+impl Bytes {
+    pub fn of(written: Vec<u8>) -> Self {
+        let len = written.len();
+        Self { written, len }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len];
+        bytes[..self.written.len()].copy_from_slice(&self.written);
+        bytes
+    }
+
+    /// Fills a buffer from an offset; false if there are not so many.
+    pub fn read(&self, offset: usize, buffer: &mut [u8]) -> bool {
+        if offset.checked_add(buffer.len()).is_none_or(|end| end > self.len) {
+            return false;
+        }
+        let written = self.written.get(offset..).unwrap_or_default();
+        let (copied, zeros) = buffer.split_at_mut(written.len().min(buffer.len()));
+        copied.copy_from_slice(&written[..copied.len()]);
+        zeros.fill(0);
+        true
+    }
+
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset + bytes.len();
+        if end > self.written.len() {
+            self.written.resize(end, 0);
+        }
+        self.written[offset..end].copy_from_slice(bytes);
+        self.len = self.len.max(end);
+    }
+
+    fn set_len(&mut self, len: usize) {
+        self.written.truncate(len);
+        self.len = len;
+    }
 }
 
 /// What was done since the last sync.
@@ -33,12 +83,12 @@ enum Change {
 
 impl Node {
     /// A file whose bytes are durable.
-    pub fn durable(content: Vec<u8>) -> Self {
+    pub fn durable(content: Bytes) -> Self {
         Self { durable: content.clone(), content, ..Self::default() }
     }
 
     /// What is read from it.
-    pub fn content(&self) -> &[u8] {
+    pub fn content(&self) -> &Bytes {
         &self.content
     }
 
@@ -95,7 +145,7 @@ impl Node {
 }
 
 impl Change {
-    fn apply(&self, content: &mut Vec<u8>, survives: Survives) {
+    fn apply(&self, content: &mut Bytes, survives: Survives) {
         match self {
             Self::Write { offset, bytes } => {
                 let part = match survives {
@@ -107,27 +157,13 @@ impl Change {
                 if part.is_empty() {
                     return;
                 }
-                let offset = *offset as usize;
-                let (from, to) = (offset + part.start, offset + part.end);
-                set_len(content, content.len().max(to));
-                content[from..to].copy_from_slice(&bytes[part]);
+                content.write(*offset as usize + part.start, &bytes[part]);
             }
             Self::SetSize(bytes) => {
                 if matches!(survives, Survives::Whole | Survives::AllBut(_)) {
-                    set_len(content, *bytes as usize);
+                    content.set_len(*bytes as usize);
                 }
             }
         }
     }
-}
-
-/// Cuts, or extends by zeros: fast without optimisation too.
-fn set_len(content: &mut Vec<u8>, len: usize) {
-    if len <= content.len() {
-        content.truncate(len);
-        return;
-    }
-    let mut longer = vec![0; len];
-    longer[..content.len()].copy_from_slice(content);
-    *content = longer;
 }

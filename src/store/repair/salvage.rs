@@ -13,6 +13,7 @@ use crate::block::{self, BlockId, BlockRead as _};
 use crate::store::compact::drop_segments;
 use crate::store::fsck::{self, Code, Level, Report};
 use crate::store::layout::SegmentId;
+use crate::store::reserve::Purpose;
 use crate::store::scan::{Scanner, Step, open_payload};
 use crate::store::writer::Writer;
 use crate::store::{Error, Shared, Store};
@@ -103,7 +104,8 @@ fn save_records(shared: &Shared, writer: &Writer, id: SegmentId) -> Result<u64, 
                 {
                     let form = (header.id, header.kind, header.codec);
                     let parts = (&shared.segments, &shared.index);
-                    writer.append_record(parts, form, header.raw_len as usize, payload)?;
+                    let raw_len = header.raw_len as usize;
+                    writer.append_record(parts, form, raw_len, payload, Purpose::Data)?;
                     saved += 1;
                 }
             }
@@ -134,7 +136,7 @@ fn bring_in(
     if BlockId::of(found.kind, &found.bytes) != id {
         return Err(block::Error::Damaged { id, what: "another store gave another block" }.into());
     }
-    writer.put((&shared.segments, &shared.index), id, found.kind, &found.bytes)?;
+    writer.put((&shared.segments, &shared.index), id, found.kind, &found.bytes, Purpose::Data)?;
     Ok(Some(id))
 }
 
