@@ -88,8 +88,9 @@ fn a_store_that_filled_its_disk_gives_space_back_and_goes_on() {
             compact(&store).expect("there is room to compact");
             let after = store.stats().stored_bytes;
             assert!(after * 4 < before * 3, "{before} bytes became {after}");
+            add(&store, &mut random, &format!("after {cycle}")).expect("there is space again");
             assert!(!store.is_full(), "{round}, {cycle}");
-            assert_eq!(reach_all(&store), kept);
+            assert!(reach_all(&store).is_superset(&kept));
             sound(&store);
         }
     }
@@ -159,6 +160,7 @@ fn a_cut_while_space_is_given_back_loses_nothing_and_it_is_given_back_later() {
             compact(&store).expect("there is room to compact");
             assert_eq!(store.roots().1, half);
             assert!(reach_all(&store).is_subset(&kept));
+            store.put(headstock::block::Kind::Leaf, b"more").expect("there is space again");
             assert!(!store.is_full(), "cut {cut}, {survives:?}");
         }
         if outcome.is_ok() {

@@ -103,8 +103,9 @@ impl Reserve {
 
     /// Makes it whole if the disk has the space. Else that is said.
     pub(super) fn try_fill(&self) -> Result<(), Error> {
-        match self.without(|| Ok(())) {
+        match self.fill().map_err(Error::from) {
             Err(Error::Full(error)) => {
+                self.refused.store(true, Ordering::Relaxed);
                 tracing::warn!(%error, "the disk is full: nothing is stored until there is space for the reserve");
                 Ok(())
             }
