@@ -14,7 +14,7 @@
 //! has ended, and what it committed is in that commit.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use serde::Serialize;
 
@@ -25,6 +25,7 @@ use super::record::Commit;
 use super::reserve::Purpose;
 use super::scan::{Scanner, Step, open_payload};
 use super::segment::Segment;
+use super::sync::Mutex;
 use super::walk::{Fault, Walk, Why};
 use super::writer::{Waiting, Writer};
 use super::{CommitSeq, Error, Role, Shared, Store, readers};
@@ -318,7 +319,7 @@ fn copy_live(
     };
     let segment = shared.segments.sealed(id)?;
     let (trailer, table) = segment.footer()?;
-    let file = std::sync::Arc::clone(&segment.file);
+    let file = Arc::clone(&segment.file);
     let mut scanner = Scanner::new(file, shared.identity.uuid, id, trailer.data_end);
     let mut copied = 0;
     loop {

@@ -7,13 +7,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use super::fs::Disk;
 use super::layout::{Entry, SegmentId, StoreUuid};
 use super::run::{self, Run};
 use super::segment::Segments;
+use super::sync::atomic::{AtomicU64, Ordering};
+use super::sync::{Mutex, RwLock};
 use super::{Error, Options};
 use crate::block::BlockId;
 

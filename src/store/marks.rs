@@ -138,10 +138,10 @@ impl Marks {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::sync::Mutex;
 
     use super::*;
     use crate::block::{BlockWrite as _, Kind};
+    use crate::store::sync::Mutex;
     use crate::store::walk::Walk;
     use crate::store::{Options, Store};
 

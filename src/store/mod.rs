@@ -37,6 +37,7 @@ mod run;
 mod scan;
 mod segment;
 mod session;
+pub(crate) mod sync;
 mod table;
 #[cfg(test)]
 mod vectors;
@@ -45,7 +46,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 pub use error::Error;
 pub use layout::SegmentId;
@@ -60,6 +61,7 @@ use record::Commit;
 use reserve::Purpose;
 use segment::{Segment, Segments};
 use session::Sessions;
+use sync::Mutex;
 use table::Table;
 use writer::Writer;
 

@@ -1,7 +1,7 @@
 //! Creating and opening a store.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bson::raw::cstr;
 use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
@@ -17,6 +17,7 @@ use super::record::Commit;
 use super::reserve::Reserve;
 use super::segment::{self, Segments};
 use super::session::Sessions;
+use super::sync::Mutex;
 use super::writer::{Start, Waiting, Writer};
 use super::{
     CommitSeq, Error, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options, Reader, RepositorySalt, Role,

@@ -16,7 +16,7 @@ use super::fs::{Access, Disk, File};
 use super::layout::u64_at;
 use super::log::LogFiles;
 use super::record::Commit;
-use super::{CommitSeq, Error};
+use super::{CommitSeq, Error, sync};
 
 /// How often a reader tries to read a log whose files the writer keeps replacing.
 const MAX_ATTEMPTS: u32 = 64;
@@ -95,7 +95,7 @@ pub(super) fn register(
             // The writer may have replaced a log file, or be half through a record.
             Err(error) => last = Some(error),
         }
-        std::thread::sleep(PAUSE);
+        sync::sleep(PAUSE);
     }
     Err(last.unwrap_or(Error::Contended { attempts: MAX_ATTEMPTS }))
 }

@@ -19,13 +19,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Error;
 use super::append::{Target, seal_file};
 use super::fs::{Access, Disk, File, write_again};
 use super::layout::{Entry, SEGMENT_HEADER_BYTES, SegmentId};
 use super::record::Commit;
 use super::scan::{Scanner, Step, entry_of, open_payload};
 use super::segment::{self, check_header, read_footer};
+use super::{Error, sync};
 
 /// How often the lock is tried. A process that let go of it may for a moment still hold it in a child
 /// that it forked and that has not yet run its program.
@@ -54,7 +54,7 @@ pub(super) fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<Arc<dyn File>, Er
     while !file.try_lock()? {
         if attempts < LOCK_ATTEMPTS {
             attempts += 1;
-            std::thread::sleep(LOCK_PAUSE);
+            sync::sleep(LOCK_PAUSE);
             continue;
         }
         let len = file.size()?.min(64);

@@ -12,13 +12,14 @@
 //! Crash: it has no content to lose. One that is missing or short is made whole by the next opening or append.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::Error;
 use super::append::ALLOCATE_STEP_BYTES;
 use super::fs::{Access, Disk, File, FsError};
 use super::log::LOG_BYTES;
+use super::sync::atomic::{AtomicBool, Ordering};
+use super::sync::{Mutex, MutexGuard};
 
 /// Openings that each may have begun a segment with the space, and log files, before a compaction needs it.
 const BEGINNINGS: u64 = 2;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 
@@ -14,6 +14,7 @@ use super::layout::{
 };
 use super::map::Map;
 use super::scan::{Scanner, Step, entry_of, open_payload};
+use super::sync::Mutex;
 use super::table::{Backing, Table};
 use crate::block::{self, Block};
 

@@ -4,11 +4,10 @@
 //! Sessions that begin later go on beside it: what they append is in no segment that it removes, and what
 //! they find instead of appending it they mark as living, or, where that is too late, append all the same.
 
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Arc, PoisonError};
 
 use super::marks::Marks;
+use super::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// What a compaction that runs keeps.
 type Keeping = Option<Arc<Mutex<Marks>>>;

@@ -4,11 +4,12 @@
 //! being read. The walk keeps its path on a stack of its own: a chain of any length is safe.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::index::Probes;
 use super::layout::{Entry, SegmentId};
 use super::marks::Marks;
+use super::sync::Mutex;
 use super::{Error, Role, Shared};
 use crate::block::{self, Block, BlockId, Kind};
 

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::append::{Active, Target};
@@ -23,6 +23,7 @@ use super::log::{LogFile, LogFiles, Slot};
 use super::record::{Commit, MAX_ROOT_NAME_BYTES, MAX_ROOTS};
 use super::reserve::{Purpose, Reserve};
 use super::segment::{Segments, check_record};
+use super::sync::{Condvar, Mutex, MutexGuard};
 use super::{CommitSeq, Error, Roots};
 use crate::block::{self, Block, BlockId, Codec, Kind};
 

@@ -17,13 +17,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use entries::{Entries, Target};
 use node::{Bytes, Node, NodeId};
 
 use crate::store::Map;
 use crate::store::fs::{Access, Disk, File, FsError, Operation};
+use crate::store::sync::{Mutex, MutexGuard};
 
 /// What of one un-synced operation survives a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ mod report;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crate::block::BlockId;
 use crate::store::fs::{Access, FsError};
@@ -21,6 +21,7 @@ use crate::store::log::LogFiles;
 use crate::store::run::{Cursor, Run};
 use crate::store::scan::{Scanner, Step, entry_of, open_payload};
 use crate::store::segment::{Segment, check_header};
+use crate::store::sync::Mutex;
 use crate::store::table::Table;
 use crate::store::walk::{Fault, Walk, Why};
 use crate::store::{Error, Options, Role, Shared, Store, index};
