@@ -75,19 +75,17 @@ fn half_dead(disk: &SimDisk, known: &Known) -> Store {
     store
 }
 
-/// Reads all of the newest commit, as a restore does from a process of its own.
-fn read(disk: &SimDisk) -> Result<BTreeSet<BlockId>, Error> {
-    let on = Arc::new(disk.clone());
-    let reader = Store::open_reader_on(on, Path::new(STORE), small(false))?;
+/// Reads all that a store held when asked.
+fn read(store: &Store) -> Result<(), Error> {
     let mut found = BTreeSet::new();
-    let mut rest: Vec<BlockId> = reader.roots().1.into_values().collect();
+    let mut rest: Vec<BlockId> = store.roots().1.into_values().collect();
     while let Some(id) = rest.pop() {
         if found.insert(id) {
-            let block = reader.get(&id)?;
+            let block = store.get(&id)?;
             rest.extend(block::references(block.kind, &block.bytes)?);
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 fn check(store: &Store, known: &Roots) {
@@ -100,7 +98,7 @@ fn check(store: &Store, known: &Roots) {
     assert!(report.is_sound(), "{:?}", report.findings);
 }
 
-/// One run: two writers that put what is dead, dying or living, a compaction, and a reader.
+/// One run: two writers that put what is dead, dying or living, a compaction, and readers here and in another process.
 fn run(cut: Option<u64>) {
     let disk = SimDisk::new(Path::new("/disk"));
     let known = Arc::new(Known::new(BTreeMap::new()));
@@ -120,14 +118,17 @@ fn run(cut: Option<u64>) {
     threads.push(thread::spawn(move || {
         compact::execute(&compacting, Settings::thorough(), &mut |_, _| {}).map(drop)
     }));
-    let from = disk.clone();
-    let reading = thread::spawn(move || read(&from));
+    let reading = store.clone();
+    threads.push(thread::spawn(move || read(&reading)));
+    // As a restore does from a process of its own.
+    let on = Arc::new(disk.clone());
+    threads.push(thread::spawn(move || {
+        read(&Store::open_reader_on(on, Path::new(STORE), small(false))?)
+    }));
     for thread in threads {
         let done = thread.join().expect("nobody panics");
         assert!(cut.is_some() || done.is_ok(), "{done:?}");
     }
-    let read = reading.join().expect("nobody panics");
-    assert!(cut.is_some() || read.is_ok(), "{read:?}");
     let known = known.lock().expect("known").clone();
     if cut.is_none() {
         check(&store, &known);
@@ -155,17 +156,17 @@ fn runs(short: usize, long: usize) -> usize {
 
 #[test]
 fn threads_in_any_order_lose_nothing() {
-    explore(RandomScheduler::new(runs(60, 3000)), || run(None));
+    explore(RandomScheduler::new(runs(200, 3000)), || run(None));
 }
 
 #[test]
 fn few_changes_of_turn_in_the_worst_places_lose_nothing() {
-    explore(PctScheduler::new(DEPTH, runs(60, 3000)), || run(None));
+    explore(PctScheduler::new(DEPTH, runs(200, 3000)), || run(None));
 }
 
 #[test]
 fn a_cut_at_any_moment_loses_nothing_that_was_acknowledged() {
-    explore(RandomScheduler::new(runs(60, 3000)), || {
+    explore(RandomScheduler::new(runs(200, 3000)), || {
         use shuttle::rand::Rng as _;
         run(Some(shuttle::rand::thread_rng().gen_range(0..OPERATIONS)));
     });

@@ -1,17 +1,17 @@
 //! Compaction: giving back the space of blocks that nothing reaches.
 //!
-//! Order: at a moment without sessions, all that was put is sealed; from then on whoever puts a block that is
-//! there marks it. What the commit of that moment reaches is marked; live records of segments worth it are
+//! Order: all that was put is sealed; from then on whoever puts a block that is there marks it. When the sessions
+//! that were there before have ended, what the newest commit reaches is marked; live records of segments worth it are
 //! copied forward, each segment being closed before: what is not marked in it then counts as absent; a
 //! commit names the segments without the old ones, and makes the copies durable before it; then the old files
 //! are removed, unless a registered reader still reads a commit that lists them. A crash before that commit
 //! leaves copies that count for nothing; after it, files that no commit names, which the next open removes.
 //! Nothing is changed in place.
 //!
-//! Why no block is lost that a later commit names: the commit of the beginning reaches it, and it is marked; or
-//! it was appended since, and is in none of the segments that were sealed then; or it was found since, and
-//! is marked, or was appended anew because its segment was closed. A session that was there before the beginning
-//! has ended, and what it committed is in that commit.
+//! Why no block is lost that a later commit names: the commit that is walked reaches it, and it is marked; or
+//! it was appended since the beginning, and is in none of the segments that were sealed then; or it was found since,
+//! and is marked, or was appended anew because its segment was closed. A session that was there before the beginning
+//! has ended when the commit is chosen, and what it committed is in that commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
@@ -139,7 +139,7 @@ pub fn plan(store: &Store, settings: Settings) -> Result<Plan, Error> {
     make_plan(shared, &commit, sizes, settings, &Mutex::default())
 }
 
-/// Compacts the store. Waits for a moment in which no session lives; those that begin later go on beside it.
+/// Compacts the store. Waits for the end of the sessions that live; those that begin later go on beside it.
 ///
 /// # Errors
 /// [`Error::ReadOnly`] on a reader, [`Error::Unreachable`] if the graph of blocks has a hole (nothing is
@@ -153,14 +153,16 @@ pub fn execute(
     let writer = shared.writer()?;
     let _turn = shared.sessions.turn();
     let keeping = Keeping { shared, marks: Arc::default() };
-    let (commit, sizes) = {
-        let _exclusive = shared.sessions.exclude();
-        *shared.sessions.change_keeping() = Some(Arc::clone(&keeping.marks));
-        let commit = shared.settled_commit()?;
-        // Those that are filled and sealed from now on hold what nothing of this commit reaches.
-        let sizes = sizes(shared, &commit);
-        (commit, sizes)
+    let sizes = {
+        let mut slot = shared.sessions.change_keeping();
+        writer.seal_active(&shared.segments, &shared.index)?;
+        *slot = Some(Arc::clone(&keeping.marks));
+        // Before anybody can mark, so that whoever began after this has marked all that it found.
+        shared.sessions.begin_generation();
+        writer.sealed()
     };
+    shared.sessions.wait_for_older();
+    let commit = shared.settled_commit()?;
     let plan = make_plan(shared, &commit, sizes, settings, &keeping.marks)?;
     let total = plan.segments.iter().filter(|one| one.action == Action::Rewrite);
     let total: u64 = total.map(|one| one.bytes).sum();

@@ -275,7 +275,7 @@ impl Store {
     }
 
     /// Keeps blocks that no commit names yet, and those of the newest commit, from being compacted away. Hold
-    /// one from the first `put` to the commit that names it. Waits for the moment in which a compaction begins.
+    /// one from the first `put` to the commit that names it. A compaction waits for those that live when it begins.
     #[must_use]
     pub fn session(&self) -> Session {
         self.shared.sessions.enter()

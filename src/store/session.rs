@@ -1,9 +1,11 @@
 //! Who puts blocks that no commit names yet, and who removes blocks.
 //!
-//! A compaction begins at a moment without sessions: what lives is what the commit of that moment reaches.
-//! Sessions that begin later go on beside it: what they append is in no segment that it removes, and what
-//! they find instead of appending it they mark as living, or, where that is too late, append all the same.
+//! A compaction begins a generation of sessions and waits until those of older ones have ended; nobody waits for
+//! it. What lives is what the commit of that moment reaches, and what sessions of the new generation put: what
+//! they append is in no segment that the compaction removes, and what they find instead of appending it they mark as
+//! living, or, where that is too late, append all the same.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use super::marks::Marks;
@@ -14,14 +16,15 @@ type Keeping = Option<Arc<Mutex<Marks>>>;
 
 #[derive(Debug, Default)]
 struct State {
-    sessions: u64,
-    compacting: bool,
+    generation: u64,
+    /// How many live, by the generation they began in.
+    living: BTreeMap<u64, u64>,
 }
 
 #[derive(Debug, Default)]
 struct Gate {
     state: Mutex<State>,
-    changed: Condvar,
+    ended: Condvar,
 }
 
 /// The sessions of a store.
@@ -37,30 +40,35 @@ pub(super) struct Sessions {
 #[derive(Debug)]
 pub struct Session {
     gate: Arc<Gate>,
+    generation: u64,
 }
 
-/// Keeps sessions out while it lives.
-#[derive(Debug)]
-pub(super) struct Exclusive {
-    gate: Arc<Gate>,
+impl Gate {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Sessions {
-    /// Starts a session, after the beginning of any compaction that waits for one.
+    /// Starts a session.
     pub(super) fn enter(&self) -> Session {
-        let state = self.gate.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.gate.changed.wait_while(state, |state| state.compacting);
-        waited.unwrap_or_else(PoisonError::into_inner).sessions += 1;
-        Session { gate: Arc::clone(&self.gate) }
+        let mut state = self.gate.state();
+        let generation = state.generation;
+        *state.living.entry(generation).or_default() += 1;
+        Session { gate: Arc::clone(&self.gate), generation }
     }
 
-    /// Keeps new sessions out and waits for those there are.
-    pub(super) fn exclude(&self) -> Exclusive {
-        let state = self.gate.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited =
-            self.gate.changed.wait_while(state, |state| state.compacting || state.sessions > 0);
-        waited.unwrap_or_else(PoisonError::into_inner).compacting = true;
-        Exclusive { gate: Arc::clone(&self.gate) }
+    /// Begins a generation.
+    pub(super) fn begin_generation(&self) {
+        self.gate.state().generation += 1;
+    }
+
+    /// Waits for the end of every session of an older generation.
+    pub(super) fn wait_for_older(&self) {
+        let older = |state: &mut State| {
+            state.living.first_key_value().is_some_and(|(oldest, _)| *oldest < state.generation)
+        };
+        drop(self.gate.ended.wait_while(self.gate.state(), older));
     }
 }
 
@@ -83,14 +91,13 @@ impl Sessions {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.gate.state.lock().unwrap_or_else(PoisonError::into_inner).sessions -= 1;
-        self.gate.changed.notify_all();
-    }
-}
-
-impl Drop for Exclusive {
-    fn drop(&mut self) {
-        self.gate.state.lock().unwrap_or_else(PoisonError::into_inner).compacting = false;
-        self.gate.changed.notify_all();
+        let mut state = self.gate.state();
+        if let Some(living) = state.living.get_mut(&self.generation) {
+            *living -= 1;
+            if *living == 0 {
+                state.living.remove(&self.generation);
+            }
+        }
+        self.gate.ended.notify_all();
     }
 }
