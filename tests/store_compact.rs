@@ -133,6 +133,105 @@ fn what_a_reader_reads_stays_until_it_is_gone() {
     }
 }
 
+/// What readers keep from going is not copied without end.
+#[test]
+fn a_reader_bounds_the_space_that_compaction_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path(), small(true)).unwrap();
+    let mut random = StdRng::seed_from_u64(31);
+    for round in 0..120 {
+        let id = put_graph(&store, &mut random, 6, 3000);
+        store.commit(|roots| _ = roots.insert(format!("{round}"), id)).unwrap();
+    }
+    store.commit(|roots| roots.retain(|name, _| name.ends_with(['1', '4', '7']))).unwrap();
+    let kept = reach_all(&store);
+    let reader = Store::open_reader(dir.path(), small(true)).unwrap();
+    let bytes = || {
+        let segments = std::fs::read_dir(dir.path().join("segments")).unwrap();
+        segments.map(|one| one.unwrap().metadata().unwrap().len()).sum::<u64>()
+    };
+    let before = bytes();
+    let outcome = compacted(&store);
+    let rewritten = |outcome: &compact::Outcome| {
+        outcome.plan.segments.iter().filter(|one| one.action == Action::Rewrite).count()
+    };
+    assert!(rewritten(&outcome) > 0 && outcome.waiting_bytes > 0, "{outcome:?}");
+    assert!(bytes() < before + 4 * small(true).segment_bytes, "{before} became {}", bytes());
+    assert_eq!(reach_all(&reader), kept);
+    drop(reader);
+    assert_eq!(compact::release(&store).unwrap(), 0);
+    assert!(rewritten(&compacted(&store)) > rewritten(&outcome));
+    assert!(bytes() * 2 < before);
+    assert_eq!(reach_all(&store), kept);
+    sound(&store);
+}
+
+#[test]
+fn sessions_that_overlap_for_ever_keep_no_compaction_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = half_dead(dir.path(), true);
+    let mut session = store.session();
+    let other = store.clone();
+    let compaction = std::thread::spawn(move || compacted(&other));
+    let mut random = StdRng::seed_from_u64(33);
+    let since = Instant::now();
+    for round in 0.. {
+        let next = store.session();
+        let id = put_graph(&store, &mut random, 4, 2000);
+        store.commit(|roots| _ = roots.insert(format!("round{}", round % 8), id)).unwrap();
+        session = next;
+        if compaction.is_finished() {
+            break;
+        }
+        assert!(since.elapsed() < Duration::from_secs(30), "{round} sessions");
+    }
+    drop(session);
+    compaction.join().unwrap();
+    sound(&store);
+}
+
+#[test]
+fn a_compaction_that_is_to_stop_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = half_dead(dir.path(), true);
+    let _session = store.session();
+    let other = store.clone();
+    let compaction =
+        std::thread::spawn(move || compact::execute(&other, Settings::default(), &mut |_, _| {}));
+    std::thread::sleep(Duration::from_millis(20));
+    store.stop_compactions();
+    let ended = compaction.join().unwrap();
+    assert!(matches!(ended, Err(Error::Stopped)), "{ended:?}");
+    sound(&store);
+}
+
+/// Nobody needs it, and all that lives in its segment can be had.
+#[test]
+fn damage_to_a_dead_record_keeps_nothing_from_being_compacted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path(), small(true)).unwrap();
+    let mut random = StdRng::seed_from_u64(35);
+    let dead = store.put(Kind::Leaf, &random.random::<[u8; 32]>().repeat(900)).unwrap();
+    let id = put_graph(&store, &mut random, 9, 2000);
+    store.commit(|roots| _ = roots.insert("kept".into(), id)).unwrap();
+    drop(store);
+    let path = dir.path().join("segments/00000001.seg");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(32).position(|some| some == dead.as_bytes()).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let store = Store::open(dir.path(), small(true)).unwrap();
+    compact::execute(
+        &store,
+        Settings { rewrite_below_percent: 101, ..Settings::default() },
+        &mut |_, _| {},
+    )
+    .unwrap();
+    assert!(!path.exists());
+    assert!(reach_all(&store).contains(&id));
+    sound(&store);
+}
+
 #[test]
 fn a_session_keeps_compaction_out() {
     let dir = tempfile::tempdir().unwrap();

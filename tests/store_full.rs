@@ -124,6 +124,28 @@ fn a_disk_that_others_fill_to_the_last_byte_has_room_to_give_space_back() {
     }
 }
 
+/// What nobody needs is removed before anything is copied.
+#[test]
+fn dead_segments_go_without_a_reserve() {
+    let disk = SimDisk::new(Path::new("/disk"));
+    let store = created(&disk);
+    let mut random = StdRng::seed_from_u64(9);
+    for name in 0..40 {
+        add(&store, &mut random, &name.to_string()).expect("there is space");
+    }
+    let before = store.stats().stored_bytes;
+    let is_kept = |name: &str| name.parse::<u32>().is_ok_and(|name| name % 2 == 0 && name > 20);
+    store.commit(|roots| roots.retain(|name, _| is_kept(name))).expect("the log has room");
+    let kept = reach_all(&store);
+    disk.put_file(Path::new("/disk/store/RESERVE"), None);
+    disk.set_capacity(Some(disk.used()));
+    compact(&store).expect("there is room to compact");
+    let after = store.stats().stored_bytes;
+    assert!(after * 2 < before, "{before} bytes became {after}");
+    assert_eq!(reach_all(&store), kept);
+    sound(&store);
+}
+
 /// The power goes while space is given back, after every operation.
 #[test]
 fn a_cut_while_space_is_given_back_loses_nothing_and_it_is_given_back_later() {

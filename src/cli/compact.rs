@@ -15,6 +15,7 @@ safe beside restores; a running daemon is asked to do it.
   segments_removed     segment files that go
   segments_rewritten   segment files whose living blocks are copied to a new one
   stored_bytes_before  bytes of segment files before, and stored_bytes_after
+  waiting_bytes        bytes of removed files that a restore or another reader still uses
 
 EXAMPLES
   headstock compact --store /backup/rs0 --dry-run
@@ -60,6 +61,10 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
             output::bytes(report.stored_bytes_before),
             output::bytes(report.stored_bytes_after),
         ))?;
+        if report.waiting_bytes > 0 {
+            let waiting = output::bytes(report.waiting_bytes);
+            output::line(&format!("{waiting} of that go when whoever reads them has ended"))?;
+        }
     }
     Ok(Exit::Done)
 }

@@ -84,4 +84,6 @@ pub struct CompactReport {
     pub stored_bytes_before: u64,
     /// Bytes of segment files afterwards.
     pub stored_bytes_after: u64,
+    /// Bytes of files that no longer count and that readers, such as a restore, still use: they go later.
+    pub waiting_bytes: u64,
 }

@@ -10,7 +10,7 @@ use super::{Answers, Error, Scrub, Signals, control};
 use crate::head::Scope;
 use crate::job::{Figures, Follow, FollowOptions, Job, snapshot};
 use crate::source::{ReadFrom, Source};
-use crate::store::compact::Settings;
+use crate::store::compact::{self, Settings};
 
 /// Share of dead bytes, in percent, at which a daemon compacts its store unless told otherwise.
 pub const COMPACT_AT_PERCENT: u8 = 10;
@@ -103,6 +103,7 @@ impl Daemon {
             () = self.options.scrub.run(self.options.store.clone()) => Ok(()),
         };
         tracing::info!(job = self.follow.job().name(), "stopping");
+        self.follow.job().store().stop_compactions();
         self.answers.stop().await;
         let stopped = self.follow.stop().await.map_err(Error::Job);
         outcome.and(stopped)
@@ -139,8 +140,9 @@ impl Daemon {
         loop {
             clock.tick().await;
             let (job, share) = (self.follow.job().clone(), self.options.compact_at_percent);
-            let scanning = !self.follow.has_head();
-            let share = if scanning { 0 } else { share };
+            // A compaction would wait for the scan to end, unless the disk is full.
+            let busy = !self.follow.has_head() && !job.store().is_full();
+            let share = if busy { 0 } else { share };
             let tidied =
                 tokio::task::spawn_blocking(move || tidy_once(&job, share, looked_at)).await;
             match tidied {
@@ -158,6 +160,7 @@ fn tidy_once(job: &Job, compact_at_percent: u8, looked_at: u64) -> Result<u64, E
     if expired > 0 {
         tracing::info!(job = job.name(), expired, "oplog slices left the restore window");
     }
+    compact::release(job.store()).map_err(Error::Store)?;
     let growth = (looked_at / 100 * LOOK_GROWTH_PERCENT).max(LOOK_GROWTH_BYTES);
     let full = job.store().is_full();
     let grown = job.store().stats().stored_bytes >= looked_at + growth;

@@ -128,7 +128,8 @@ async fn execute(request: Request, desk: &Arc<Desk>) -> Result<Answer, Error> {
         }
         Request::Compact { dry_run } => {
             let job = follow.job();
-            if !follow.has_head() {
+            // A scan's session lasts as long as the scan, unless the disk is full.
+            if !follow.has_head() && !job.store().is_full() {
                 return Err(job::Error::NotConsistent { job: job.name().to_owned() }.into());
             }
             let store = job.store().clone();

@@ -254,6 +254,7 @@ impl Error {
         match self {
             Self::Source(error) => error.is_transient(),
             Self::Background(error) => error.is_transient(),
+            Self::Store(store::Error::GroupFailed) => true,
             _ => self.is_full(),
         }
     }

@@ -115,6 +115,15 @@ pub struct Plan {
     pub copied_bytes: u64,
 }
 
+impl Plan {
+    fn count(&mut self) {
+        let sum = |pick: fn(&SegmentPlan) -> u64| self.segments.iter().map(pick).sum::<u64>();
+        let gone = sum(|one| if one.action == Action::Keep { 0 } else { one.bytes });
+        let copied = sum(|one| if one.action == Action::Rewrite { one.live_bytes } else { 0 });
+        (self.freed_bytes, self.copied_bytes) = (gone.saturating_sub(copied), copied);
+    }
+}
+
 /// What a compaction did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Outcome {
@@ -134,6 +143,8 @@ pub type OnProgress<'a> = &'a mut dyn FnMut(u64, u64);
 /// [`Error::Unreachable`] if the graph of blocks has a hole, and those of the disk.
 pub fn plan(store: &Store, settings: Settings) -> Result<Plan, Error> {
     let shared = &*store.shared;
+    // Another compaction would remove what this one reads.
+    let _turn = shared.sessions.turn();
     let commit = shared.settled_commit()?;
     let sizes = sizes(shared, &commit);
     make_plan(shared, &commit, sizes, settings, &Mutex::default())
@@ -142,7 +153,7 @@ pub fn plan(store: &Store, settings: Settings) -> Result<Plan, Error> {
 /// Compacts the store. Waits for the end of the sessions that live; those that begin later go on beside it.
 ///
 /// # Errors
-/// [`Error::ReadOnly`] on a reader, [`Error::Unreachable`] if the graph of blocks has a hole (nothing is
+/// [`Error::ReadOnly`] on a reader, [`Error::Stopped`], [`Error::Unreachable`] if the graph of blocks has a hole (nothing is
 /// removed then), [`Error::Full`] if there is no room for the copies, and those of the disk.
 pub fn execute(
     store: &Store,
@@ -161,24 +172,50 @@ pub fn execute(
         shared.sessions.begin_generation();
         writer.sealed()
     };
-    shared.sessions.wait_for_older();
+    shared.sessions.wait_for_older()?;
     let commit = shared.settled_commit()?;
-    let plan = make_plan(shared, &commit, sizes, settings, &keeping.marks)?;
-    let total = plan.segments.iter().filter(|one| one.action == Action::Rewrite);
-    let total: u64 = total.map(|one| one.bytes).sum();
+    let mut plan = make_plan(shared, &commit, sizes, settings, &keeping.marks)?;
+    let waiting_bytes = remove_chosen(store, writer, &keeping, &mut plan, on_progress)?;
+    plan.count();
+    writer.reserve.try_fill()?;
+    let kept = plan.segments.iter().filter(|one| one.action == Action::Keep);
+    shared.note_dead(kept.map(SegmentPlan::dead_bytes).sum());
+    Ok(Outcome { plan, waiting_bytes })
+}
+
+/// Copies what lives in the segments of a plan and removes them. Returns the bytes of those that readers use. What
+/// they keep from being done is taken out of the plan.
+fn remove_chosen(
+    store: &Store,
+    writer: &Writer,
+    keeping: &Keeping<'_>,
+    plan: &mut Plan,
+    on_progress: OnProgress<'_>,
+) -> Result<u64, Error> {
+    let shared = keeping.shared;
     let batch_bytes = plan.segments.iter().map(|one| one.bytes).max().unwrap_or(0);
-    let (mut done, mut copied, mut gone) = (0, 0, Vec::new());
     let mut chosen: Vec<_> =
-        plan.segments.iter().filter(|one| one.action != Action::Keep).collect();
+        plan.segments.iter_mut().filter(|one| one.action != Action::Keep).collect();
     // What gives space back for nothing comes first.
     chosen.sort_by_key(|one| one.live_bytes);
+    let rewritten = chosen.iter().filter(|one| one.action == Action::Rewrite);
+    let total = rewritten.map(|one| one.bytes).sum();
+    let (mut done, mut copied, mut gone) = (0, 0, Vec::new());
+    let mut waiting_bytes = remove_unused(shared, writer)?;
     for one in chosen {
+        shared.sessions.check_stopped()?;
+        let live_bytes = keeping.close(one.segment);
         // What is copied before it is committed and its old place removed bounds the extra space needed.
-        if copied + one.live_bytes > batch_bytes {
+        if live_bytes > 0 && (copied == 0 || copied + live_bytes > batch_bytes) {
             drop_segments(store, writer, &std::mem::take(&mut gone))?;
+            waiting_bytes = remove_unused(shared, writer)?;
             copied = 0;
         }
-        keeping.close(one.segment);
+        // Readers hold what was dropped: the more is copied, the more space is needed.
+        if live_bytes > 0 && waiting_bytes > batch_bytes {
+            one.action = Action::Keep;
+            continue;
+        }
         copied += copy_live(shared, writer, &keeping.marks, one.segment)?;
         if one.action == Action::Rewrite {
             done += one.bytes;
@@ -187,11 +224,16 @@ pub fn execute(
         gone.push((one.segment, one.bytes));
     }
     drop_segments(store, writer, &gone)?;
-    let waiting_bytes = remove_unused(shared, writer)?;
-    writer.reserve.try_fill()?;
-    let kept = plan.segments.iter().filter(|one| one.action == Action::Keep);
-    shared.note_dead(kept.map(SegmentPlan::dead_bytes).sum());
-    Ok(Outcome { plan, waiting_bytes })
+    remove_unused(shared, writer)
+}
+
+/// Removes segments that an earlier compaction dropped, as far as their readers are gone. Returns the bytes of
+/// those left.
+///
+/// # Errors
+/// [`Error::ReadOnly`] on a reader, and those of the disk.
+pub fn release(store: &Store) -> Result<u64, Error> {
+    remove_unused(&store.shared, store.shared.writer()?)
 }
 
 /// Marks blocks that are put while it lives.
@@ -201,10 +243,12 @@ struct Keeping<'a> {
 }
 
 impl Keeping<'_> {
-    /// From here on what has no mark in a segment counts as absent there.
-    fn close(&self, id: SegmentId) {
+    /// From here on what has no mark in a segment counts as absent there. Returns the bytes that live.
+    fn close(&self, id: SegmentId) -> u64 {
         let _nobody_between_look_up_and_mark = self.shared.sessions.change_keeping();
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner).close(id);
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.close(id);
+        marks.of(id).map_or(0, |marks| marks.live_bytes)
     }
 }
 
@@ -233,8 +277,9 @@ fn make_plan(
 ) -> Result<Plan, Error> {
     static NO_DAMAGE: BTreeSet<(SegmentId, u64)> = BTreeSet::new();
     let mut walk = Walk::new(shared, &NO_DAMAGE, marks);
+    let mut on_block = |_| shared.sessions.check_stopped();
     for (name, id) in &commit.roots {
-        walk.root(name, *id, &mut |fault| refuse(fault), &mut |_| {})?;
+        walk.root(name, *id, &mut |fault| refuse(fault), &mut on_block)?;
     }
     let marks = marks.lock().unwrap_or_else(PoisonError::into_inner);
     let mut segments: Vec<SegmentPlan> = sizes
@@ -255,12 +300,10 @@ fn make_plan(
         .collect();
     rewrite_down_to(&mut segments, settings.dead_percent_max);
     join_small(&mut segments, shared.options.segment_bytes);
-    let sum = |pick: fn(&SegmentPlan) -> u64| segments.iter().map(pick).sum::<u64>();
-    let gone = sum(|one| if one.action == Action::Keep { 0 } else { one.bytes });
-    let copied_bytes = sum(|one| if one.action == Action::Rewrite { one.live_bytes } else { 0 });
-    let freed_bytes = gone.saturating_sub(copied_bytes);
-    shared.note_dead(sum(SegmentPlan::dead_bytes));
-    Ok(Plan { commit: commit.seq, segments, freed_bytes, copied_bytes })
+    shared.note_dead(segments.iter().map(SegmentPlan::dead_bytes).sum());
+    let mut plan = Plan { commit: commit.seq, segments, freed_bytes: 0, copied_bytes: 0 };
+    plan.count();
+    Ok(plan)
 }
 
 /// Has segments rewritten, the emptiest first, until of those that stay no larger share is dead.
@@ -340,7 +383,12 @@ fn copy_live(
                 copied += 1;
             }
             Step::End => break,
-            Step::Invalid { offset, what } => return Err(damaged(&segment, offset, what)),
+            // Nothing that lives, or it is missed at the end.
+            Step::Invalid { .. } => {
+                if !scanner.resync()? {
+                    break;
+                }
+            }
         }
     }
     if copied == live_blocks {
@@ -354,7 +402,7 @@ fn damaged(segment: &Segment, offset: u64, what: &'static str) -> Error {
     Error::Damaged { path: segment.file.path().to_owned(), offset, what }
 }
 
-/// Commits the store without some segments and takes them out of the index.
+/// Commits the store without some segments and takes them out of the index. Their files can be removed then.
 pub(super) fn drop_segments(
     store: &Store,
     writer: &Writer,
@@ -366,14 +414,13 @@ pub(super) fn drop_segments(
     let ids: Vec<SegmentId> = gone.iter().map(|(id, _)| *id).collect();
     let commit = writer.commit(|_| {}, &ids)?;
     let shared = &*store.shared;
-    shared.index.drop_segments(&ids)?;
     let dropped_by = commit.seq;
     writer.wait_for_readers(gone.iter().map(|&(segment, bytes)| Waiting {
         segment,
         bytes,
         dropped_by,
     }));
-    remove_unused(shared, writer)?;
+    shared.index.drop_segments(&ids)?;
     store.reclaiming().keep_copy(&commit);
     Ok(())
 }

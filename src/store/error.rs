@@ -85,6 +85,9 @@ pub enum Error {
     /// The commit was gathered with others into one that failed; the roots are as they were before.
     #[error("the commit failed together with another one; it can be repeated")]
     GroupFailed,
+    /// Somebody asked it to end, see [`super::Store::stop_compactions`].
+    #[error("the compaction was stopped; what it had done stays done, and it can be run again")]
+    Stopped,
     /// A write to a store that was opened for reading.
     #[error("the store was opened for reading only")]
     ReadOnly,

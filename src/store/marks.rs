@@ -163,7 +163,7 @@ mod tests {
         shared.settled_commit().expect("sealed");
         let none = BTreeSet::new();
         let mut walk = Walk::new(shared, &none, &marks);
-        walk.root("job", links, &mut |fault| panic!("{fault:?}"), &mut |_| {}).expect("walk");
+        walk.root("job", links, &mut |fault| panic!("{fault:?}"), &mut |_| Ok(())).expect("walk");
         let entry = shared.find(&leaf).expect("look up").expect("it is there");
         let live = marks.lock().expect("marks").of(entry.segment).expect("marks").live_blocks;
         assert_eq!(live, 2, "the node and its leaf");

@@ -275,10 +275,16 @@ impl Store {
     }
 
     /// Keeps blocks that no commit names yet, and those of the newest commit, from being compacted away. Hold
-    /// one from the first `put` to the commit that names it. A compaction waits for those that live when it begins.
+    /// one from before the state is read that a change starts from (what is taken over from it is not put
+    /// again) to the commit that names what was put. A compaction waits for those that live when it begins.
     #[must_use]
     pub fn session(&self) -> Session {
         self.shared.sessions.enter()
+    }
+
+    /// Has compactions of this opening of the store end as soon as they can, with [`Error::Stopped`].
+    pub fn stop_compactions(&self) {
+        self.shared.sessions.stop();
     }
 
     /// Bytes and blocks held, added since opening, segments, index runs. Blocks of a reader are those

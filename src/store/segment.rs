@@ -1,6 +1,6 @@
 //! Reading segments: opening, point reads, and a bounded set of open files.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
@@ -206,6 +206,8 @@ pub(super) struct Segments {
 struct OpenSegments {
     by_id: HashMap<SegmentId, (Arc<Segment>, u64)>,
     by_use: BTreeMap<u64, SegmentId>,
+    /// Removed ones: whoever has just opened one is the last.
+    removed: HashSet<SegmentId>,
     clock: u64,
 }
 
@@ -222,6 +224,9 @@ impl OpenSegments {
     fn insert(&mut self, segment: Arc<Segment>) {
         self.clock += 1;
         let id = segment.id;
+        if self.removed.contains(&id) {
+            return;
+        }
         if let Some((_, used)) = self.by_id.insert(id, (segment, self.clock)) {
             self.by_use.remove(&used);
         }
@@ -264,6 +269,7 @@ impl Segments {
     /// Forgets an open segment that is about to be removed.
     pub(super) fn forget(&self, id: SegmentId) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.removed.insert(id);
         if let Some((_, used)) = open.by_id.remove(&id) {
             open.by_use.remove(&used);
         }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
+use super::Error;
 use super::marks::Marks;
 use super::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -19,6 +20,8 @@ struct State {
     generation: u64,
     /// How many live, by the generation they began in.
     living: BTreeMap<u64, u64>,
+    /// Whether compactions are to end.
+    stopped: bool,
 }
 
 #[derive(Debug, Default)]
@@ -64,11 +67,24 @@ impl Sessions {
     }
 
     /// Waits for the end of every session of an older generation.
-    pub(super) fn wait_for_older(&self) {
+    pub(super) fn wait_for_older(&self) -> Result<(), Error> {
         let older = |state: &mut State| {
-            state.living.first_key_value().is_some_and(|(oldest, _)| *oldest < state.generation)
+            let oldest = state.living.first_key_value();
+            !state.stopped && oldest.is_some_and(|(oldest, _)| *oldest < state.generation)
         };
         drop(self.gate.ended.wait_while(self.gate.state(), older));
+        self.check_stopped()
+    }
+
+    /// Has compactions end early from now on, those that wait included.
+    pub(super) fn stop(&self) {
+        self.gate.state().stopped = true;
+        self.gate.ended.notify_all();
+    }
+
+    /// Fails if compactions are to end.
+    pub(super) fn check_stopped(&self) -> Result<(), Error> {
+        if self.gate.state().stopped { Err(Error::Stopped) } else { Ok(()) }
     }
 }
 

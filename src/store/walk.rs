@@ -1,6 +1,6 @@
 //! Walking everything that roots reach.
 //!
-//! What was visited is marked ([`Marks`]): memory is a bit per block of the store and not an id. Blocks that name nothing (leaves, parts, streams) are marked without
+//! What was visited is marked ([`Marks`]): memory is two bits per block of the store and not an id. Blocks that name nothing (leaves, parts, streams) are marked without
 //! being read. The walk keeps its path on a stack of its own: a chain of any length is safe.
 
 use std::collections::BTreeSet;
@@ -95,13 +95,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Visits a block and all below; tells of every fault. `on_fault` may end the walk.
+    /// Visits a block and all below; tells of every fault. Both functions may end the walk.
     pub(super) fn root(
         &mut self,
         name: &str,
         id: BlockId,
         on_fault: &mut dyn FnMut(Fault) -> Result<(), Error>,
-        on_block: &mut dyn FnMut(u64),
+        on_block: &mut dyn FnMut(u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut stack: Vec<Frame> = Vec::new();
         let mut next = Some(id);
@@ -116,7 +116,7 @@ impl<'a> Walk<'a> {
                     Visit::Tainted => taint(&mut stack),
                     Visit::Fine => {}
                 }
-                on_block(self.visited);
+                on_block(self.visited)?;
             }
             let Some(top) = stack.last_mut() else { return Ok(()) };
             next = top.children.next();

@@ -4,7 +4,7 @@
 //!
 //! Four passes: the small files; every segment (header, length, footer, and with [`Level::Data`] every
 //! record and every block against its name); from [`Level::Graph`] on the index against the footers, and
-//! everything that the commit reaches. Memory: a bit per block, and what is damaged.
+//! everything that the commit reaches. Memory: two bits per block, and what is damaged.
 
 mod memory;
 mod report;
@@ -445,7 +445,11 @@ fn graph(
             report.add(fault_finding(fault));
             Ok(())
         };
-        walk.root(name, *id, &mut on_fault, &mut |blocks| on_progress(Progress::Graph { blocks }))?;
+        let mut on_block = |blocks| {
+            on_progress(Progress::Graph { blocks });
+            Ok(())
+        };
+        walk.root(name, *id, &mut on_fault, &mut on_block)?;
     }
     report.reachable = walk.visited;
     report.tainted = walk.tainted;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::{DamagedSegment, Repair, Salvage, damaged_segments};
 use crate::block::{self, BlockId, BlockRead as _};
-use crate::store::compact::drop_segments;
+use crate::store::compact::{drop_segments, remove_unused};
 use crate::store::fsck::{self, Code, Level, Report};
 use crate::store::layout::SegmentId;
 use crate::store::reserve::Purpose;
@@ -153,5 +153,6 @@ fn set_aside(repair: &Repair, store: &Store, segments: &[DamagedSegment]) -> Res
             _ => gone.push((one.segment, *bytes)),
         }
     }
-    drop_segments(store, shared.writer()?, &gone)
+    drop_segments(store, shared.writer()?, &gone)?;
+    remove_unused(shared, shared.writer()?).map(drop)
 }
