@@ -103,29 +103,30 @@ fn check_empty(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
 
 /// Opens a store for writing.
 pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Shared, Error> {
+    let identity = Identity::read(&*disk, dir)?;
     let lock = recover::take_lock(&*disk, dir)?;
-    let opened = writer_with(&disk, dir, &options, &lock);
+    let opened = writer_with(&disk, dir, &options, &identity, &lock);
     let Err(Error::Full(error)) = opened else { return opened };
     // To delete and to compact is how space is had, and asks for a store that is open.
     if reserve(&disk, dir, &options).give_up()? {
-        writer_with(&disk, dir, &options, &lock)
+        writer_with(&disk, dir, &options, &identity, &lock)
     } else {
         Err(Error::Full(error))
     }
 }
 
 fn reserve(disk: &Arc<dyn Disk>, dir: &Path, options: &Options) -> Reserve {
-    Reserve::new(Arc::clone(disk), dir, options.segment_bytes)
+    Reserve::new(Arc::clone(disk), dir, options)
 }
 
 fn writer_with(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     options: &Options,
+    identity: &Identity,
     lock: &Arc<dyn File>,
 ) -> Result<Shared, Error> {
-    let (disk, options) = (Arc::clone(disk), options.clone());
-    let identity = Identity::read(&*disk, dir)?;
+    let (disk, options, identity) = (Arc::clone(disk), options.clone(), *identity);
     let store = identity.uuid;
     let log_files = LogFiles::new(Arc::clone(&disk), dir, store, options.durable);
     let mut read = log_files.read_settled()?;

@@ -14,12 +14,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use super::Error;
 use super::append::ALLOCATE_STEP_BYTES;
 use super::fs::{Access, Disk, File, FsError};
 use super::log::LOG_BYTES;
 use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::{Mutex, MutexGuard};
+use super::{Error, Options};
 
 /// Openings that each may have begun a segment with the space, and log files, before a compaction needs it.
 const BEGINNINGS: u64 = 2;
@@ -39,6 +39,8 @@ pub(super) struct Reserve {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     segment_bytes: u64,
+    /// Whether anything is kept back at all: not for stores that are thrown away.
+    is_kept: bool,
     state: Mutex<State>,
     /// Whether less is held than wanted.
     short: AtomicBool,
@@ -54,10 +56,11 @@ struct State {
 
 impl Reserve {
     /// That of the store in a directory, with nothing held yet.
-    pub(super) fn new(disk: Arc<dyn Disk>, store_dir: &Path, segment_bytes: u64) -> Self {
+    pub(super) fn new(disk: Arc<dyn Disk>, store_dir: &Path, options: &Options) -> Self {
         let path = store_dir.join("RESERVE");
         let (state, short, refused) = Default::default();
-        Self { disk, path, segment_bytes, state, short, refused }
+        let (segment_bytes, is_kept) = (options.segment_bytes, options.durable);
+        Self { disk, path, segment_bytes, is_kept, state, short, refused }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -66,6 +69,9 @@ impl Reserve {
 
     /// Wants enough for segments of that many bytes from now on.
     pub(super) fn want_for(&self, segment_bytes: u64) {
+        if !self.is_kept {
+            return;
+        }
         let begin = ALLOCATE_STEP_BYTES.min(self.segment_bytes) + LOG_BYTES;
         let mut state = self.state();
         state.wanted = state.wanted.max(segment_bytes + BEGINNINGS * begin);
