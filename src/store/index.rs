@@ -257,3 +257,6 @@ fn open_runs(
     }
     Ok((runs, next))
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,6 +73,8 @@ struct State {
     failed: u64,
     /// Bytes that all files may have; without bound if none.
     capacity: Option<u64>,
+    /// Bytes that were read.
+    read: u64,
 }
 
 impl fmt::Debug for SimDisk {
@@ -104,6 +106,12 @@ impl SimDisk {
     /// Makes operations fail from now on, in place of what was to fail before.
     pub fn fail(&self, faults: &[Fault]) {
         self.state().faults = faults.to_vec();
+    }
+
+    /// Bytes that were read so far.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.state().read
     }
 
     /// Bytes of all files.
@@ -375,6 +383,7 @@ impl File for SimFile {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), FsError> {
+        self.disk.state().read += buffer.len() as u64;
         self.look(Operation::Read, |content| {
             content.read(offset as usize, buffer).then_some(()).ok_or(ErrorKind::UnexpectedEof)
         })
