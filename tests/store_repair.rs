@@ -198,6 +198,16 @@ fn both_slots_of_head_can_go() {
 }
 
 #[test]
+fn head_can_be_cut_anywhere() {
+    for bytes in [100, 128, 1000, 4095, 4096, 5000, 8191] {
+        let scene = Scene::new();
+        let head = std::fs::File::options().write(true).open(scene.dir.join("HEAD")).unwrap();
+        head.set_len(bytes).unwrap();
+        scene.is_whole_again();
+    }
+}
+
+#[test]
 fn a_store_in_use_is_not_repaired() {
     let scene = Scene::new();
     let _store = Store::open(&scene.dir, small(false)).unwrap();

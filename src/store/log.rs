@@ -266,9 +266,23 @@ impl LogFiles {
             }
             other => other?,
         };
+        self.cut_part_of_slot(&*head)?;
         head.write_at(slot.generation % 2 * SLOT_BYTES, &slot.encode(&self.store))?;
         if self.durable {
             head.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Cuts off a slot that is not whole, which does not count: a write behind it would fill it up with
+    /// zeros, and it would.
+    fn cut_part_of_slot(&self, head: &dyn File) -> Result<(), Error> {
+        let size = head.size()?;
+        if size < 2 * SLOT_BYTES && !size.is_multiple_of(SLOT_BYTES) {
+            head.set_size(size - size % SLOT_BYTES)?;
+            if self.durable {
+                head.sync()?;
+            }
         }
         Ok(())
     }
