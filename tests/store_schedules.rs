@@ -55,6 +55,15 @@ fn add(store: &Store, name: &str, leaves: &[u64], known: &Known) -> Result<(), E
     Ok(())
 }
 
+/// Takes over what a commit names without putting it, under another name, unless its name is gone.
+fn take_over(store: &Store, known: &Known) -> Result<(), Error> {
+    let _session = store.session();
+    let Some(id) = store.roots().1.get("taken").copied() else { return Ok(()) };
+    store.commit(|roots| _ = roots.insert("over".to_owned(), id))?;
+    known.lock().expect("known").insert("over".to_owned(), id);
+    Ok(())
+}
+
 /// What was acknowledged.
 type Known = std::sync::Mutex<Roots>;
 
@@ -70,8 +79,9 @@ fn half_dead(disk: &SimDisk, known: &Known) -> Store {
     let all: Vec<u64> = (0..LEAVES).collect();
     add(&store, "all", &all, known).expect("add");
     add(&store, "some", &[1, 4, 11], known).expect("add");
+    add(&store, "taken", &[2, 6, 8], known).expect("add");
     store.commit(|roots| _ = roots.remove("all")).expect("remove");
-    known.lock().expect("known").remove("all");
+    known.lock().expect("known").retain(|name, _| name == "some");
     store
 }
 
@@ -98,7 +108,8 @@ fn check(store: &Store, known: &Roots) {
     assert!(report.is_sound(), "{:?}", report.findings);
 }
 
-/// One run: two writers that put what is dead, dying or living, a compaction, and readers here and in another process.
+/// One run: two writers that put what is dead, dying or living, one that takes over what
+/// another lets go, a compaction, and readers here and in another process.
 fn run(cut: Option<u64>) {
     let disk = SimDisk::new(Path::new("/disk"));
     let known = Arc::new(Known::new(BTreeMap::new()));
@@ -118,6 +129,11 @@ fn run(cut: Option<u64>) {
     threads.push(thread::spawn(move || {
         compact::execute(&compacting, Settings::thorough(), &mut |_, _| {}).map(drop)
     }));
+    let (taking, taken) = (store.clone(), Arc::clone(&known));
+    threads.push(thread::spawn(move || take_over(&taking, &taken)));
+    let removing = store.clone();
+    threads
+        .push(thread::spawn(move || removing.commit(|roots| _ = roots.remove("taken")).map(drop)));
     let reading = store.clone();
     threads.push(thread::spawn(move || read(&reading)));
     // As a restore does from a process of its own.

@@ -1,17 +1,18 @@
 //! Compaction: giving back the space of blocks that nothing reaches.
 //!
 //! Order: all that was put is sealed; from then on whoever puts a block that is there marks it. When the sessions
-//! that were there before have ended, what the newest commit reaches is marked; live records of segments worth it are
+//! that were there before have ended, what the commits since the beginning reach is marked; live records of segments worth it are
 //! copied forward, each segment being closed before: what is not marked in it then counts as absent; a
 //! commit names the segments without the old ones, and makes the copies durable before it; then the old files
 //! are removed, unless a registered reader still reads a commit that lists them. A crash before that commit
 //! leaves copies that count for nothing; after it, files that no commit names, which the next open removes.
 //! Nothing is changed in place.
 //!
-//! Why no block is lost that a later commit names: the commit that is walked reaches it, and it is marked; or
+//! Why no block is lost that a later commit names: a commit that is walked reaches it, and it is marked; or
 //! it was appended since the beginning, and is in none of the segments that were sealed then; or it was found since,
-//! and is marked, or was appended anew because its segment was closed. A session that was there before the beginning
-//! has ended when the commit is chosen, and what it committed is in that commit.
+//! and is marked, or was appended anew because its segment was closed; or whoever names it took it over, without a
+//! put, from a state that it read. That is of a commit since the beginning, all of which are walked up to the last
+//! one at which a session lived that was there before, or of a later one, to which all this applies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
@@ -29,7 +30,7 @@ use super::sync::Mutex;
 use super::walk::{Fault, Walk, Why};
 use super::writer::{Waiting, Writer};
 use super::{CommitSeq, Error, Role, Shared, Store, readers};
-use crate::block;
+use crate::block::{self, BlockId};
 
 /// A segment below this share of the usual size is small.
 const SMALL_SHARE: u64 = 4;
@@ -147,7 +148,8 @@ pub fn plan(store: &Store, settings: Settings) -> Result<Plan, Error> {
     let _turn = shared.sessions.turn();
     let commit = shared.settled_commit()?;
     let sizes = sizes(shared, &commit);
-    make_plan(shared, &commit, sizes, settings, &Mutex::default())
+    let roots = commit.roots.clone().into_iter().collect();
+    make_plan(shared, (commit.seq, roots), sizes, settings, &Mutex::default())
 }
 
 /// Compacts the store. Waits for the end of the sessions that live; those that begin later go on beside it.
@@ -164,17 +166,23 @@ pub fn execute(
     let writer = shared.writer()?;
     let _turn = shared.sessions.turn();
     let keeping = Keeping { shared, marks: Arc::default() };
+    // Outside of the lock, for most of it.
+    writer.seal_active(&shared.segments, &shared.index)?;
     let sizes = {
         let mut slot = shared.sessions.change_keeping();
         writer.seal_active(&shared.segments, &shared.index)?;
         *slot = Some(Arc::clone(&keeping.marks));
-        // Before anybody can mark, so that whoever began after this has marked all that it found.
+        // Before anybody can mark, so that whoever began after this has marked all that it found. What it may
+        // take over from a state that it read is noted.
+        writer.watch();
         shared.sessions.begin_generation();
         writer.sealed()
     };
     shared.sessions.wait_for_older()?;
-    let commit = shared.settled_commit()?;
-    let mut plan = make_plan(shared, &commit, sizes, settings, &keeping.marks)?;
+    let watched = writer.end_watch()?.expect("this one watches, and has the turn");
+    writer.seal_active(&shared.segments, &shared.index)?;
+    let (seq, roots) = (watched.newest.seq, watched.roots);
+    let mut plan = make_plan(shared, (seq, roots), sizes, settings, &keeping.marks)?;
     let waiting_bytes = remove_chosen(store, writer, &keeping, &mut plan, on_progress)?;
     plan.count();
     writer.reserve.try_fill()?;
@@ -255,6 +263,10 @@ impl Keeping<'_> {
 impl Drop for Keeping<'_> {
     fn drop(&mut self) {
         *self.shared.sessions.change_keeping() = None;
+        // Where the compaction ended before it chose.
+        if let Role::Writer(writer) = &self.shared.role {
+            _ = writer.end_watch();
+        }
     }
 }
 
@@ -270,7 +282,7 @@ fn sizes(shared: &Shared, commit: &Commit) -> BTreeMap<SegmentId, u64> {
 
 fn make_plan(
     shared: &Shared,
-    commit: &Commit,
+    (commit, roots): (CommitSeq, BTreeSet<(String, BlockId)>),
     sizes: BTreeMap<SegmentId, u64>,
     settings: Settings,
     marks: &Mutex<Marks>,
@@ -278,7 +290,7 @@ fn make_plan(
     static NO_DAMAGE: BTreeSet<(SegmentId, u64)> = BTreeSet::new();
     let mut walk = Walk::new(shared, &NO_DAMAGE, marks);
     let mut on_block = |_| shared.sessions.check_stopped();
-    for (name, id) in &commit.roots {
+    for (name, id) in &roots {
         walk.root(name, *id, &mut |fault| refuse(fault), &mut on_block)?;
     }
     let marks = marks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -301,7 +313,7 @@ fn make_plan(
     rewrite_down_to(&mut segments, settings.dead_percent_max);
     join_small(&mut segments, shared.options.segment_bytes);
     shared.note_dead(segments.iter().map(SegmentPlan::dead_bytes).sum());
-    let mut plan = Plan { commit: commit.seq, segments, freed_bytes: 0, copied_bytes: 0 };
+    let mut plan = Plan { commit, segments, freed_bytes: 0, copied_bytes: 0 };
     plan.count();
     Ok(plan)
 }
@@ -415,28 +427,33 @@ pub(super) fn drop_segments(
     let commit = writer.commit(|_| {}, &ids)?;
     let shared = &*store.shared;
     let dropped_by = commit.seq;
-    writer.wait_for_readers(gone.iter().map(|&(segment, bytes)| Waiting {
+    writer.waiting().extend(gone.iter().map(|&(segment, bytes)| Waiting {
         segment,
         bytes,
         dropped_by,
     }));
     shared.index.drop_segments(&ids)?;
-    store.reclaiming().keep_copy(&commit);
+    store.keep_copy(&commit);
     Ok(())
 }
 
 /// Removes dropped segments that no living reader uses. Returns the bytes of those left.
 pub(super) fn remove_unused(shared: &Shared, writer: &Writer) -> Result<u64, Error> {
+    let mut waiting = writer.waiting();
+    if waiting.is_empty() {
+        return Ok(0);
+    }
     let living = readers::living(&*shared.disk, &shared.dir)?;
     let oldest = living.iter().map(|reader| reader.commit).min();
-    writer.remove_waiting(|one| {
-        if oldest.is_some_and(|oldest| oldest < one.dropped_by) {
-            return Ok(false);
+    while let Some(at) =
+        waiting.iter().position(|one| oldest.is_none_or(|oldest| oldest >= one.dropped_by))
+    {
+        let segment = waiting[at].segment;
+        shared.segments.forget(segment);
+        match shared.disk.remove(&shared.segments.path(segment)) {
+            Err(error) if !FsError::is_not_found(&error) => return Err(error.into()),
+            _ => _ = waiting.swap_remove(at),
         }
-        shared.segments.forget(one.segment);
-        match shared.disk.remove(&shared.segments.path(one.segment)) {
-            Err(error) if !FsError::is_not_found(&error) => Err(error.into()),
-            _ => Ok(true),
-        }
-    })
+    }
+    Ok(waiting.iter().map(|one| one.bytes).sum())
 }

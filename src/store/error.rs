@@ -85,6 +85,14 @@ pub enum Error {
     /// The commit was gathered with others into one that failed; the roots are as they were before.
     #[error("the commit failed together with another one; it can be repeated")]
     GroupFailed,
+    /// A compaction waited for sessions that were there before it, and commits named too much meanwhile.
+    #[error(
+        "those that wrote when the compaction began went on until {roots} states were committed; try again later"
+    )]
+    TooBusy {
+        /// States that are remembered.
+        roots: usize,
+    },
     /// Somebody asked it to end, see [`super::Store::stop_compactions`].
     #[error("the compaction was stopped; what it had done stays done, and it can be run again")]
     Stopped,

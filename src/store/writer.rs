@@ -10,7 +10,7 @@
 //! it. A write or fsync that fails latches the store: what the system did with those bytes is unknown
 //! until it is reopened, which writes again what it reads before it builds on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,6 +29,9 @@ use crate::block::{self, Block, BlockId, Codec, Kind};
 
 /// How often a committer that waits for a seal looks whether the store was latched meanwhile.
 const LATCH_CHECK: Duration = Duration::from_millis(100);
+
+/// Roots that are noted while a compaction waits for those who were there before it.
+const MAX_WATCHED: usize = 1 << 16;
 
 /// What a writer has beyond a reader.
 #[derive(Debug)]
@@ -85,10 +88,31 @@ struct Log {
     file: Option<LogFile>,
     slot: Option<Slot>,
     newest: Arc<Commit>,
+    /// What commits have named since a compaction began, while it chooses.
+    watched: Option<Watched>,
     /// Edits up to this one are decided: durable, or failed if in `failed`.
     decided: u64,
     /// The edits that failed, as ranges of tickets; ranges that touch are one.
     failed: Vec<(u64, u64)>,
+}
+
+/// Roots that commits have named, and the newest of these commits.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) newest: Arc<Commit>,
+    pub(super) roots: BTreeSet<(String, BlockId)>,
+}
+
+impl Watched {
+    fn add(&mut self, commit: &Arc<Commit>) {
+        self.newest = Arc::clone(commit);
+        // One more than the bound tells that there were too many.
+        for (name, id) in &commit.roots {
+            if self.roots.len() <= MAX_WATCHED {
+                self.roots.insert((name.clone(), *id));
+            }
+        }
+    }
 }
 
 /// What a writer starts from.
@@ -141,7 +165,7 @@ impl Writer {
         let Start { lock, reserve, slot, commit, sealed, next, waiting } = start;
         let pending = Pending { roots: commit.roots.clone(), ticket: 0 };
         let newest = Arc::new(commit);
-        let log = Log { file: None, slot, newest, decided: 0, failed: Vec::new() };
+        let log = Log { file: None, slot, newest, watched: None, decided: 0, failed: Vec::new() };
         let append = Append { active: None, sealing: Vec::new(), sealed, next, added_bytes: 0 };
         Self {
             target,
@@ -186,6 +210,26 @@ impl Writer {
     /// The newest durable commit.
     pub(super) fn newest(&self) -> Arc<Commit> {
         Arc::clone(&lock(&self.log).newest)
+    }
+
+    /// Notes from now on what commits name, the newest included.
+    pub(super) fn watch(&self) {
+        let mut log = lock(&self.log);
+        let newest = Arc::clone(&log.newest);
+        let mut watched = Watched { newest: Arc::clone(&newest), roots: BTreeSet::new() };
+        watched.add(&newest);
+        log.watched = Some(watched);
+    }
+
+    /// What was noted, if somebody watches; nothing more is. Fails if it was too much.
+    pub(super) fn end_watch(&self) -> Result<Option<Watched>, Error> {
+        let watched = lock(&self.log).watched.take();
+        match watched {
+            Some(watched) if watched.roots.len() > MAX_WATCHED => {
+                Err(Error::TooBusy { roots: MAX_WATCHED })
+            }
+            watched => Ok(watched),
+        }
     }
 
     /// Where a block is among the segments being written, and its content if asked for.
@@ -403,6 +447,9 @@ impl Writer {
             log.file = Some(file);
         }
         let commit = Arc::new(commit);
+        if let Some(watched) = &mut log.watched {
+            watched.add(&commit);
+        }
         log.newest = Arc::clone(&commit);
         if !appended
             && let Some(slot) = &log.slot
@@ -443,32 +490,10 @@ impl Writer {
         lock(&self.append).sealed.clone()
     }
 
-    /// Notes segments that a commit dropped.
-    pub(super) fn wait_for_readers(&self, dropped: impl Iterator<Item = Waiting>) {
-        lock(&self.waiting).extend(dropped);
-    }
-
-    /// Has dropped segments removed, as far as `remove` does. Returns the bytes of those left.
-    pub(super) fn remove_waiting(
-        &self,
-        mut remove: impl FnMut(&Waiting) -> Result<bool, Error>,
-    ) -> Result<u64, Error> {
-        let mut waiting = lock(&self.waiting);
-        let mut left = Vec::new();
-        let mut failed = None;
-        for one in waiting.drain(..) {
-            match if failed.is_none() { remove(&one) } else { Ok(false) } {
-                Ok(true) => {}
-                Ok(false) => left.push(one),
-                Err(error) => {
-                    failed = Some(error);
-                    left.push(one);
-                }
-            }
-        }
-        let bytes = left.iter().map(|one| one.bytes).sum();
-        *waiting = left;
-        failed.map_or(Ok(bytes), Err)
+    /// Dropped segments that wait for their readers. Who removes some lists the readers while it has these: a
+    /// reader that comes later finds a commit without them.
+    pub(super) fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        lock(&self.waiting)
     }
 
     /// Bytes appended since opening, blocks and bytes in the segments being written, and the bytes of
