@@ -135,7 +135,10 @@ fn run(cut: Option<u64>) {
     threads
         .push(thread::spawn(move || removing.commit(|roots| _ = roots.remove("taken")).map(drop)));
     let reading = store.clone();
-    threads.push(thread::spawn(move || read(&reading)));
+    threads.push(thread::spawn(move || {
+        let _session = reading.session();
+        read(&reading)
+    }));
     // As a restore does from a process of its own.
     let on = Arc::new(disk.clone());
     threads.push(thread::spawn(move || {

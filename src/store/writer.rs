@@ -24,7 +24,7 @@ use super::record::{Commit, MAX_ROOT_NAME_BYTES, MAX_ROOTS};
 use super::reserve::{Purpose, Reserve};
 use super::segment::{Segments, check_record};
 use super::sync::{Condvar, Mutex, MutexGuard};
-use super::{CommitSeq, Error, Roots};
+use super::{CommitSeq, Error, Roots, sync};
 use crate::block::{self, Block, BlockId, Codec, Kind};
 
 /// How often a committer that waits for a seal looks whether the store was latched meanwhile.
@@ -367,8 +367,7 @@ impl Writer {
         let mut append = lock(&self.append);
         while !append.sealing.is_empty() {
             self.check_latch()?;
-            let waited = self.sealed_one.wait_timeout(append, LATCH_CHECK);
-            append = waited.unwrap_or_else(PoisonError::into_inner).0;
+            append = sync::wait(&self.sealed_one, &self.append, append, LATCH_CHECK);
         }
         Ok(append)
     }
