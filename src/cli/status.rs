@@ -9,7 +9,7 @@ const AFTER_HELP: &str = "\
 --json prints one object:
   store    {dir, commit, blocks, stored_bytes, dead_bytes, full, segments, checks}; dead_bytes are
            those of stored_bytes that nothing needed when the daemon last counted them, or null; full
-           says whether the disk was when something was last stored; checks are {oldest_check_ms,
+           says whether the disk was when the daemon last stored something; checks are {oldest_check_ms,
            never_checked, damaged_segments}: when the segment whose check is the oldest was found sound
            (since 1970), those never checked, and those that were damaged when they were last
   daemon   whether a daemon runs on the store; its live figures are then in `jobs`

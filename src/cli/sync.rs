@@ -51,6 +51,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         outcome = follow.snapshot() => outcome.map_err(Error::Job),
         () = signals.stop() => Err(daemon::Error::Interrupted.into()),
     };
+    follow.job().store().stop_compactions();
     answers.stop().await;
     let stopped = follow.stop().await;
     watch.stop();

@@ -92,6 +92,8 @@ impl Job {
         let changed = (same && state.identity != identity) || id.is_none();
         let job = Self::of(store, name, Committed { id, state });
         if changed {
+            // A daemon must start on a full disk, too: it is the one that gives space back.
+            let job = job.reclaiming();
             job.update(&job.store().session(), |state| {
                 state.identity = identity;
                 Ok(())
@@ -114,7 +116,7 @@ impl Job {
         Self { store, inner: Arc::new(Inner { name, committed: Mutex::new(committed) }) }
     }
 
-    /// The same job for deletions, see [`Store::reclaiming`].
+    /// The same job for small changes that let others go, see [`Store::reclaiming`].
     pub(super) fn reclaiming(&self) -> Self {
         Self { store: self.store.reclaiming(), inner: Arc::clone(&self.inner) }
     }

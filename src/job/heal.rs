@@ -141,7 +141,8 @@ pub(super) async fn change_scope(job: &Job, source: &Source, scope: Scope) -> Re
     if widens {
         return begin_scan(job, source, Why::Scope(scope)).await;
     }
-    let owner = job.clone();
+    // Narrower filters let what they leave out go.
+    let owner = job.reclaiming();
     blocking("opener", job.name(), move || {
         owner.update(&owner.store().session(), |state| {
             state.scope = scope;

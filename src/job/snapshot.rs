@@ -108,6 +108,8 @@ pub fn delete(job: &Job, id: &str) -> Result<SnapshotInfo, Error> {
 /// # Errors
 /// [`Error::NoSuchSnapshot`], and those of the store.
 pub fn keep(job: &Job, id: &str, keep: bool) -> Result<SnapshotInfo, Error> {
+    // One that is released can be deleted.
+    let job = &job.reclaiming();
     let manifest = job.update(&job.store().session(), |state| {
         let manifest = Manifest { keep, ..find(job, state, id)? };
         put(job, state, &manifest)?;
@@ -121,6 +123,8 @@ pub fn keep(job: &Job, id: &str, keep: bool) -> Result<SnapshotInfo, Error> {
 /// # Errors
 /// Those of the store.
 pub fn set_window(job: &Job, window: Duration) -> Result<(), Error> {
+    // A shorter one lets slices go.
+    let job = &job.reclaiming();
     let millis = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
     if job.state().restore_window_ms == millis {
         return Ok(());
