@@ -39,6 +39,14 @@ fn half_dead(dir: &std::path::Path, mmap: bool) -> Store {
     store
 }
 
+/// Graphs of a few blocks, each under a root named by its number.
+fn many_roots(store: &Store, random: &mut StdRng, count: u32) {
+    for name in 0..count {
+        let id = put_graph(store, random, 6, 3000);
+        store.commit(|roots| _ = roots.insert(name.to_string(), id)).unwrap();
+    }
+}
+
 #[test]
 fn space_of_unreachable_blocks_comes_back() {
     for mmap in [true, false] {
@@ -72,10 +80,7 @@ fn no_more_than_the_cap_stays_dead() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create(dir.path(), small(true)).unwrap();
     let mut random = StdRng::seed_from_u64(29);
-    for round in 0..160 {
-        let id = put_graph(&store, &mut random, 6, 3000);
-        store.commit(|roots| _ = roots.insert(format!("{round}"), id)).unwrap();
-    }
+    many_roots(&store, &mut random, 160);
     // Those of four that follow each other share a segment with few others.
     store.commit(|roots| roots.retain(|name, _| name.parse::<u32>().unwrap() % 4 > 0)).unwrap();
     let kept = reach_all(&store);
@@ -139,10 +144,7 @@ fn a_reader_bounds_the_space_that_compaction_takes() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create(dir.path(), small(true)).unwrap();
     let mut random = StdRng::seed_from_u64(31);
-    for round in 0..120 {
-        let id = put_graph(&store, &mut random, 6, 3000);
-        store.commit(|roots| _ = roots.insert(format!("{round}"), id)).unwrap();
-    }
+    many_roots(&store, &mut random, 120);
     store.commit(|roots| roots.retain(|name, _| name.ends_with(['1', '4', '7']))).unwrap();
     let kept = reach_all(&store);
     let reader = Store::open_reader(dir.path(), small(true)).unwrap();

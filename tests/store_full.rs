@@ -40,6 +40,16 @@ fn add(store: &Store, random: &mut StdRng, name: &str) -> Result<(), Error> {
     store.commit(|roots| _ = roots.insert(name.to_owned(), id)).map(drop)
 }
 
+/// A store of so many graphs, named by numbers.
+fn filled(disk: &SimDisk, graphs: u64) -> Store {
+    let store = created(disk);
+    let mut random = StdRng::seed_from_u64(100 + graphs);
+    for name in 0..graphs {
+        add(&store, &mut random, &name.to_string()).expect("there is space");
+    }
+    store
+}
+
 /// Deletes every other root, as deletions of a job do: a block is put, then the roots change.
 fn delete_half(store: &Store) -> Result<usize, Error> {
     let store = store.reclaiming();
@@ -75,7 +85,9 @@ fn a_store_that_filled_its_disk_gives_space_back_and_goes_on() {
         for cycle in 0..3 {
             let error = fill(&store, &mut random, &cycle.to_string());
             assert!(error.to_string().contains("full"), "{error}");
-            assert!(store.is_full(), "nothing was given up for data");
+            assert!(store.is_full());
+            let reserve = disk.files()[Path::new("/disk/store/RESERVE")].len() as u64;
+            assert!(reserve > RESERVE_BYTES * 9 / 10, "{reserve} bytes: data took of it");
             let all = reach_all(&store);
             if (round + cycle) % 2 == 0 {
                 drop(store);
@@ -100,11 +112,7 @@ fn a_store_that_filled_its_disk_gives_space_back_and_goes_on() {
 fn a_disk_that_others_fill_to_the_last_byte_has_room_to_give_space_back() {
     for round in rounds(20, 60) {
         let disk = SimDisk::new(Path::new("/disk"));
-        let mut store = created(&disk);
-        let mut random = StdRng::seed_from_u64(100 + round);
-        for name in 0..=round {
-            add(&store, &mut random, &name.to_string()).expect("there is space");
-        }
+        let mut store = filled(&disk, round + 1);
         disk.set_capacity(Some(disk.used()));
         if round % 2 == 0 {
             drop(store);
@@ -128,11 +136,7 @@ fn a_disk_that_others_fill_to_the_last_byte_has_room_to_give_space_back() {
 #[test]
 fn dead_segments_go_without_a_reserve() {
     let disk = SimDisk::new(Path::new("/disk"));
-    let store = created(&disk);
-    let mut random = StdRng::seed_from_u64(9);
-    for name in 0..40 {
-        add(&store, &mut random, &name.to_string()).expect("there is space");
-    }
+    let store = filled(&disk, 40);
     let before = store.stats().stored_bytes;
     let is_kept = |name: &str| name.parse::<u32>().is_ok_and(|name| name % 2 == 0 && name > 20);
     store.commit(|roots| roots.retain(|name, _| is_kept(name))).expect("the log has room");
@@ -144,6 +148,28 @@ fn dead_segments_go_without_a_reserve() {
     assert!(after * 2 < before, "{before} bytes became {after}");
     assert_eq!(reach_all(&store), kept);
     sound(&store);
+}
+
+/// Runs of the index are a cache: where there is no space to make them again, a store opens without.
+#[test]
+fn an_opening_needs_no_space_for_the_index() {
+    let disk = SimDisk::new(Path::new("/disk"));
+    let store = filled(&disk, 40);
+    let all = reach_all(&store);
+    drop(store);
+    let is = |path: &Path, what: &str| path.extension().is_some_and(|name| name == what);
+    let runs: Vec<_> = disk.files().into_keys().filter(|path| is(path, "run")).collect();
+    assert!(!runs.is_empty());
+    runs.iter().for_each(|path| disk.put_file(path, None));
+    disk.put_file(Path::new("/disk/store/RESERVE"), None);
+    disk.set_capacity(Some(disk.used()));
+    let store = opened(&disk);
+    assert_eq!(reach_all(&store), all);
+    assert!(store.stats().index_runs > 3, "they are not merged");
+    assert!(!disk.files().keys().any(|path| is(path, "new")));
+    disk.set_capacity(None);
+    drop(store);
+    assert_eq!(opened(&disk).stats().index_runs, 1, "they are merged");
 }
 
 /// The power goes while space is given back, after every operation.

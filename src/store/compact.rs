@@ -185,9 +185,9 @@ pub fn execute(
     let mut plan = make_plan(shared, (seq, roots), sizes, settings, &keeping.marks)?;
     let waiting_bytes = remove_chosen(store, writer, &keeping, &mut plan, on_progress)?;
     plan.count();
-    writer.reserve.try_fill()?;
+    writer.reserve.try_fill();
     let kept = plan.segments.iter().filter(|one| one.action == Action::Keep);
-    shared.note_dead(kept.map(SegmentPlan::dead_bytes).sum());
+    shared.sessions.note_dead(kept.map(SegmentPlan::dead_bytes).sum());
     Ok(Outcome { plan, waiting_bytes })
 }
 
@@ -312,7 +312,7 @@ fn make_plan(
         .collect();
     rewrite_down_to(&mut segments, settings.dead_percent_max);
     join_small(&mut segments, shared.options.segment_bytes);
-    shared.note_dead(segments.iter().map(SegmentPlan::dead_bytes).sum());
+    shared.sessions.note_dead(segments.iter().map(SegmentPlan::dead_bytes).sum());
     let mut plan = Plan { commit, segments, freed_bytes: 0, copied_bytes: 0 };
     plan.count();
     Ok(plan)

@@ -93,6 +93,11 @@ impl FsError {
         Self { operation, path: path.to_owned(), source: source.into() }
     }
 
+    /// That there is no space for a path.
+    pub(super) fn full(path: &Path) -> Self {
+        Self::new(Operation::Allocate, path, io::ErrorKind::StorageFull)
+    }
+
     /// Whether the disk, or the quota on it, is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -101,7 +106,8 @@ impl FsError {
 
     /// Whether nothing was done but to ask for space, so that it can be done again.
     pub(super) fn only_asked_for_space(&self) -> bool {
-        matches!(self.operation, Operation::Create | Operation::Allocate)
+        use Operation::{Allocate, Create, CreateDirectory};
+        matches!(self.operation, Create | Allocate | CreateDirectory)
     }
 
     /// Whether the path is not there.

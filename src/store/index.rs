@@ -44,21 +44,19 @@ impl Probes {
         Ok(None)
     }
 
-    /// Which runs to merge: the smallest ones, as far as the next is not far larger. Empty if no two
-    /// are to be merged.
+    /// Which runs to merge: the largest that is not far larger than all smaller ones together, and those. Empty if
+    /// there is none.
     fn to_merge(&self) -> Vec<Arc<Run>> {
         let mut runs = self.runs.clone();
         runs.sort_by_key(|run| run.table.count());
-        let mut entries = 0;
-        let mut taken = 0;
-        for run in &runs {
-            if taken == MERGE_WIDTH || (taken > 0 && run.table.count() > RATIO * entries) {
-                break;
+        let (mut smaller, mut taken) = (0, 0);
+        for (at, run) in runs.iter().enumerate() {
+            if at > 0 && run.table.count() <= RATIO * smaller {
+                taken = at + 1;
             }
-            entries += run.table.count();
-            taken += 1;
+            smaller += run.table.count();
         }
-        runs.truncate(if taken < 2 { 0 } else { taken });
+        runs.truncate(taken.min(MERGE_WIDTH));
         runs
     }
 }
@@ -113,6 +111,9 @@ impl Index {
             drops: AtomicU64::default(),
             merging: Mutex::new(next),
         };
+        if merging {
+            index.remove_leftovers()?;
+        }
         for some in uncovered.chunks(MERGE_WIDTH) {
             for id in some {
                 match index.add(segments, *id) {
@@ -123,8 +124,11 @@ impl Index {
                 }
             }
             if merging {
-                index.merge()?;
+                index.merge_where_there_is_room()?;
             }
+        }
+        if merging {
+            index.merge_where_there_is_room()?;
         }
         Ok(index)
     }
@@ -206,8 +210,19 @@ impl Index {
         }
     }
 
+    /// Merges, or leaves that for later where the disk is full: look-ups only take longer.
+    fn merge_where_there_is_room(&self) -> Result<(), Error> {
+        match self.merge() {
+            Err(Error::Full(error)) => {
+                tracing::warn!(%error, "index runs stay unmerged");
+                Ok(())
+            }
+            merged => merged,
+        }
+    }
+
     /// Removes files that are no run in use: leftovers of a crash.
-    pub(super) fn remove_leftovers(&self) -> Result<(), Error> {
+    fn remove_leftovers(&self) -> Result<(), Error> {
         let probes = self.probes();
         for name in self.disk.list(&self.dir)? {
             let path = self.dir.join(name);

@@ -61,7 +61,6 @@ use record::Commit;
 use reserve::Purpose;
 use segment::{Segment, Segments};
 use session::Sessions;
-use sync::Mutex;
 use table::Table;
 use writer::Writer;
 
@@ -120,8 +119,6 @@ struct Shared {
     segments: Segments,
     index: Index,
     sessions: Sessions,
-    /// Dead bytes as last counted.
-    dead_bytes: Mutex<Option<u64>>,
     role: Role,
 }
 
@@ -412,14 +409,10 @@ impl Shared {
         }
     }
 
-    fn note_dead(&self, bytes: u64) {
-        *self.dead_bytes.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
-    }
-
     fn stats(&self) -> Stats {
         let probes = self.index.probes();
         let mut stats = Stats {
-            dead_bytes: *self.dead_bytes.lock().unwrap_or_else(PoisonError::into_inner),
+            dead_bytes: self.sessions.dead_bytes(),
             blocks: probes.runs.iter().map(|run| run.table.count()).sum(),
             index_runs: probes.runs.len() as u64,
             ..Stats::default()

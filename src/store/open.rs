@@ -17,7 +17,6 @@ use super::record::Commit;
 use super::reserve::Reserve;
 use super::segment::{self, Segments};
 use super::session::Sessions;
-use super::sync::Mutex;
 use super::writer::{Start, Waiting, Writer};
 use super::{
     CommitSeq, Error, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options, Reader, RepositorySalt, Role,
@@ -105,18 +104,9 @@ fn check_empty(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
 pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Shared, Error> {
     let identity = Identity::read(&*disk, dir)?;
     let lock = recover::take_lock(&*disk, dir)?;
-    let opened = writer_with(&disk, dir, &options, &identity, &lock);
-    let Err(Error::Full(error)) = opened else { return opened };
     // To delete and to compact is how space is had, and asks for a store that is open.
-    if reserve(&disk, dir, &options).give_up()? {
-        writer_with(&disk, dir, &options, &identity, &lock)
-    } else {
-        Err(Error::Full(error))
-    }
-}
-
-fn reserve(disk: &Arc<dyn Disk>, dir: &Path, options: &Options) -> Reserve {
-    Reserve::new(Arc::clone(disk), dir, options)
+    let reserve = Reserve::new(Arc::clone(&disk), dir, &options);
+    reserve.with(|| writer_with(&disk, dir, &options, &identity, &lock))
 }
 
 fn writer_with(
@@ -170,14 +160,12 @@ fn writer_with(
     disk.create_dir(&index::directory(dir))?;
     let live = recovered.sealed.keys().copied().collect();
     let index = Index::open(Arc::clone(&disk), dir, store, &options, &segments, live, true)?;
-    index.remove_leftovers()?;
-    index.merge()?;
     clear_scratch(&*disk, dir, &living)?;
     let scratch = scratch(dir).join(WRITER_SCRATCH);
     disk.create_dir(&scratch)?;
     let slot = Some(slot);
     let recover::Recovered { sealed, next, .. } = recovered;
-    let reserve = reserve(&disk, dir, &options);
+    let reserve = Reserve::new(Arc::clone(&disk), dir, &options);
     if let Some(largest) = sealed.values().max() {
         reserve.want_for(*largest);
     }
@@ -185,21 +173,10 @@ fn writer_with(
     let start = Start { lock, reserve, slot, commit, sealed, next, waiting };
     let writer = Writer::new(target, segment::directory(dir), log_files, start);
     let role = Role::Writer(Box::new(writer));
-    let (dir, sessions, dead_bytes) = (dir.to_owned(), Sessions::default(), Mutex::default());
-    let shared = Shared {
-        dir,
-        scratch,
-        disk,
-        identity,
-        options,
-        segments,
-        index,
-        sessions,
-        dead_bytes,
-        role,
-    };
+    let (dir, sessions) = (dir.to_owned(), Sessions::default());
+    let shared = Shared { dir, scratch, disk, identity, options, segments, index, sessions, role };
     compact::remove_unused(&shared, shared.writer()?)?;
-    shared.writer()?.reserve.try_fill()?;
+    shared.writer()?.reserve.try_fill();
     Ok(shared)
 }
 
@@ -249,19 +226,8 @@ pub(super) fn reader(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
     let scratch_guard = readers::Scratch { disk: Arc::clone(&disk), path: scratch.clone() };
     let reader = Reader { commit, active, _scratch: scratch_guard, _registration: registration };
     let role = Role::Reader(Box::new(reader));
-    let (dir, sessions, dead_bytes) = (dir.to_owned(), Sessions::default(), Mutex::default());
-    Ok(Shared {
-        dir,
-        scratch,
-        disk,
-        identity,
-        options,
-        segments,
-        index,
-        sessions,
-        dead_bytes,
-        role,
-    })
+    let (dir, sessions) = (dir.to_owned(), Sessions::default());
+    Ok(Shared { dir, scratch, disk, identity, options, segments, index, sessions, role })
 }
 
 /// Removes what processes that are gone left in the scratch directory.

@@ -2,8 +2,8 @@
 //!
 //! Owns `RESERVE`: allocated bytes without content. A compaction copies before it removes, a deletion writes
 //! what is left, and a commit may need a new log file; on a full disk there would be room for none of it, and
-//! nothing could ever be freed. Whoever gives space back may use the reserve: where the disk is full, the file
-//! is removed and what failed is done again. From then on nobody else appends until the reserve is whole again,
+//! nothing could ever be freed. Whoever gives space back, or commits what was put, may use the reserve: where the
+//! disk is full, the file is removed and what failed is done again. From then on nobody else appends until the reserve is whole again,
 //! so that what was given up is there for them alone.
 //!
 //! How much: what a compaction copies before it commits and removes (as much as the largest segment), what two
@@ -52,6 +52,8 @@ pub(super) struct Reserve {
 struct State {
     wanted: u64,
     held: u64,
+    /// Who work with the space at this moment: nobody takes it back meanwhile.
+    users: u64,
 }
 
 impl Reserve {
@@ -93,14 +95,19 @@ impl Reserve {
     pub(super) fn with<T>(&self, mut work: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
         match work() {
             Err(Error::Full(error)) if error.only_asked_for_space() => {
-                if self.give_up()? {
-                    work()
-                } else {
-                    Err(Error::Full(error))
-                }
+                // Again even if there is none: somebody may have given it up a moment ago.
+                self.give_up()?;
+                let done = work();
+                self.state().users -= 1;
+                done
             }
             done => done,
         }
+    }
+
+    /// Whether less is held than wanted.
+    pub(super) fn is_short(&self) -> bool {
+        self.short.load(Ordering::Relaxed)
     }
 
     /// Whether the disk was full when somebody last tried.
@@ -108,29 +115,28 @@ impl Reserve {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Makes it whole if the disk has the space. Else that is said.
-    pub(super) fn try_fill(&self) -> Result<(), Error> {
-        match self.fill().map_err(Error::from) {
-            Err(Error::Full(error)) => {
-                self.refused.store(true, Ordering::Relaxed);
-                tracing::warn!(%error, "the disk is full: nothing is stored until there is space for the reserve");
-                Ok(())
-            }
-            filled => filled,
+    /// Makes it whole if the disk has the space. Else that is said, and who appends tries again.
+    pub(super) fn try_fill(&self) {
+        if let Err(error) = self.fill() {
+            self.refused.fetch_or(error.is_full(), Ordering::Relaxed);
+            tracing::warn!(%error, "nothing is stored until there is space for the reserve");
         }
     }
 
     fn fill(&self) -> Result<(), FsError> {
-        if !self.short.load(Ordering::Relaxed) {
+        if !self.is_short() {
             return Ok(());
         }
         let mut state = self.state();
-        let file = match self.disk.open(&self.path, Access::Write) {
-            Err(error) if error.is_not_found() => self.disk.create(&self.path)?,
-            other => other?,
+        if state.users > 0 {
+            return Err(FsError::full(&self.path));
+        }
+        let (file, before) = match self.disk.open(&self.path, Access::Write) {
+            Err(error) if error.is_not_found() => (self.disk.create(&self.path)?, 0),
+            opened => opened.and_then(|file| file.size().map(|size| (file, size)))?,
         };
         if let Err(error) = file.allocate(state.wanted) {
-            self.shrink(&*file, state.held);
+            self.shrink(&*file, before);
             return Err(error);
         }
         state.held = state.wanted;
@@ -139,30 +145,29 @@ impl Reserve {
     }
 
     /// An allocation that failed may have taken a part.
-    fn shrink(&self, file: &dyn File, held: u64) {
-        let shrunk = match held {
+    fn shrink(&self, file: &dyn File, before: u64) {
+        let shrunk = match before {
             0 => self.disk.remove(&self.path),
-            held => file.set_size(held),
+            before => file.set_size(before),
         };
         if let Err(error) = shrunk {
             tracing::warn!(%error, "a part of the reserve stays allocated");
         }
     }
 
-    /// Gives it up. False if there is none.
-    pub(super) fn give_up(&self) -> Result<bool, FsError> {
+    /// Gives it up for one that uses it until it says otherwise.
+    fn give_up(&self) -> Result<(), FsError> {
         let mut state = self.state();
-        state.held = 0;
-        self.short.store(state.wanted > 0, Ordering::Relaxed);
         match self.disk.remove(&self.path) {
-            Err(error) if error.is_not_found() => Ok(false),
-            removed => {
-                removed?;
-                tracing::warn!(
-                    "the disk is full: the reserve is used to give space back, nothing else is stored meanwhile"
-                );
-                Ok(true)
-            }
+            Err(error) if !error.is_not_found() => return Err(error),
+            Err(_) => {}
+            Ok(()) => tracing::warn!(
+                "the disk is full: the reserve is used to give space back, nothing else is stored meanwhile"
+            ),
         }
+        state.held = 0;
+        state.users += 1;
+        self.short.store(state.wanted > 0, Ordering::Relaxed);
+        Ok(())
     }
 }

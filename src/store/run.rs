@@ -148,7 +148,25 @@ pub(super) fn merge(
         Err(error) if !error.is_not_found() => return Err(error.into()),
         _ => {}
     }
-    let file = disk.create(&temporary)?;
+    let written = write_merged(disk, &temporary, store, durable, (sources, &segments, live));
+    if written.is_err()
+        && let Err(error) = disk.remove(&temporary)
+    {
+        tracing::warn!(%error, "a part of an index run is left behind");
+    }
+    written?;
+    Ok(disk.rename(&temporary, path)?)
+}
+
+/// Writes a merged run under its temporary name.
+fn write_merged(
+    disk: &dyn Disk,
+    temporary: &Path,
+    store: &StoreUuid,
+    durable: bool,
+    (sources, segments, live): (&[Arc<Run>], &BTreeSet<SegmentId>, &BTreeSet<SegmentId>),
+) -> Result<(), Error> {
+    let file = disk.create(temporary)?;
     let list: Vec<u8> = segments.iter().flat_map(|id| id.0.to_le_bytes()).collect();
     let mut out = Output::new(&*file, table_start(segments.len()));
     out.hasher.update(&list);
@@ -172,7 +190,7 @@ pub(super) fn merge(
     if durable {
         file.sync()?;
     }
-    Ok(disk.rename(&temporary, path)?)
+    Ok(())
 }
 
 fn merge_entries(

@@ -37,6 +37,8 @@ pub(super) struct Sessions {
     /// Held by the one that compacts.
     turn: Mutex<()>,
     keeping: RwLock<Keeping>,
+    /// Bytes that nothing needed when they were last counted.
+    dead_bytes: Mutex<Option<u64>>,
 }
 
 /// Keeps what it puts from compaction while it lives, see [`super::Store::session`].
@@ -89,6 +91,15 @@ impl Sessions {
 }
 
 impl Sessions {
+    /// Bytes that nothing needed when they were last counted, if they were.
+    pub(super) fn dead_bytes(&self) -> Option<u64> {
+        *self.dead_bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note_dead(&self, bytes: u64) {
+        *self.dead_bytes.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+    }
+
     /// Waits until nobody else compacts.
     pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)

@@ -291,11 +291,14 @@ impl Writer {
             payload_crc: crc32fast::hash(stored),
         };
         let mut append = lock(&self.append);
+        let before = append.active.as_ref().map_or(0, Active::allocated);
         let room = self.with_space(purpose, || self.make_room(&mut append, header.span()));
         let full = self.latching(room)?;
         let active = append.active.as_mut().expect("make_room leaves an active segment");
         let appended = self.with_space(purpose, || active.append(&header, stored));
-        self.reserve.want_for(active.allocated());
+        if active.allocated() != before {
+            self.reserve.want_for(active.allocated());
+        }
         append.added_bytes += *appended.as_ref().unwrap_or(&0);
         drop(append);
         let sealed = full.map_or(Ok(()), |full| self.seal(segments, index, &full));
@@ -341,7 +344,10 @@ impl Writer {
         append.sealing.retain(|one| one.id != full.id);
         self.sealed_one.notify_all();
         drop(append);
-        if let Err(error) = index.merge() {
+        // A merge writes before it removes, and what is kept back is not for it.
+        if !self.reserve.is_short()
+            && let Err(error) = index.merge()
+        {
             tracing::warn!(%error, "index runs stay unmerged; look-ups are slower until they are");
         }
         Ok(())

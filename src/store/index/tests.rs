@@ -88,6 +88,26 @@ fn anonymous_bytes() -> u64 {
     digits.parse::<u64>().expect("a number") << 10
 }
 
+/// A small run is there after each opening, and must not keep the others from being merged.
+#[test]
+fn a_small_run_keeps_no_others_apart() {
+    let sizes = |counts: &[u64]| {
+        let run = |(segment, count): (u32, &u64)| {
+            let table = Table::new(Backing::Owned(Vec::new()), 0, *count);
+            Arc::new(Run::of_footer(SegmentId(segment), table))
+        };
+        let runs = (1..).zip(counts).map(run).collect();
+        let probes = Probes { runs, live: BTreeSet::new() };
+        probes.to_merge().iter().map(|run| run.table.count()).collect::<Vec<_>>()
+    };
+    assert_eq!(sizes(&[2, 70, 71, 72]), [2, 70, 71, 72]);
+    assert_eq!(sizes(&[2, 70, 1000, 71]), [2, 70, 71]);
+    assert_eq!(sizes(&[2, 7, 28]), [0; 0]);
+    assert_eq!(sizes(&[0, 0]), [0, 0]);
+    assert_eq!(sizes(&[5]), [0; 0]);
+    assert_eq!(sizes(&[70; 100]).len(), MERGE_WIDTH);
+}
+
 /// A short form for every day; the long one has 50 million entries (2.4 GB) and takes minutes without
 /// optimisation.
 #[test]
