@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use headstock::lab::{
-    Backup, Mongod, Options, Plan, Program, Release, ReplicaSet, Standalone, Workload,
+    self, Backup, Mongod, Options, Plan, Program, Release, ReplicaSet, Standalone, Workload,
 };
 use mongodb::Client;
 use rand::rngs::StdRng;
@@ -446,10 +446,10 @@ async fn a_prepared_transaction_is_waited_for() {
     numbers.insert_one(doc! { "_id": 0 }).await.expect("insert");
     scene.sync().await;
     for (n, at_once) in [(1, true), (2, false)] {
-        let mut session = scene.client().start_session().await.expect("session");
-        session.start_transaction().await.expect("transaction");
-        let update = numbers.update_one(doc! { "_id": 0 }, doc! { "$set": { "n": n } });
-        update.session(&mut session).await.expect("update");
+        let update = doc! { "q": { "_id": 0 }, "u": { "$set": { "n": n } } };
+        let update = doc! { "update": "numbers", "updates": [update] };
+        let begun = lab::transaction(scene.client(), "shop", &[update]).await;
+        let mut session = begun.expect("transaction");
         let prepare = doc! { "prepareTransaction": 1 };
         let reply = admin.run_command(prepare).session(&mut session).await.expect("prepare");
         let prepared = reply.get_timestamp("prepareTimestamp").expect("a timestamp");

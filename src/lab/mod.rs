@@ -31,9 +31,11 @@ pub use sim_disk::{Fault, SimDisk, Survives};
 pub use workload::{Plan, Summary, Workload, unreadable_id};
 
 use std::path::Path;
+use std::time::Duration;
 
-use bson::doc;
-use mongodb::Client;
+use bson::{Document, doc};
+use mongodb::error::TRANSIENT_TRANSACTION_ERROR;
+use mongodb::{Client, ClientSession};
 use tempfile::TempDir;
 
 /// Makes a folder under `parent` that goes when it is dropped.
@@ -55,6 +57,48 @@ pub async fn server_version(client: &Client) -> Result<String> {
     let info = info.map_err(Error::driver("ask for its version"))?;
     let version = info.get_str("version").map(str::to_owned);
     version.map_err(|_| Error::Reply { command: "buildInfo", field: "version" })
+}
+
+/// How often a transaction is begun before the server's refusal is passed on.
+const BEGIN_ATTEMPTS: u32 = 50;
+
+/// Begins a transaction that makes `statements` in `database`; it is begun anew as long as the server asks for that, as
+/// it does while its snapshot is older than a collection.
+///
+/// # Errors
+/// The driver's; a statement that is refused in its reply.
+pub async fn transaction(
+    client: &Client,
+    database: &str,
+    statements: &[Document],
+) -> Result<ClientSession> {
+    let mut left = BEGIN_ATTEMPTS;
+    loop {
+        left -= 1;
+        match begun(client, database, statements).await {
+            Err(error) if left > 0 && error.contains_label(TRANSIENT_TRANSACTION_ERROR) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            begun => return begun.map_err(Error::driver("begin a transaction")),
+        }
+    }
+}
+
+async fn begun(
+    client: &Client,
+    database: &str,
+    statements: &[Document],
+) -> mongodb::error::Result<ClientSession> {
+    let mut session = client.start_session().await?;
+    session.start_transaction().await?;
+    for statement in statements {
+        let database = client.database(database);
+        let reply = database.run_command(statement.clone()).session(&mut session).await?;
+        if let Some(refused) = reply.get("writeErrors") {
+            return Err(mongodb::error::Error::custom(refused.to_string()));
+        }
+    }
+    Ok(session)
 }
 
 /// Result of a lab operation.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bson::{Document, RawDocument, Timestamp, doc, rawdoc};
 use headstock::block::stream;
-use headstock::lab::{Detail, ReplicaSet, SourceState};
+use headstock::lab::{self, Detail, ReplicaSet, SourceState};
 use headstock::oplog::slice::SliceHeader;
 use headstock::oplog::{OpTime, Ts, position, slice};
 use headstock::restore::{At, Backup, Error, Limit, Request, Slice, Span};
@@ -104,11 +104,10 @@ fn transactions_are_whole_at_every_point() {
         command(set.client(), "timed", doc! { "create": "sums" }).await;
         let mut made = Made::of(&set).await;
         let sums = set.client().database("timed").collection::<Document>("sums");
-        let mut session = set.client().start_session().await.expect("a session");
-        session.start_transaction().await.expect("a transaction");
-        for n in 0..3 {
-            sums.insert_one(doc! { "_id": n }).session(&mut session).await.expect("insert");
-        }
+        let inserts = (0..3).map(|n| doc! { "insert": "sums", "documents": [{ "_id": n }] });
+        let inserts = inserts.collect::<Vec<_>>();
+        let begun = lab::transaction(set.client(), "timed", &inserts).await;
+        let mut session = begun.expect("a transaction");
         session.commit_transaction().await.expect("commit");
         sums.insert_one(doc! { "_id": "after" }).await.expect("insert");
         made.add_slice(&set).await;
@@ -129,10 +128,9 @@ fn transactions_are_whole_at_every_point() {
 
 /// A transaction that inserts one document and is prepared.
 async fn prepare(set: &ReplicaSet, id: &str) -> (ClientSession, Timestamp) {
-    let sums = set.client().database("timed").collection::<Document>("sums");
-    let mut session = set.client().start_session().await.expect("a session");
-    session.start_transaction().await.expect("a transaction");
-    sums.insert_one(doc! { "_id": id }).session(&mut session).await.expect("insert");
+    let insert = doc! { "insert": "sums", "documents": [{ "_id": id }] };
+    let begun = lab::transaction(set.client(), "timed", &[insert]).await;
+    let mut session = begun.expect("a transaction");
     let admin = set.client().database("admin");
     let prepared = admin.run_command(doc! { "prepareTransaction": 1 }).session(&mut session).await;
     let at = prepared.expect("prepare").get_timestamp("prepareTimestamp").expect("a timestamp");

@@ -91,13 +91,7 @@ async fn write(set: &ReplicaSet, statement: Document) -> Timestamp {
 }
 
 async fn begin(set: &ReplicaSet, statements: &[Document]) -> ClientSession {
-    let mut session = set.client().start_session().await.expect("a session");
-    session.start_transaction().await.expect("a transaction");
-    for statement in statements {
-        let db = set.client().database(DB);
-        db.run_command(statement.clone()).session(&mut session).await.expect("a write");
-    }
-    session
+    lab::transaction(set.client(), DB, statements).await.expect("a transaction")
 }
 
 async fn prepare(session: &mut ClientSession) -> Timestamp {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bson::raw::RawBson;
 use bson::{Document, RawDocumentBuf, Timestamp, doc};
 use headstock::inspect::{self, Change, Id, Line, json_of_id};
-use headstock::lab::{Plan, ReplicaSet, Workload};
+use headstock::lab::{self, Plan, ReplicaSet, Workload};
 use headstock::oplog::{Ts, Uuid};
 use headstock::restore::{At, Backup, Cancel, Silent, Span, View};
 use headstock::tree::{Cursor, Key};
@@ -107,12 +107,11 @@ async fn prepared(
     docs: &Collection<Document>,
     to: i32,
 ) -> (mongodb::ClientSession, Timestamp) {
-    let mut session = set.client().start_session().await.expect("a session");
-    session.start_transaction().await.expect("a transaction");
-    for n in [to - 1, to] {
-        let update = doc! { "$set": { "n": n } };
-        docs.update_one(doc! { "_id": 1 }, update).session(&mut session).await.expect("update");
-    }
+    let mongodb::Namespace { db, coll } = docs.namespace();
+    let updates = [to - 1, to].map(|n| doc! { "q": { "_id": 1 }, "u": { "$set": { "n": n } } });
+    let update = doc! { "update": coll, "updates": updates.to_vec() };
+    let begun = lab::transaction(set.client(), &db, &[update]).await;
+    let mut session = begun.expect("a transaction");
     let admin = set.client().database("admin");
     let prepared = admin.run_command(doc! { "prepareTransaction": 1 }).session(&mut session).await;
     let at = prepared.expect("prepare").get_timestamp("prepareTimestamp").expect("a timestamp");

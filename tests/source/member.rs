@@ -1,7 +1,7 @@
 //! Who a source is, and what is refused.
 
 use bson::doc;
-use headstock::lab::{Mongod, Options, Release, ReplicaSet, Standalone};
+use headstock::lab::{self, Mongod, Options, Release, ReplicaSet, Standalone};
 use headstock::source::{Error, ReadFrom, Source};
 
 use crate::support::{collection, set_and_source, source};
@@ -45,9 +45,9 @@ async fn a_start_reaches_back_to_the_oldest_open_transaction() {
     let numbers = collection(&set, "c");
     numbers.insert_one(doc! { "_id": 0 }).await.expect("insert");
 
-    let mut session = set.client().start_session().await.expect("session");
-    session.start_transaction().await.expect("transaction");
-    numbers.insert_one(doc! { "_id": 1 }).session(&mut session).await.expect("insert");
+    let insert = doc! { "insert": "c", "documents": [{ "_id": 1 }] };
+    let begun = lab::transaction(set.client(), "v", &[insert]).await;
+    let mut session = begun.expect("transaction");
     let before = source.newest_majority().await.expect("newest").optime;
     let admin = set.client().database("admin");
     let prepare = doc! { "prepareTransaction": 1 };
