@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use bson::oid::ObjectId;
 use bson::raw::RawArrayBuf;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Document, doc, rawdoc};
@@ -17,7 +18,8 @@ use headstock::block::{BlockId, BlockRead};
 use headstock::head::{self, Collection, Manifest};
 use headstock::job;
 use headstock::lab::{Backup, Plan, Program, ReplicaSet, Workload, unreadable_id};
-use headstock::tree::{Cursor, Order, Root};
+use headstock::store::{self, Store, compact};
+use headstock::tree::{self, Cursor, Order, Root};
 use mongodb::Database;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -138,7 +140,36 @@ async fn write_forms(database: &Database) {
     database.collection("large").insert_many(large).await.expect("insert");
     let plain = (0..DOCUMENTS).map(|n| doc! { "_id": n, "text": text(n as usize * 37 % 200) });
     database.collection("plain").insert_many(plain).await.expect("insert");
+    write_alike(database).await;
     database.create_collection("empty").await.expect("create");
+}
+
+/// A collection large enough for a dictionary, of documents that one makes smaller.
+async fn write_alike(database: &Database) {
+    let mut random = StdRng::seed_from_u64(7);
+    let mut left = tree::MIN_FAMILY_BYTES as i64 * 5 / 4;
+    while left > 0 {
+        let documents = (0..2_000).map(|_| {
+            let customer: u64 = random.random();
+            doc! {
+                "_id": ObjectId::new(),
+                "customer": { "number": customer as i64, "mail": format!("{customer:x}@shop.test") },
+                "address": { "street": format!("Long Street {}", customer % 200), "city": "Oslo" },
+                "note": format!("to be handed over to {} at the back door", customer % 9_999),
+                "noise": Binary { subtype: BinarySubtype::Generic, bytes: random.random::<[u8; 32]>().to_vec() },
+            }
+        });
+        let documents: Vec<Document> = documents.collect();
+        let sizes = documents.iter().map(|one| bson::serialize_to_vec(one).expect("BSON").len());
+        left -= sizes.sum::<usize>() as i64;
+        database.collection("alike").insert_many(documents).await.expect("insert");
+    }
+}
+
+/// Whether records of a store name dictionaries.
+fn uses_dictionaries(store: &Store) -> bool {
+    let plan = compact::plan(store, compact::Settings::default()).expect("a plan");
+    plan.segments.iter().any(|one| one.dictionary_bytes > 0)
 }
 
 /// Bytes that do not get smaller by compression.
@@ -221,6 +252,9 @@ async fn every_collection_of_every_snapshot_is_restored_and_damage_is_named() {
     let told = backup.run(&["snapshots", "--json"], &[]).await.expect("snapshots");
     assert_eq!(listed, serde_json::from_str::<serde_json::Value>(&told).expect("JSON"));
 
+    let opened = Store::open_reader(store, store::Options::default()).expect("open the store");
+    assert!(uses_dictionaries(&opened));
+    drop(opened);
     let expected = Expected::open(store);
     assert!(expected.manifests.len() > 2 && listed.as_array().map(Vec::len) > Some(2), "{listed}");
     let mut kinds = Kinds::default();

@@ -99,7 +99,9 @@ fn no_more_than_the_cap_stays_dead() {
     assert!(dead(&after, false) <= 10, "{} %", dead(&after, false));
     assert_eq!(reach_all(&store), kept);
     sound(&store);
-    assert!(compacted(&store).plan.segments.iter().all(|one| one.action == Action::Keep));
+    // The copies of its own commits are dead, too: in segments of this size, that may be too much for the last.
+    let again = compacted(&store).plan.segments;
+    assert!(again.iter().filter(|one| one.action != Action::Keep).count() <= 1, "{again:?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, List, NamedTuple, Sequence
+from typing import Iterator, List, NamedTuple, Optional, Sequence
 
 import zstandard
 from blake3 import blake3
@@ -10,7 +10,7 @@ from blake3 import blake3
 from .damage import Damage
 
 BLOCK_MAX = 1 << 20
-LEAF, PART, NODE, STREAM, LINKS, COMMIT = 1, 2, 3, 4, 5, 6
+LEAF, PART, NODE, STREAM, LINKS, COMMIT, DICTIONARY = 1, 2, 3, 4, 5, 6, 7
 KINDS = {1: "Leaf", 2: "Part", 3: "Node", 4: "Stream", 5: "Links", 6: "Commit", 7: "Dictionary"}
 # Pieces of a byte string; the last may be shorter.
 STREAM_PIECE = 262_144
@@ -67,12 +67,14 @@ def name_of(kind: int, raw: bytes) -> bytes:
     return name
 
 
-def expand(stored: bytes, raw: int) -> bytes:
+def expand(
+    stored: bytes, raw: int, dictionary: Optional[zstandard.ZstdCompressionDict]
+) -> bytes:
     """The content of one zstd frame. What the frame says of its size is not believed."""
     frame = zstandard.get_frame_parameters(stored)
     if frame.content_size not in (raw, zstandard.CONTENTSIZE_UNKNOWN):
         raise zstandard.ZstdError(f"the frame holds {frame.content_size} bytes instead of {raw}")
-    content: bytes = zstandard.ZstdDecompressor().decompress(
+    content: bytes = zstandard.ZstdDecompressor(dict_data=dictionary).decompress(
         stored, max_output_size=max(raw, 1), allow_extra_data=False
     )
     return content

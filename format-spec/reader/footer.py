@@ -64,14 +64,25 @@ class Footer:
 
     def find(self, name: bytes) -> Optional[int]:
         """The offset of the record of a block."""
+        at = self._first(name)
+        found = self.entry(at) if at < self.count else None
+        return found.offset if found is not None and found.name == name else None
+
+    def beginning(self, prefix: bytes) -> Iterator[Entry]:
+        """The entries whose names begin so."""
+        for at in range(self._first(prefix), self.count):
+            found = self.entry(at)
+            if not found.name.startswith(prefix):
+                break
+            yield found
+
+    def _first(self, name: bytes) -> int:
+        """The place of the first entry whose name is not below."""
         low, high = 0, self.count
         while low < high:
             middle = (low + high) // 2
-            found = self.entry(middle)
-            if found.name == name:
-                return found.offset
-            low, high = (middle + 1, high) if found.name < name else (low, middle)
-        return None
+            low, high = (middle + 1, high) if self.entry(middle).name < name else (low, middle)
+        return low
 
 
 class Run:

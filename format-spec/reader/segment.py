@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 from zlib import crc32
 
 import zstandard
 
-from .blocks import BLOCK_MAX, KINDS, Block, expand, name_of
+from .blocks import BLOCK_MAX, DICTIONARY, KINDS, LEAF, PART, Block, expand, name_of
 from .damage import Damage
 from .footer import PIECE, Footer
 
@@ -17,7 +17,8 @@ VERSION = 1
 MAGIC = b"HEADSEG\x1a\n\xa9\r\n"
 HEADER_SECTOR = 4096
 RECORD_MAGIC = b"HSR\x1a"
-RECORD_HEADER = struct.Struct("<4s4BII32sIQI")
+RECORD_HEADER = struct.Struct("<4s4BII32sI8sI")
+PLAIN = bytes(8)
 STORED_MAX = BLOCK_MAX + 64
 
 
@@ -31,6 +32,8 @@ class Header(NamedTuple):
     raw: int
     name: bytes
     stored_crc: int
+    # The first bytes of the name of the dictionary.
+    form: bytes
 
     @property
     def end(self) -> int:
@@ -51,6 +54,10 @@ class Segment:
         self.footer: Optional[Footer] = None
         # Without a footer: where each block is.
         self.scanned: Dict[bytes, int] = {}
+        self.dictionaries: Dict[bytes, zstandard.ZstdCompressionDict] = {}
+        # Where a dictionary is looked for whose record here is damaged.
+        self.elsewhere: Callable[[bytes], Optional[zstandard.ZstdCompressionDict]]
+        self.elsewhere = lambda _: None
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as why:
@@ -125,15 +132,16 @@ class Segment:
         bytes_ = self.read(offset, RECORD_HEADER.size)
         if len(bytes_) < RECORD_HEADER.size or not bytes_.startswith(RECORD_MAGIC):
             return None
-        (_, kind, codec, cipher, flags, stored, raw, name, stored_crc, dictionary, crc) = (
+        (_, kind, codec, cipher, flags, stored, raw, name, stored_crc, form, crc) = (
             RECORD_HEADER.unpack(bytes_)
         )
         # The place is part of the checksum, so bytes of another file or place are never valid.
         place = self.store + struct.pack("<IQ", self.number, offset)
-        known = kind in KINDS and codec <= 1 and (cipher, flags, dictionary) == (0, 0, 0)
-        if crc32(place + bytes_[:60]) != crc or not known:
+        known = kind in KINDS and codec <= 1 and (cipher, flags) == (0, 0)
+        plain = form == PLAIN or (codec == 1 and kind in (LEAF, PART))
+        if crc32(place + bytes_[:60]) != crc or not known or not plain:
             return None
-        header = Header(offset, kind, codec, stored, raw, name, stored_crc)
+        header = Header(offset, kind, codec, stored, raw, name, stored_crc, form)
         small = stored <= STORED_MAX and raw <= BLOCK_MAX
         return header if small and header.end <= self.length else None
 
@@ -144,12 +152,42 @@ class Segment:
         if crc32(stored) != header.stored_crc:
             raise Damage(self.path, at, f"the checksum of block {header.name.hex()} differs")
         try:
-            raw = stored if header.codec == 0 else expand(stored, header.raw)
+            raw = stored if header.codec == 0 else self._expand(header, stored)
         except zstandard.ZstdError as why:
             raise Damage(self.path, at, f"block {header.name.hex()}: {why}") from why
         if len(raw) != header.raw or name_of(header.kind, raw) != header.name:
             raise Damage(self.path, at, f"block {header.name.hex()} has another content")
         return Block(header.name, header.kind, raw, self.path, at)
+
+    def _expand(self, header: Header, stored: bytes) -> bytes:
+        if header.form == PLAIN:
+            return expand(stored, header.raw, None)
+        dictionary = self.dictionary(header.form) or self.elsewhere(header.form)
+        if dictionary is None:
+            raise Damage(
+                self.path, header.offset, f"the dictionary of block {header.name.hex()} is damaged"
+            )
+        return expand(stored, header.raw, dictionary)
+
+    def dictionary(self, form: bytes) -> Optional[zstandard.ZstdCompressionDict]:
+        """The dictionary whose name begins so, if it can be read here."""
+        if form not in self.dictionaries:
+            for offset in self._beginning(form):
+                header = self.header(offset)
+                if header is None or header.kind != DICTIONARY or header.form != PLAIN:
+                    continue
+                try:
+                    raw = self.content(header).raw
+                except Damage as why:
+                    self.findings.append(why)
+                    continue
+                self.dictionaries[form] = zstandard.ZstdCompressionDict(raw)
+        return self.dictionaries.get(form)
+
+    def _beginning(self, form: bytes) -> List[int]:
+        if self.footer is not None:
+            return [found.offset for found in self.footer.beginning(form)]
+        return [at for name, at in self.scanned.items() if name.startswith(form)]
 
     def headers(self) -> Iterator[Header]:
         """The records from the front. Behind damage, every multiple of 8 is tried for the next."""

@@ -10,6 +10,8 @@ import struct
 import time
 from typing import Dict, List, Optional
 
+from zstandard import ZstdCompressionDict
+
 from .blocks import COMMIT, Block, Source
 from .damage import Damage
 from .documents import Document, Link, only
@@ -67,6 +69,11 @@ class Store(Source):
             else Damage(self.folder, None, f"no segment has block {name.hex()}")
         )
 
+    def _dictionary(self, form: bytes) -> Optional[ZstdCompressionDict]:
+        """A dictionary from any segment that has it whole."""
+        copies = (segment.dictionary(form) for segment in self.segments.values())
+        return next((copy for copy in copies if copy is not None), None)
+
     def _note(self, findings: List[Damage]) -> None:
         """Each once, however often it is met."""
         known = set(map(str, self.findings))
@@ -117,6 +124,7 @@ class Store(Source):
             self.findings.append(why)
             return
         self.findings += segment.findings
+        segment.elsewhere = self._dictionary
         self.segments[number] = segment
 
     def _later(self) -> Optional[Document]:

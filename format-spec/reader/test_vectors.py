@@ -9,7 +9,9 @@ import unittest
 from typing import Any, Dict, List
 from uuid import UUID
 
-from .blocks import KINDS, LEAF, LINKS, Block, name_of
+from zstandard import ZstdCompressionDict
+
+from .blocks import DICTIONARY, KINDS, LEAF, LINKS, Block, expand, name_of
 from .content_root import collection_hash, content_root, hashed
 from .damage import Damage
 from .documents import Document, Link, own, split
@@ -106,6 +108,13 @@ class Files(unittest.TestCase):
 
 class Blocks(unittest.TestCase):
     """Page 03."""
+
+    def test_dictionary(self) -> None:
+        vector = lines("dictionary.txt")
+        self.assertEqual(name_of(DICTIONARY, vector["dictionary"])[:8], vector["form"])
+        dictionary = ZstdCompressionDict(vector["dictionary"])
+        raw = expand(vector["frame"], len(vector["raw"]), dictionary)
+        self.assertEqual(raw, vector["raw"])
 
     def test_names(self) -> None:
         vector = lines("blocks.txt")

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-use super::{Error, MAX_BLOCK_BYTES};
+use zstd::zstd_safe::{CCtx, DCtx, compress_bound};
+
+use super::{Dictionary, Error, MAX_BLOCK_BYTES, StoredForm};
 
 /// The zstd level of every block. Higher levels cost more time than a backup on two cores has.
-const ZSTD_LEVEL: i32 = 3;
+pub(super) const ZSTD_LEVEL: i32 = 3;
 
 /// How a block's raw bytes are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +16,7 @@ const ZSTD_LEVEL: i32 = 3;
 pub enum Codec {
     /// As they are.
     Raw = 0,
-    /// One zstd frame without dictionary, content size or checksum beyond zstd's defaults.
+    /// One zstd frame, with the dictionary that the stored form names or without one.
     Zstd = 1,
 }
 
@@ -37,48 +39,72 @@ impl Codec {
 }
 
 thread_local! {
-    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
-        const { RefCell::new(None) };
+    static COMPRESSOR: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
 }
 
-/// Compresses a raw block, or leaves it alone where that would gain less than one part in 32.
+/// Compresses a raw block, with a dictionary if one is given, or leaves it alone where that would gain less than one part in
+/// 32.
 #[must_use]
-pub fn compress(raw: &[u8]) -> (Codec, Cow<'_, [u8]>) {
+pub fn compress<'a>(
+    raw: &'a [u8],
+    dictionary: Option<&Dictionary>,
+) -> (Codec, StoredForm, Cow<'a, [u8]>) {
+    let encoder =
+        dictionary.and_then(|dictionary| Some((dictionary.form(), dictionary.encoder()?)));
+    let mut stored = Vec::with_capacity(compress_bound(raw.len()));
     let compressed = COMPRESSOR.with_borrow_mut(|slot| {
         if slot.is_none() {
-            *slot = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
+            *slot = CCtx::try_create();
         }
-        slot.as_mut().and_then(|compressor| compressor.compress(raw).ok())
+        let context = slot.as_mut()?;
+        let written = match encoder {
+            Some((_, encoder)) => context.compress_using_cdict(&mut stored, raw, encoder),
+            None => context.compress(&mut stored, raw, ZSTD_LEVEL),
+        };
+        written.ok()
     });
     match compressed {
-        Some(stored) if stored.len() + raw.len() / 32 < raw.len() => {
-            (Codec::Zstd, Cow::Owned(stored))
+        Some(len) if len + raw.len() / 32 < raw.len() => {
+            stored.shrink_to_fit();
+            (Codec::Zstd, encoder.map_or(StoredForm::PLAIN, |(form, _)| form), Cow::Owned(stored))
         }
-        _ => (Codec::Raw, Cow::Borrowed(raw)),
+        _ => (Codec::Raw, StoredForm::PLAIN, Cow::Borrowed(raw)),
     }
 }
 
-/// Restores the raw bytes of a block.
+/// Restores the raw bytes of a block that was compressed with that dictionary, or without.
 ///
 /// # Errors
 /// [`Error::TooLarge`] if the claimed length is above the limit, [`Error::Codec`] if the stored
 /// bytes do not decompress to exactly `raw_len`.
-pub fn decompress(codec: Codec, stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Error> {
+pub fn decompress(
+    codec: Codec,
+    stored: &[u8],
+    raw_len: usize,
+    dictionary: Option<&Dictionary>,
+) -> Result<Vec<u8>, Error> {
     if raw_len > MAX_BLOCK_BYTES {
         return Err(Error::TooLarge { len: raw_len });
     }
     let raw = match codec {
         Codec::Raw => stored.to_vec(),
-        Codec::Zstd => DECOMPRESSOR.with_borrow_mut(|slot| {
-            if slot.is_none() {
-                *slot = zstd::bulk::Decompressor::new().ok();
-            }
-            let decompressor = slot.as_mut().ok_or(Error::Codec { what: "no zstd context" })?;
-            decompressor
-                .decompress(stored, raw_len)
-                .map_err(|_| Error::Codec { what: "not a zstd frame of that length" })
-        })?,
+        Codec::Zstd => {
+            let decoder = dictionary.map(Dictionary::decoder).transpose()?;
+            let mut raw = Vec::with_capacity(raw_len);
+            DECOMPRESSOR.with_borrow_mut(|slot| {
+                if slot.is_none() {
+                    *slot = DCtx::try_create();
+                }
+                let context = slot.as_mut().ok_or(Error::Codec { what: "no zstd context" })?;
+                let read = match decoder {
+                    Some(decoder) => context.decompress_using_ddict(&mut raw, stored, decoder),
+                    None => context.decompress(&mut raw, stored),
+                };
+                read.map_err(|_| Error::Codec { what: "not a zstd frame of that length" })
+            })?;
+            raw
+        }
     };
     if raw.len() == raw_len { Ok(raw) } else { Err(Error::Codec { what: "length differs" }) }
 }

@@ -17,7 +17,7 @@ pub enum Kind {
     Links = 5,
     /// A copy of a commit record. Names its roots. Never a root itself.
     Commit = 6,
-    /// A zstd dictionary (reserved in format version 1). Names no block.
+    /// A zstd dictionary that leaves and parts are compressed with. Names no block.
     Dictionary = 7,
 }
 
@@ -43,6 +43,12 @@ impl Kind {
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.to_byte() == byte)
+    }
+
+    /// Whether blocks of this kind may be compressed with a dictionary: those whose content no walk of the graph needs.
+    #[must_use]
+    pub const fn may_use_dictionary(self) -> bool {
+        matches!(self, Self::Leaf | Self::Part)
     }
 
     /// Whether blocks of this kind may name other blocks.

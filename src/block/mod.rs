@@ -5,6 +5,7 @@
 //! The format is `format-spec/03-blocks.md`.
 
 mod codec;
+mod dictionary;
 mod error;
 mod id;
 mod kind;
@@ -13,6 +14,7 @@ mod memory;
 pub mod stream;
 
 pub use codec::{Codec, compress, decompress};
+pub use dictionary::{Dictionary, MAX_DICTIONARY_BYTES, StoredForm};
 pub use error::Error;
 pub use id::BlockId;
 pub use kind::Kind;
@@ -54,4 +56,18 @@ pub trait BlockWrite: BlockRead {
     /// # Errors
     /// [`Error::TooLarge`] above [`MAX_BLOCK_BYTES`], [`Error::Backend`] for anything below.
     fn put(&self, kind: Kind, raw: &[u8]) -> Result<BlockId, Error>;
+
+    /// What stores the blocks of one family (a collection): it may compress them with what they have in common. None where there is
+    /// nothing to be gained by it.
+    fn for_family(&self, _family: &Family<'_>) -> Option<Box<dyn BlockWrite + '_>> {
+        None
+    }
+}
+
+/// Blocks that resemble each other.
+pub struct Family<'a> {
+    /// The same for all of them, and for no other.
+    pub id: [u8; 16],
+    /// Names some that are there already, from all over the family: about so many bytes of them.
+    pub examples: &'a dyn Fn(u64) -> Result<Vec<BlockId>, Error>,
 }

@@ -387,6 +387,8 @@ impl Head {
             let Some(entry) = self.catalog.get(uuid) else { continue };
             let before = entry.collection.root;
             let bounds = bounds(&entry.collection);
+            let family = crate::tree::family(blocks, uuid.0, before.bytes, &[before]);
+            let blocks = family.as_deref().unwrap_or(blocks);
             let mut root = changes.sweep(blocks, shape, &before, &self.context)?;
             if self.config.trims_capped_unlogged {
                 root = capped::trim(blocks, shape, &root, bounds)?;

@@ -28,6 +28,8 @@ pub(super) fn sweep(
         let (incarnation, root) = (entry.incarnation, entry.collection.root);
         let threads = threads(changes.bytes_at_most(uuid));
         let among = if threads > 1 { changes.among(uuid) } else { Vec::new() };
+        let family = tree::family(blocks, uuid.0, root.bytes, &[root]);
+        let blocks = family.as_deref().unwrap_or(blocks);
         let ranges = Ranges::of(blocks, shape, &root, threads, &among)?;
         let changes = changes.take(uuid, ranges.bounds())?.into_iter();
         let edits = changes

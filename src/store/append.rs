@@ -15,17 +15,20 @@ use std::sync::Arc;
 use super::Error;
 use super::fs::{Disk, File, FsError};
 use super::layout::{
-    Entry, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentId, StoreUuid, Trailer,
-    encode_segment_header,
+    ENTRY_BYTES, Entry, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentId,
+    StoreUuid, Trailer, encode_segment_header,
 };
 use super::scan::entry_of;
-use crate::block::BlockId;
+use crate::block::{BlockId, Dictionary, Kind, StoredForm};
 
 /// Bytes of records gathered before they are written: enough to make writes few, little to lose
 /// from the processor's cache.
 const BUFFER_BYTES: usize = 256 << 10;
 /// Space is reserved in steps of this, so that small stores stay small and a full disk shows early.
 pub(super) const ALLOCATE_STEP_BYTES: u64 = 8 << 20;
+
+/// A dictionary is put into a segment when blocks of so many times its bytes would have used it there.
+const WORTH_TIMES: usize = 8;
 
 /// Where and how segments are written.
 #[derive(Debug, Clone)]
@@ -49,6 +52,15 @@ pub(super) struct Active {
     buffer: Vec<u8>,
     raw_bytes: u64,
     entries: HashMap<BlockId, Entry>,
+    dictionaries: HashMap<StoredForm, Presence>,
+}
+
+/// Whether a dictionary stands in a segment.
+#[derive(Debug)]
+enum Presence {
+    Here(BlockId),
+    /// So many raw bytes were appended that would have used it.
+    MissedBy(usize),
 }
 
 impl Active {
@@ -59,7 +71,7 @@ impl Active {
         id: SegmentId,
         first_span: u64,
     ) -> Result<Self, Error> {
-        let least = SEGMENT_HEADER_BYTES + first_span + Trailer::footer_bytes(1);
+        let least = SEGMENT_HEADER_BYTES + first_span + Trailer::footer_bytes(2);
         let capacity = target.segment_bytes.max(least);
         let allocated = ALLOCATE_STEP_BYTES.max(least).min(capacity);
         let path = directory.join(id.file_name());
@@ -81,9 +93,18 @@ impl Active {
             return Err(Error::from(error));
         }
         let written = SEGMENT_HEADER_BYTES;
-        let (buffer, entries) = (Vec::with_capacity(BUFFER_BYTES), HashMap::new());
-        let target = target.clone();
-        Ok(Self { target, id, file, capacity, allocated, written, buffer, raw_bytes: 0, entries })
+        Ok(Self {
+            target: target.clone(),
+            id,
+            file,
+            capacity,
+            allocated,
+            written,
+            buffer: Vec::with_capacity(BUFFER_BYTES),
+            raw_bytes: 0,
+            entries: HashMap::new(),
+            dictionaries: HashMap::new(),
+        })
     }
 
     /// Where the next record goes.
@@ -108,9 +129,30 @@ impl Active {
         self.end() + span + Trailer::footer_bytes(self.count() + 1)
     }
 
-    /// Whether a record of that many bytes, and the footer then needed, still fit.
+    /// Whether a record of that many bytes, or two that have as many together, and the footer then needed still fit.
     pub(super) fn fits(&self, span: u64) -> bool {
-        self.needed_for(span) <= self.capacity
+        self.needed_for(span) + ENTRY_BYTES as u64 <= self.capacity
+    }
+
+    /// A dictionary that stands here.
+    pub(super) fn dictionary(&self, form: StoredForm) -> Option<BlockId> {
+        match self.dictionaries.get(&form)? {
+            Presence::Here(id) => Some(*id),
+            Presence::MissedBy(_) => None,
+        }
+    }
+
+    /// Whether a block is to be compressed with a dictionary: it stands here, or so much has missed it that it is worth its
+    /// place.
+    pub(super) fn may_use(&mut self, dictionary: &Dictionary, raw_bytes: usize) -> bool {
+        let presence = self.dictionaries.entry(dictionary.form());
+        match presence.or_insert(Presence::MissedBy(0)) {
+            Presence::Here(id) => *id == dictionary.id(),
+            Presence::MissedBy(bytes) => {
+                *bytes = bytes.saturating_add(raw_bytes);
+                *bytes / WORTH_TIMES >= dictionary.raw().len()
+            }
+        }
     }
 
     /// Appends a record that [`Active::fits`], unless the block is here already. Returns the bytes
@@ -131,6 +173,9 @@ impl Active {
         self.buffer.extend_from_slice(&[0; 8][..padding]);
         self.raw_bytes += u64::from(header.raw_len);
         place.insert(entry_of(self.id, offset, header));
+        if header.kind == Kind::Dictionary {
+            self.dictionaries.insert(StoredForm::with(&header.id), Presence::Here(header.id));
+        }
         if self.buffer.len() >= BUFFER_BYTES {
             self.flush()?;
         }

@@ -19,12 +19,13 @@ use std::sync::{Arc, PoisonError};
 
 use serde::Serialize;
 
+use super::dictionaries::OfSegment;
 use super::fs::FsError;
 use super::layout::{SEGMENT_HEADER_BYTES, SegmentId, Trailer};
 use super::marks::Marks;
 use super::record::Commit;
 use super::reserve::Purpose;
-use super::scan::{Scanner, Step, open_payload};
+use super::scan::{Scanner, Step, entry_of};
 use super::segment::Segment;
 use super::sync::Mutex;
 use super::walk::{Fault, Walk, Why};
@@ -85,6 +86,8 @@ pub struct SegmentPlan {
     pub live_bytes: u64,
     /// Blocks that the newest commit reaches.
     pub live_blocks: u64,
+    /// Bytes of the dictionaries that they may need.
+    pub dictionary_bytes: u64,
     /// What is done with it.
     pub action: Action,
 }
@@ -92,7 +95,8 @@ pub struct SegmentPlan {
 impl SegmentPlan {
     /// Bytes that a segment of its live blocks alone would have.
     fn needed_bytes(&self) -> u64 {
-        SEGMENT_HEADER_BYTES + self.live_bytes + Trailer::footer_bytes(self.live_blocks)
+        let records = self.live_bytes + self.dictionary_bytes;
+        SEGMENT_HEADER_BYTES + records + Trailer::footer_bytes(self.live_blocks)
     }
 
     /// Bytes of what nothing needs, and of its places in the footer; all of a segment without live blocks.
@@ -300,8 +304,10 @@ fn make_plan(
             let marks = marks.of(segment);
             let (live_bytes, live_blocks) =
                 marks.map_or((0, 0), |marks| (marks.live_bytes, marks.live_blocks));
+            let dictionary_bytes = marks.map_or(0, |marks| marks.dictionary_bytes);
             let action = if live_blocks == 0 { Action::Drop } else { Action::Keep };
-            let mut one = SegmentPlan { segment, bytes, live_bytes, live_blocks, action };
+            let mut one =
+                SegmentPlan { segment, bytes, live_bytes, live_blocks, dictionary_bytes, action };
             if one.action == Action::Keep
                 && one.needed_bytes() * 100 < bytes * settings.rewrite_below_percent
             {
@@ -377,21 +383,25 @@ fn copy_live(
     let segment = shared.segments.sealed(id)?;
     let (trailer, table) = segment.footer()?;
     let file = Arc::clone(&segment.file);
+    let mut dictionaries = OfSegment::new(Arc::clone(&file), shared.identity.uuid);
     let mut scanner = Scanner::new(file, shared.identity.uuid, id, trailer.data_end);
     let mut copied = 0;
     loop {
         match scanner.step()? {
             Step::Record { offset, header, payload } => {
+                dictionaries.saw(&entry_of(id, offset, &header));
                 let found = table.find(&header.id, |entry| entry.offset == offset)?;
                 let is_live = |ordinal| lock().of(id).is_some_and(|marks| marks.has(ordinal));
                 if !found.is_some_and(|(ordinal, _)| is_live(ordinal)) {
                     continue;
                 }
-                open_payload(&header, payload)?;
-                let form = (header.id, header.kind, header.codec);
-                let parts = (&shared.segments, &shared.index);
-                let raw_len = header.raw_len as usize;
-                writer.append_record(parts, form, raw_len, payload, Purpose::Reclaim)?;
+                let dictionary = shared.dictionary_in(&dictionaries, header.form);
+                writer.move_record(
+                    (&shared.segments, &shared.index),
+                    (&header, payload),
+                    dictionary.as_deref(),
+                    Purpose::Reclaim,
+                )?;
                 copied += 1;
             }
             Step::End => break,

@@ -16,7 +16,7 @@ use super::segment::Segments;
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Mutex, RwLock};
 use super::{Error, Options};
-use crate::block::BlockId;
+use crate::block::{BlockId, StoredForm};
 
 /// A run is merged with the smaller ones unless it has more than this many times their entries.
 /// So each run is over three times all smaller ones together, and 2^32 blocks take at most
@@ -42,6 +42,21 @@ impl Probes {
             }
         }
         Ok(None)
+    }
+
+    /// A dictionary of that form, the first that `accept` takes.
+    pub(super) fn find_dictionary(
+        &self,
+        form: StoredForm,
+        accept: &mut dyn FnMut(&Entry) -> bool,
+    ) -> Result<(), Error> {
+        let mut accept = |entry: &Entry| self.live.contains(&entry.segment) && accept(entry);
+        for run in self.runs.iter().rev() {
+            if run.table.find_dictionary(form, &mut accept)?.is_some() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Which runs to merge: the largest that is not far larger than all smaller ones together, and those. Empty if

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::block::{BlockId, Codec, Kind, MAX_BLOCK_BYTES};
+use crate::block::{BlockId, Codec, Kind, MAX_BLOCK_BYTES, StoredForm};
 
 /// Bytes of the header sector at the start of every segment.
 pub(super) const SEGMENT_HEADER_BYTES: u64 = 4096;
@@ -143,6 +143,8 @@ pub(super) struct RecordHeader {
     pub(super) id: BlockId,
     /// CRC-32 of the stored bytes.
     pub(super) payload_crc: u32,
+    /// Which dictionary they were compressed with.
+    pub(super) form: StoredForm,
 }
 
 impl RecordHeader {
@@ -165,6 +167,7 @@ impl RecordHeader {
         header[12..16].copy_from_slice(&self.raw_len.to_le_bytes());
         header[16..48].copy_from_slice(self.id.as_bytes());
         header[48..52].copy_from_slice(&self.payload_crc.to_le_bytes());
+        header[52..60].copy_from_slice(&self.form.0.to_le_bytes());
         let crc = record_crc(store, segment, offset, &header[..60]);
         header[60..].copy_from_slice(&crc.to_le_bytes());
         header
@@ -185,15 +188,19 @@ impl RecordHeader {
         }
         let kind = Kind::from_byte(header[4]).ok_or("the record is of an unknown kind")?;
         let codec = Codec::from_byte(header[5]).ok_or("the record is of an unknown codec")?;
-        if header[6] != 0 || header[7] != 0 || u64_at(header, 52) != 0 {
-            return Err("the record needs a cipher, a dictionary or a feature of a newer version");
+        if header[6] != 0 || header[7] != 0 {
+            return Err("the record needs a cipher or a feature of a newer version");
+        }
+        let form = StoredForm(u64_at(header, 52));
+        if form != StoredForm::PLAIN && (codec != Codec::Zstd || !kind.may_use_dictionary()) {
+            return Err("the record names a dictionary and cannot have used one");
         }
         let (stored_len, raw_len) = (u32_at(header, 8), u32_at(header, 12));
         if stored_len as usize > MAX_STORED_BYTES || raw_len as usize > MAX_BLOCK_BYTES {
             return Err("the record is above the limit of a block");
         }
         let id = BlockId::from_bytes(field(header, 16));
-        Ok(Self { kind, codec, stored_len, raw_len, id, payload_crc: u32_at(header, 48) })
+        Ok(Self { kind, codec, stored_len, raw_len, id, payload_crc: u32_at(header, 48), form })
     }
 }
 
@@ -254,7 +261,7 @@ pub(super) struct Trailer {
     pub(super) raw_bytes: u64,
     /// Records by kind byte.
     pub(super) kinds: [u32; 8],
-    /// BLAKE3 over entries, dictionary list and the trailer before this field.
+    /// BLAKE3 over entries and the trailer before this field.
     pub(super) checksum: [u8; 32],
 }
 
@@ -317,7 +324,7 @@ impl Trailer {
             return Err("the footer names another store or segment");
         }
         if u32_at(bytes, 48) != 0 {
-            return Err("the footer lists dictionaries, which a newer version writes");
+            return Err("the footer has a list that only a newer version knows");
         }
         let mut kinds = [0; 8];
         for (count, slot) in kinds.iter_mut().zip(bytes[56..88].chunks_exact(4)) {

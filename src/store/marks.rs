@@ -7,9 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::layout::{Entry, RECORD_HEADER_BYTES, SegmentId, Trailer, aligned};
+use super::layout::{ENTRY_BYTES, Entry, RECORD_HEADER_BYTES, SegmentId, Trailer, aligned};
+use super::run::Cursor;
 use super::table::Table;
 use super::{Error, Role, Shared};
+use crate::block::Kind;
 
 /// The live records of one segment.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub(super) struct SegmentMarks {
     pub(super) live_blocks: u64,
     /// Bytes of their records, headers and padding included.
     pub(super) live_bytes: u64,
+    /// Bytes of the dictionaries in the segment and of their places in the footer.
+    pub(super) dictionary_bytes: u64,
 }
 
 impl SegmentMarks {
@@ -37,6 +41,24 @@ impl SegmentMarks {
     pub(super) fn has(&self, ordinal: u64) -> bool {
         self.live[(ordinal / 64) as usize] & (1 << (ordinal % 64)) != 0
     }
+}
+
+/// Bytes of the dictionaries of a segment, their places in its footer included.
+fn dictionary_bytes(trailer: Option<Trailer>, table: &Table) -> Result<u64, Error> {
+    let kind = Kind::Dictionary.to_byte();
+    if trailer.is_some_and(|trailer| trailer.kinds[usize::from(kind)] == 0) {
+        return Ok(0);
+    }
+    let (mut cursor, mut bytes) = (Cursor::new(table), 0);
+    while let Some(entry) = cursor.step()? {
+        if let Some(entry) = Entry::decode(&entry)
+            && entry.kind == Kind::Dictionary
+        {
+            let record = aligned(RECORD_HEADER_BYTES as u64 + u64::from(entry.stored_len));
+            bytes += record + ENTRY_BYTES as u64;
+        }
+    }
+    Ok(bytes)
 }
 
 /// Sets a bit. False if it was set before.
@@ -102,8 +124,10 @@ impl Marks {
         let segment = shared.segments.sealed(entry.segment)?;
         if !self.by_segment.contains_key(&entry.segment) {
             let (trailer, table) = segment.entries()?;
-            let count = table.count();
-            self.marks_of(entry.segment, trailer, count).table = trailer.is_none().then_some(table);
+            let (count, dictionary_bytes) = (table.count(), dictionary_bytes(trailer, &table)?);
+            let marks = self.marks_of(entry.segment, trailer, count);
+            marks.dictionary_bytes = dictionary_bytes;
+            marks.table = trailer.is_none().then_some(table);
         }
         let known = &self.by_segment[&entry.segment];
         let found = match (&known.trailer, &known.table) {
@@ -131,6 +155,7 @@ impl Marks {
             live: vec![0; count.div_ceil(64) as usize],
             live_blocks: 0,
             live_bytes: 0,
+            dictionary_bytes: 0,
         })
     }
 }
@@ -140,7 +165,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::block::{BlockWrite as _, Kind};
+    use crate::block::BlockWrite as _;
     use crate::store::sync::Mutex;
     use crate::store::walk::Walk;
     use crate::store::{Options, Store};

@@ -18,7 +18,9 @@
 
 mod append;
 pub mod compact;
+mod dictionaries;
 mod error;
+mod family;
 pub mod fs;
 pub mod fsck;
 mod identity;
@@ -53,13 +55,19 @@ pub use layout::SegmentId;
 pub use map::Map;
 pub use session::Session;
 
-use crate::block::{self, Block, BlockId, BlockRead, BlockWrite, Kind, MAX_BLOCK_BYTES};
+pub use family::OfFamily;
+
+use crate::block::{
+    self, Block, BlockId, BlockRead, BlockWrite, Dictionary, Family, Kind, MAX_BLOCK_BYTES,
+    StoredForm,
+};
+use dictionaries::{Dictionaries, OfSegment};
 use index::Index;
 use layout::{Entry, SEGMENT_HEADER_BYTES};
 use readers::Registration;
 use record::Commit;
 use reserve::Purpose;
-use segment::{Segment, Segments};
+use segment::{FindDictionary, Segment, Segments};
 use session::Sessions;
 use table::Table;
 use writer::Writer;
@@ -118,6 +126,7 @@ struct Shared {
     options: Options,
     segments: Segments,
     index: Index,
+    dictionaries: Dictionaries,
     sessions: Sessions,
     role: Role,
 }
@@ -374,13 +383,15 @@ impl Shared {
         let mut looks = 1;
         loop {
             let drops = self.index.drops();
-            let got = match self.get_open(id) {
+            let dictionary = |form| self.dictionary(form);
+            let got = match self.get_open(id, &dictionary) {
                 Some(got) => got,
-                None => self.read_sealed(id),
+                None => self.read_sealed(id, &dictionary),
             };
             let is_gone = matches!(
                 got,
-                Err(Error::SegmentGone { .. } | Error::Block(block::Error::Missing { .. }))
+                Err(Error::SegmentGone { .. }
+                    | Error::Block(block::Error::Missing { .. } | block::Error::Damaged { .. }))
             );
             // A compaction moved it between the look-ups and the read.
             if !is_gone || self.index.drops() == drops || looks == LOOKS_MAX {
@@ -391,21 +402,65 @@ impl Shared {
     }
 
     /// Reads a block of no sealed segment.
-    fn get_open(&self, id: &BlockId) -> Option<Result<Block, Error>> {
+    fn get_open(
+        &self,
+        id: &BlockId,
+        dictionary: FindDictionary<'_>,
+    ) -> Option<Result<Block, Error>> {
         match &self.role {
-            Role::Writer(writer) => writer.get(id),
+            Role::Writer(writer) => writer.get(id, dictionary),
             Role::Reader(reader) => {
                 let (segment, table) = reader.active.as_ref()?;
                 let entry = table.find(id, |_| true).transpose()?;
-                Some(entry.and_then(|(_, entry)| segment.read(&entry)))
+                Some(entry.and_then(|(_, entry)| segment.read_with(&entry, dictionary)))
             }
         }
     }
 
-    fn read_sealed(&self, id: &BlockId) -> Result<Block, Error> {
+    fn read_sealed(&self, id: &BlockId, dictionary: FindDictionary<'_>) -> Result<Block, Error> {
         match self.index.probes().find(id)? {
-            Some(entry) => self.segments.sealed(entry.segment)?.read(&entry),
+            Some(entry) => self.segments.sealed(entry.segment)?.read_with(&entry, dictionary),
             None => Err(Error::Block(block::Error::Missing { id: *id })),
+        }
+    }
+
+    /// A dictionary, of any copy of it that can be read.
+    fn dictionary(&self, form: StoredForm) -> Option<Arc<Dictionary>> {
+        if let Some(ready) = self.dictionaries.ready(form) {
+            return Some(ready);
+        }
+        let mut found = self.open_dictionary(form);
+        let mut read = |entry: &Entry| {
+            let segment = self.segments.sealed(entry.segment);
+            found = found.take().or_else(|| segment.and_then(|one| one.read(entry)).ok());
+            found.is_some()
+        };
+        if let Err(error) = self.index.probes().find_dictionary(form, &mut read) {
+            tracing::warn!(%error, "a dictionary cannot be looked for");
+        }
+        found.map(|block| self.dictionaries.keep_ready(Dictionary::new(block.bytes)))
+    }
+
+    /// A dictionary of a segment that is walked; another copy, if it cannot be read there.
+    fn dictionary_in(&self, segment: &OfSegment, form: StoredForm) -> Option<Arc<Dictionary>> {
+        if form == StoredForm::PLAIN {
+            return None;
+        }
+        segment.get(form).or_else(|| self.dictionary(form))
+    }
+
+    /// One that stands in no sealed segment.
+    fn open_dictionary(&self, form: StoredForm) -> Option<Block> {
+        match &self.role {
+            Role::Writer(writer) => {
+                let id = writer.find_dictionary(form)?;
+                writer.get(&id, &|_| None)?.ok()
+            }
+            Role::Reader(reader) => {
+                let (segment, table) = reader.active.as_ref()?;
+                let entry = table.find_dictionary(form, &mut |_| true).ok()??;
+                segment.read(&entry).ok()
+            }
         }
     }
 
@@ -481,6 +536,16 @@ impl Store {
 
     /// Does so for a caller that has made the block's name already.
     pub(crate) fn put_as(&self, id: BlockId, kind: Kind, raw: &[u8]) -> Result<u64, block::Error> {
+        self.put_with(id, kind, raw, None)
+    }
+
+    fn put_with(
+        &self,
+        id: BlockId,
+        kind: Kind,
+        raw: &[u8],
+        dictionary: Option<&Dictionary>,
+    ) -> Result<u64, block::Error> {
         if raw.len() > MAX_BLOCK_BYTES {
             return Err(block::Error::TooLarge { len: raw.len() });
         }
@@ -490,12 +555,18 @@ impl Store {
         if shared.has(&id)? {
             return Ok(0);
         }
-        Ok(writer.put((&shared.segments, &shared.index), id, kind, raw, self.purpose)?)
+        let parts = (&shared.segments, &shared.index);
+        Ok(writer.put(parts, (id, kind, raw), dictionary, self.purpose)?)
     }
 }
 
 impl BlockWrite for Store {
     fn put(&self, kind: Kind, raw: &[u8]) -> Result<BlockId, block::Error> {
         self.put_counted(kind, raw).map(|(id, _)| id)
+    }
+
+    fn for_family(&self, family: &Family<'_>) -> Option<Box<dyn BlockWrite + '_>> {
+        let of_family = self.family(family);
+        of_family.map(|store| Box::new(store) as Box<dyn BlockWrite + '_>)
     }
 }

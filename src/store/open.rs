@@ -8,6 +8,7 @@ use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
 
 use super::append::Target;
 use super::compact;
+use super::dictionaries::Dictionaries;
 use super::fs::{Disk, File, FsError};
 use super::identity::Identity;
 use super::index::{self, Index};
@@ -174,7 +175,19 @@ fn writer_with(
     let writer = Writer::new(target, segment::directory(dir), log_files, start);
     let role = Role::Writer(Box::new(writer));
     let (dir, sessions) = (dir.to_owned(), Sessions::default());
-    let shared = Shared { dir, scratch, disk, identity, options, segments, index, sessions, role };
+    let dictionaries = Dictionaries::default();
+    let shared = Shared {
+        dir,
+        scratch,
+        disk,
+        identity,
+        options,
+        segments,
+        index,
+        dictionaries,
+        sessions,
+        role,
+    };
     compact::remove_unused(&shared, shared.writer()?)?;
     shared.writer()?.reserve.try_fill();
     Ok(shared)
@@ -227,7 +240,19 @@ pub(super) fn reader(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Resul
     let reader = Reader { commit, active, _scratch: scratch_guard, _registration: registration };
     let role = Role::Reader(Box::new(reader));
     let (dir, sessions) = (dir.to_owned(), Sessions::default());
-    Ok(Shared { dir, scratch, disk, identity, options, segments, index, sessions, role })
+    let dictionaries = Dictionaries::default();
+    Ok(Shared {
+        dir,
+        scratch,
+        disk,
+        identity,
+        options,
+        segments,
+        index,
+        dictionaries,
+        sessions,
+        role,
+    })
 }
 
 /// Removes what processes that are gone left in the scratch directory.

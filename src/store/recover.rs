@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::append::{Target, seal_file};
+use super::dictionaries::OfSegment;
 use super::fs::{Access, Disk, File, write_again};
 use super::layout::{Entry, SEGMENT_HEADER_BYTES, SegmentId};
 use super::record::Commit;
@@ -174,21 +175,25 @@ fn whole_prefix(
         let what = "the segment is shorter than the newest commit says";
         return Err(Error::Damaged { path: file.path().to_owned(), offset: size, what });
     }
+    let mut dictionaries = OfSegment::new(Arc::clone(&file), target.store);
     let mut scanner = Scanner::new(file, target.store, id, size);
     let mut whole = Whole { end: SEGMENT_HEADER_BYTES, raw_bytes: 0, entries: Vec::new() };
     loop {
         match scanner.step()? {
             Step::Record { offset, header, payload } => {
                 let intact = || {
+                    let dictionary = dictionaries.get(header.form);
                     crc32fast::hash(payload) == header.payload_crc
-                        && open_payload(&header, payload).is_ok()
+                        && open_payload(&header, payload, dictionary.as_deref()).is_ok()
                 };
                 if offset >= committed && !intact() {
                     break;
                 }
                 whole.end = offset + header.span();
                 whole.raw_bytes += u64::from(header.raw_len);
-                whole.entries.push(entry_of(id, offset, &header));
+                let entry = entry_of(id, offset, &header);
+                dictionaries.saw(&entry);
+                whole.entries.push(entry);
             }
             Step::End => break,
             Step::Invalid { offset, .. } if offset >= committed => break,

@@ -10,7 +10,7 @@ use super::fs::File;
 use super::layout::{
     ALIGNMENT, Entry, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentId, StoreUuid,
 };
-use crate::block::{self, BlockId};
+use crate::block::{self, BlockId, Dictionary, StoredForm};
 
 /// Bytes read at once: above the largest record, so that a record is at most two reads.
 const WINDOW_BYTES: u64 = 2 << 20;
@@ -113,10 +113,18 @@ pub(super) const fn entry_of(segment: SegmentId, offset: u64, header: &RecordHea
     Entry { id: header.id, segment, offset, stored_len: header.stored_len, kind: header.kind }
 }
 
-/// Restores and checks the raw bytes of a record; says which check failed.
-pub(super) fn open_payload(header: &RecordHeader, payload: &[u8]) -> Result<Vec<u8>, block::Error> {
+/// Restores and checks the raw bytes of a record, which needs the dictionary that its header names; says which check
+/// failed.
+pub(super) fn open_payload(
+    header: &RecordHeader,
+    payload: &[u8],
+    dictionary: Option<&Dictionary>,
+) -> Result<Vec<u8>, block::Error> {
     let damaged = |what| block::Error::Damaged { id: header.id, what };
-    let raw = block::decompress(header.codec, payload, header.raw_len as usize)
+    if header.form != dictionary.map_or(StoredForm::PLAIN, Dictionary::form) {
+        return Err(damaged("the dictionary that it was compressed with cannot be had"));
+    }
+    let raw = block::decompress(header.codec, payload, header.raw_len as usize, dictionary)
         .map_err(|_| damaged("the stored bytes do not decompress"))?;
     if BlockId::of(header.kind, &raw) != header.id {
         return Err(damaged("the content does not hash to its name"));

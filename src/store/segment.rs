@@ -16,11 +16,14 @@ use super::map::Map;
 use super::scan::{Scanner, Step, entry_of, open_payload};
 use super::sync::Mutex;
 use super::table::{Backing, Table};
-use crate::block::{self, Block};
+use crate::block::{self, Block, Dictionary, StoredForm};
 
 /// Segments kept open at once: below the usual limit of 1024 files of a process, with room for
 /// connections and scratch files.
 const MAX_OPEN_SEGMENTS: usize = 256;
+
+/// Where a dictionary is to be had from.
+pub(super) type FindDictionary<'a> = &'a dyn Fn(StoredForm) -> Option<Arc<Dictionary>>;
 
 /// A segment open for reading.
 #[derive(Debug)]
@@ -61,8 +64,17 @@ impl Segment {
         Error::Damaged { path: self.file.path().to_owned(), offset, what }
     }
 
-    /// Reads the block of an entry and checks it against its name.
+    /// Reads the block of an entry and checks it against its name. One that names other blocks needs no dictionary.
     pub(super) fn read(&self, entry: &Entry) -> Result<Block, Error> {
+        self.read_with(entry, &|_| None)
+    }
+
+    /// Reads any block, with the dictionary that it was compressed with.
+    pub(super) fn read_with(
+        &self,
+        entry: &Entry,
+        dictionary: FindDictionary<'_>,
+    ) -> Result<Block, Error> {
         if entry.stored_len as usize > MAX_STORED_BYTES {
             return Err(self.damaged(entry.offset, "an index entry names more than a record holds"));
         }
@@ -71,12 +83,20 @@ impl Segment {
         if let Some(map) = &self.map {
             let record = map.get(from..from + len);
             let record = record.ok_or_else(|| self.damaged(entry.offset, "past the end"))?;
-            check_record(&self.store, entry, record)
+            check_record(&self.store, entry, record, dictionary)
         } else {
             let mut record = vec![0; len];
             self.file.read_at(entry.offset, &mut record)?;
-            check_record(&self.store, entry, &record)
+            check_record(&self.store, entry, &record, dictionary)
         }
+    }
+
+    /// The form in which the block of an entry is stored.
+    pub(super) fn form(&self, entry: &Entry) -> Result<StoredForm, Error> {
+        let mut header = [0; RECORD_HEADER_BYTES];
+        self.file.read_at(entry.offset, &mut header)?;
+        let header = RecordHeader::decode(&header, &self.store, self.id, entry.offset);
+        header.map(|header| header.form).map_err(|what| self.damaged(entry.offset, what))
     }
 
     /// Reads the footer: its trailer and its table of entries, checked against their checksum.
@@ -138,6 +158,7 @@ pub(super) fn check_record(
     store: &StoreUuid,
     entry: &Entry,
     record: &[u8],
+    dictionary: FindDictionary<'_>,
 ) -> Result<Block, Error> {
     let (header, payload) = record.split_at(RECORD_HEADER_BYTES);
     let damaged = |what| Error::Block(block::Error::Damaged { id: entry.id, what });
@@ -146,7 +167,8 @@ pub(super) fn check_record(
     if header.id != entry.id || header.stored_len != entry.stored_len {
         return Err(damaged("the record is not the one its index entry names"));
     }
-    let raw = open_payload(&header, payload)?;
+    let dictionary = if header.form == StoredForm::PLAIN { None } else { dictionary(header.form) };
+    let raw = open_payload(&header, payload, dictionary.as_deref())?;
     Ok(Block { kind: header.kind, bytes: Bytes::from(raw) })
 }
 

@@ -8,7 +8,7 @@ use super::Error;
 use super::fs::File;
 use super::layout::{ENTRY_BYTES, Entry};
 use super::map::Map;
-use crate::block::BlockId;
+use crate::block::{BlockId, Kind, StoredForm};
 
 /// Entries read at once around a guess: one page, and more than the usual error of the guess in a
 /// table of a million entries.
@@ -119,6 +119,31 @@ impl Table {
     }
 }
 
+impl Table {
+    /// The first entry of a dictionary of that form which `accept` takes.
+    pub(super) fn find_dictionary(
+        &self,
+        form: StoredForm,
+        accept: &mut dyn FnMut(&Entry) -> bool,
+    ) -> Result<Option<Entry>, Error> {
+        let mut ordinal = self.lower_bound(&form.least_name())?;
+        while ordinal < self.count {
+            let bytes = self.bytes(ordinal, ordinal + 1)?;
+            if bytes[..8] != form.0.to_le_bytes() {
+                break;
+            }
+            if let Some(entry) = Entry::decode(&bytes)
+                && entry.kind == Kind::Dictionary
+                && accept(&entry)
+            {
+                return Ok(Some(entry));
+            }
+            ordinal += 1;
+        }
+        Ok(None)
+    }
+}
+
 /// How many entries of a window are below an id.
 fn place_in(window: &[u8], id: &BlockId) -> u64 {
     let (mut low, mut high) = (0, window.len() / ENTRY_BYTES);
@@ -141,7 +166,6 @@ fn prefix(id: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::Kind;
     use crate::store::layout::SegmentId;
 
     fn entry(id: BlockId, offset: u64) -> Entry {

@@ -12,7 +12,7 @@ use super::log::Slot;
 use super::record::{self, Commit, Place, Raw};
 use super::scan::open_payload;
 use super::{CommitSeq, RepositorySalt};
-use crate::block::{self, BlockId, Codec, Kind};
+use crate::block::{self, BlockId, Codec, Dictionary, Kind};
 
 /// The `name = hex` lines of a file of vectors.
 fn vectors(file: &str) -> BTreeMap<String, Vec<u8>> {
@@ -50,6 +50,21 @@ fn names_and_references_of_blocks() {
 }
 
 #[test]
+fn a_block_stored_with_a_dictionary() {
+    let vectors = vectors("dictionary.txt");
+    let dictionary = Dictionary::new(vectors["dictionary"].clone().into());
+    assert_eq!(dictionary.form().0.to_le_bytes()[..], vectors["form"]);
+    let (raw, frame) = (&vectors["raw"], &vectors["frame"]);
+    let expand = |with| block::decompress(Codec::Zstd, frame, raw.len(), with);
+    assert_eq!(expand(Some(&dictionary)).unwrap(), *raw);
+    assert!(expand(None).is_err());
+    let (codec, form, stored) = block::compress(raw, Some(&dictionary));
+    assert_eq!((codec, form), (Codec::Zstd, dictionary.form()));
+    assert!(stored.len() < block::compress(raw, None).2.len());
+    assert_eq!(block::decompress(codec, &stored, raw.len(), Some(&dictionary)).unwrap(), *raw);
+}
+
+#[test]
 fn a_segment_of_one_record() {
     let vectors = vectors("segment.txt");
     let (store, id, offset) = (store(&vectors), SegmentId(0x2a), 4096);
@@ -64,7 +79,7 @@ fn a_segment_of_one_record() {
     assert_eq!((header.kind, header.codec), (Kind::Leaf, Codec::Raw));
     assert_eq!(header.span(), record.len() as u64);
     let payload = &record[64..64 + header.stored_len as usize];
-    assert_eq!(open_payload(&header, payload).unwrap(), payload);
+    assert_eq!(open_payload(&header, payload, None).unwrap(), payload);
     assert_eq!(crc32fast::hash(payload), header.payload_crc);
     assert_eq!(header.encode(&store, id, offset)[..], record[..64]);
     assert!(RecordHeader::decode(&record[..64], &store, id, offset + 8).is_err());

@@ -10,6 +10,7 @@
 //! it. A write or fsync that fails latches the store: what the system did with those bytes is unknown
 //! until it is reopened, which writes again what it reads before it builds on it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, PoisonError};
@@ -18,17 +19,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::append::{Active, Target};
 use super::fs::{File, Operation};
 use super::index::Index;
-use super::layout::{Entry, RecordHeader, SegmentId};
+use super::layout::{Entry, RECORD_HEADER_BYTES, RecordHeader, SegmentId, aligned};
 use super::log::{LogFile, LogFiles, Slot};
 use super::record::{Commit, MAX_ROOT_NAME_BYTES, MAX_ROOTS};
 use super::reserve::{Purpose, Reserve};
-use super::segment::{Segments, check_record};
+use super::scan::open_payload;
+use super::segment::{FindDictionary, Segments, check_record};
 use super::sync::{Condvar, Mutex, MutexGuard};
 use super::{CommitSeq, Error, Roots, sync};
-use crate::block::{self, Block, BlockId, Codec, Kind};
+use crate::block::{self, Block, BlockId, Codec, Dictionary, Kind, StoredForm};
 
 /// How often a committer that waits for a seal looks whether the store was latched meanwhile.
 const LATCH_CHECK: Duration = Duration::from_millis(100);
+
+/// A dictionary has at most one part in so many of a segment.
+const DICTIONARY_SHARE: u64 = 16;
 
 /// Roots that are noted while a compaction waits for those who were there before it.
 const MAX_WATCHED: usize = 1 << 16;
@@ -240,8 +245,19 @@ impl Writer {
         active.chain(sealing).find_map(|segment| segment.entry(id))
     }
 
+    /// A dictionary that stands in a segment being written.
+    pub(super) fn find_dictionary(&self, form: StoredForm) -> Option<BlockId> {
+        let append = lock(&self.append);
+        let sealing = append.sealing.iter().map(AsRef::as_ref);
+        append.active.iter().chain(sealing).find_map(|segment| segment.dictionary(form))
+    }
+
     /// Reads a block from the segments being written.
-    pub(super) fn get(&self, id: &BlockId) -> Option<Result<Block, Error>> {
+    pub(super) fn get(
+        &self,
+        id: &BlockId,
+        dictionary: FindDictionary<'_>,
+    ) -> Option<Result<Block, Error>> {
         let append = lock(&self.append);
         let active = append.active.iter();
         let mut all = active.chain(append.sealing.iter().map(AsRef::as_ref));
@@ -249,54 +265,80 @@ impl Writer {
         if let Some(record) = segment.buffered(&entry) {
             let record = record.to_vec();
             drop(append);
-            return Some(check_record(&self.target.store, &entry, &record));
+            return Some(check_record(&self.target.store, &entry, &record, dictionary));
         }
         let file = segment.file();
         drop(append);
         let mut record = vec![0; super::layout::RECORD_HEADER_BYTES + entry.stored_len as usize];
         let read = file.read_at(entry.offset, &mut record).map_err(Error::from);
-        Some(read.and_then(|()| check_record(&self.target.store, &entry, &record)))
+        Some(read.and_then(|()| check_record(&self.target.store, &entry, &record, dictionary)))
     }
 
     /// Compresses and appends a block that the caller found nowhere. Returns the bytes added.
     pub(super) fn put(
         &self,
         shared: (&Segments, &Index),
-        id: BlockId,
-        kind: Kind,
-        raw: &[u8],
+        (id, kind, raw): (BlockId, Kind, &[u8]),
+        dictionary: Option<&Dictionary>,
         purpose: Purpose,
     ) -> Result<u64, Error> {
-        let (codec, stored) = block::compress(raw);
-        self.append_record(shared, (id, kind, codec), raw.len(), &stored, purpose)
+        let usable = dictionary.filter(|one| kind.may_use_dictionary() && self.fits(one));
+        let used = usable.filter(|one| {
+            let mut append = lock(&self.append);
+            append.active.as_mut().is_some_and(|active| active.may_use(one, raw.len()))
+        });
+        self.append(shared, &Stored::of(id, kind, raw, used), purpose)
     }
 
-    /// Appends a stored block, whether or not it stands in a sealed segment already. Returns the bytes
-    /// added.
-    pub(super) fn append_record(
+    /// Appends the block of a record of another segment, checked against its name: as it is stored there, or compressed
+    /// anew where its dictionary is too large for segments of this size.
+    pub(super) fn move_record(
+        &self,
+        shared: (&Segments, &Index),
+        (header, payload): (&RecordHeader, &[u8]),
+        dictionary: Option<&Dictionary>,
+        purpose: Purpose,
+    ) -> Result<u64, Error> {
+        let raw = open_payload(header, payload, dictionary)?;
+        let RecordHeader { id, kind, codec, .. } = *header;
+        if dictionary.is_some_and(|one| !self.fits(one)) {
+            return self.append(shared, &Stored::of(id, kind, &raw, None), purpose);
+        }
+        let (raw_len, bytes) = (raw.len(), Cow::Borrowed(payload));
+        self.append(shared, &Stored { id, kind, codec, raw_len, bytes, dictionary }, purpose)
+    }
+
+    /// Whether a dictionary is small enough for segments of this store.
+    pub(super) fn fits(&self, dictionary: &Dictionary) -> bool {
+        dictionary.raw().len() as u64 <= self.target.segment_bytes / DICTIONARY_SHARE
+    }
+
+    /// Appends a stored block, whether or not it stands in a sealed segment already, behind the dictionary that it
+    /// was compressed with. Returns the bytes added.
+    pub(super) fn append(
         &self,
         (segments, index): (&Segments, &Index),
-        (id, kind, codec): (BlockId, Kind, Codec),
-        raw_len: usize,
-        stored: &[u8],
+        stored: &Stored<'_>,
         purpose: Purpose,
     ) -> Result<u64, Error> {
         self.check_latch()?;
-        let header = RecordHeader {
-            kind,
-            codec,
-            stored_len: u32::try_from(stored.len()).map_err(|_| too_large(stored.len()))?,
-            raw_len: u32::try_from(raw_len).map_err(|_| too_large(raw_len))?,
-            id,
-            payload_crc: crc32fast::hash(stored),
-        };
+        let header = stored.header()?;
         let mut append = lock(&self.append);
-        let before = append.active.as_ref().map_or(0, Active::allocated);
-        let room = self.with_space(purpose, || self.make_room(&mut append, header.span()));
+        let allocated = append.active.as_ref().map_or(0, Active::allocated);
+        let room = self.with_space(purpose, || self.make_room(&mut append, stored));
         let full = self.latching(room)?;
         let active = append.active.as_mut().expect("make_room leaves an active segment");
-        let appended = self.with_space(purpose, || active.append(&header, stored));
-        if active.allocated() != before {
+        let first = stored.dictionary.filter(|one| active.entry(&one.id()).is_none());
+        let first = first.map_or(Ok(0), |one| {
+            let first = Stored::of(one.id(), Kind::Dictionary, one.raw(), None);
+            let header = first.header()?;
+            self.with_space(purpose, || active.append(&header, &first.bytes))
+        });
+        let appended = first.and_then(|first| {
+            let added = self.with_space(purpose, || active.append(&header, &stored.bytes));
+            added.map(|added| first + added)
+        });
+        if active.allocated() != allocated {
             self.reserve.want_for(active.allocated());
         }
         append.added_bytes += *appended.as_ref().unwrap_or(&0);
@@ -318,15 +360,27 @@ impl Writer {
         }
     }
 
-    /// Makes sure that the active segment has room for a record. Returns the segment that was full.
-    fn make_room(&self, append: &mut Append, span: u64) -> Result<Option<Arc<Active>>, Error> {
-        if append.active.as_ref().is_some_and(|active| active.fits(span)) {
+    /// Makes sure that the active segment has room for a record, and for its dictionary if it has not got it. Returns
+    /// the segment that was full.
+    fn make_room(
+        &self,
+        append: &mut Append,
+        stored: &Stored<'_>,
+    ) -> Result<Option<Arc<Active>>, Error> {
+        let alone = record_span(stored.bytes.len());
+        let both = alone + stored.dictionary.map_or(0, |one| record_span(one.raw().len()));
+        let fits = |active: &Active| {
+            let dictionary = stored.dictionary.map(Dictionary::id);
+            let is_here = dictionary.is_none_or(|id| active.entry(&id).is_some());
+            active.fits(if is_here { alone } else { both })
+        };
+        if append.active.as_ref().is_some_and(fits) {
             return Ok(None);
         }
         if let Some(active) = &mut append.active {
             active.flush()?;
         }
-        let fresh = Active::create(&self.target, &self.directory, append.next, span);
+        let fresh = Active::create(&self.target, &self.directory, append.next, both);
         // A number is used up even by a segment that could not be started.
         append.next = SegmentId(append.next.0 + 1);
         let full = append.active.replace(fresh?).map(Arc::new);
@@ -527,6 +581,44 @@ pub(super) struct Figures {
     pub(super) segments: u64,
     pub(super) stored_bytes: u64,
     pub(super) open_blocks: u64,
+}
+
+/// A block as it is stored.
+pub(super) struct Stored<'a> {
+    pub(super) id: BlockId,
+    pub(super) kind: Kind,
+    pub(super) codec: Codec,
+    pub(super) raw_len: usize,
+    pub(super) bytes: Cow<'a, [u8]>,
+    /// What it was compressed with.
+    pub(super) dictionary: Option<&'a Dictionary>,
+}
+
+impl<'a> Stored<'a> {
+    /// Compresses a block.
+    fn of(id: BlockId, kind: Kind, raw: &'a [u8], dictionary: Option<&'a Dictionary>) -> Self {
+        let (codec, form, bytes) = block::compress(raw, dictionary);
+        let dictionary = dictionary.filter(|one| one.form() == form);
+        Self { id, kind, codec, raw_len: raw.len(), bytes, dictionary }
+    }
+
+    fn header(&self) -> Result<RecordHeader, Error> {
+        let length = |len| u32::try_from(len).map_err(|_| too_large(len));
+        Ok(RecordHeader {
+            kind: self.kind,
+            codec: self.codec,
+            stored_len: length(self.bytes.len())?,
+            raw_len: length(self.raw_len)?,
+            id: self.id,
+            payload_crc: crc32fast::hash(&self.bytes),
+            form: self.dictionary.map_or(StoredForm::PLAIN, Dictionary::form),
+        })
+    }
+}
+
+/// Bytes of a record that stores so many.
+const fn record_span(stored_len: usize) -> u64 {
+    aligned((RECORD_HEADER_BYTES + stored_len) as u64)
 }
 
 fn too_large(len: usize) -> Error {

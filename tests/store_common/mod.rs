@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 
 use bson::raw::cstr;
 use bson::{RawArrayBuf, rawdoc};
-use headstock::block::{self, BlockId, BlockRead, BlockWrite, Kind};
+use headstock::block::{self, BlockId, BlockRead, BlockWrite, Dictionary, Kind};
 use headstock::store::{Options, Store};
-use rand::Rng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 /// Small segments, so that a test has many.
 pub fn small(mmap: bool) -> Options {
@@ -26,10 +26,19 @@ pub fn fast(mmap: bool) -> Options {
 /// Bytes that compress somewhat.
 pub fn content(random: &mut StdRng, max: usize) -> Vec<u8> {
     let len = random.random_range(1..max);
+    content_of(random, len)
+}
+
+fn content_of(random: &mut StdRng, len: usize) -> Vec<u8> {
     (0..len).map(|_| random.random_range(b'a'..=b'p')).collect()
 }
 
-/// Stores a graph of fresh leaves under nodes under a `Links` block, and returns that.
+/// A dictionary that the smallest segments have room for, and that few blocks make worth its place.
+pub fn dictionary() -> Dictionary {
+    Dictionary::new(content_of(&mut StdRng::seed_from_u64(512), 512).into())
+}
+
+/// Stores a graph of fresh leaves, every other with a dictionary, under nodes under a `Links` block, and returns that.
 pub fn put_graph(store: &Store, random: &mut StdRng, leaves: usize, max: usize) -> BlockId {
     try_put_graph(store, random, leaves, max).unwrap()
 }
@@ -41,8 +50,12 @@ pub fn try_put_graph(
     leaves: usize,
     max: usize,
 ) -> Result<BlockId, block::Error> {
+    let alike = store.with_dictionary(dictionary());
     let leaves: Vec<BlockId> = (0..leaves)
-        .map(|_| store.put(Kind::Leaf, &content(random, max)))
+        .map(|leaf| {
+            let (content, plain) = (content(random, max), leaf % 2 == 0);
+            if plain { store.put(Kind::Leaf, &content) } else { alike.put(Kind::Leaf, &content) }
+        })
         .collect::<Result<_, _>>()?;
     let mut nodes = RawArrayBuf::new();
     for some in leaves.chunks(16) {

@@ -97,7 +97,8 @@ impl RangeScan {
 
     /// Builds pieces from batches until the end of the range, or until the reader is gone.
     fn build(self, mut batches: mpsc::Receiver<Message>) -> Result<(), Error> {
-        let mut pieces = Pieces::of(&self)?;
+        let family = self.family();
+        let mut pieces = Pieces::of(&self, family.as_deref().unwrap_or(&*self.store))?;
         let mut due = Due::new();
         loop {
             match batches.blocking_recv() {
@@ -120,6 +121,12 @@ impl RangeScan {
                 due = Due::new();
             }
         }
+    }
+
+    /// The store for leaves of this collection.
+    fn family(&self) -> Option<Box<dyn BlockWrite + '_>> {
+        let trees: Vec<_> = self.progress.pieces.iter().map(|piece| piece.root).collect();
+        tree::family(&*self.store, self.listed.uuid.0, self.listed.bytes_estimate, &trees)
     }
 
     /// Reports; where the whole scan was stopped, nobody listens any more and nothing is lost.
@@ -191,13 +198,13 @@ enum Open<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    fn of(scan: &'a RangeScan) -> Result<Self, Error> {
+    fn of(scan: &'a RangeScan, store: &'a dyn BlockWrite) -> Result<Self, Error> {
         let by_key = scan.listed.arrival == Arrival::ByKey;
         let last_id = scan.progress.last_id.clone();
         let overlap = last_id.as_ref().filter(|_| by_key);
         let overlap = overlap.map(|id| Key::of_document(id)).transpose()?;
         Ok(Self {
-            store: &*scan.store,
+            store,
             shape: &scan.shape,
             finished: scan.progress.pieces.clone(),
             last_id,

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::block::BlockId;
+use crate::store::dictionaries::OfSegment;
 use crate::store::fs::{Access, FsError};
 use crate::store::identity::{self, Identity};
 use crate::store::layout::{Entry, RecordHeader, SegmentId, Trailer};
@@ -314,13 +315,15 @@ impl Check<'_> {
         let id = segment.id;
         let mut scanner =
             Scanner::new(Arc::clone(&segment.file), self.shared.identity.uuid, id, limit);
+        let mut dictionaries = OfSegment::new(Arc::clone(&segment.file), self.shared.identity.uuid);
         let mut listed = 0;
         loop {
             match scanner.step()? {
                 Step::Record { offset, header, payload } => {
                     self.report.records += 1;
-                    self.record(id, offset, &header, payload);
                     let entry = entry_of(id, offset, &header);
+                    dictionaries.saw(&entry);
+                    self.record(&entry, &header, payload, &dictionaries);
                     if let Some((_, table)) = footer {
                         match table.find(&header.id, |other| *other == entry)? {
                             Some(_) => listed += 1,
@@ -360,9 +363,17 @@ impl Check<'_> {
         self.report.add(finding.at(id, offset).of_block(block));
     }
 
-    fn record(&mut self, id: SegmentId, offset: u64, header: &RecordHeader, payload: &[u8]) {
+    fn record(
+        &mut self,
+        entry: &Entry,
+        header: &RecordHeader,
+        payload: &[u8],
+        dictionaries: &OfSegment,
+    ) {
+        let Entry { segment: id, offset, .. } = *entry;
         let problem = if crc32fast::hash(payload) == header.payload_crc {
-            open_payload(header, payload)
+            let dictionary = self.shared.dictionary_in(dictionaries, header.form);
+            open_payload(header, payload, dictionary.as_deref())
                 .err()
                 .map(|error| (Code::RecordContent, error.to_string()))
         } else {

@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{DamagedSegment, Repair, Salvage, damaged_segments};
-use crate::block::{self, BlockId, BlockRead as _};
+use crate::block::{self, BlockId, BlockRead as _, Kind};
 use crate::store::compact::{drop_segments, remove_unused};
+use crate::store::dictionaries::OfSegment;
 use crate::store::fsck::{self, Code, Level, Report};
 use crate::store::layout::SegmentId;
 use crate::store::reserve::Purpose;
-use crate::store::scan::{Scanner, Step, open_payload};
+use crate::store::scan::{Scanner, Step, entry_of};
 use crate::store::writer::Writer;
 use crate::store::{Error, Shared, Store};
 
@@ -94,19 +95,28 @@ fn save_records(shared: &Shared, writer: &Writer, id: SegmentId) -> Result<u64, 
         }
     };
     let (file, size) = (Arc::clone(&segment.file), segment.file.size()?);
+    let mut dictionaries = OfSegment::new(Arc::clone(&file), shared.identity.uuid);
     let mut scanner = Scanner::new(file, shared.identity.uuid, id, size);
     let mut saved = 0;
     loop {
         match scanner.step() {
+            // A dictionary comes along with what needs it.
+            Ok(Step::Record { offset, header, .. }) if header.kind == Kind::Dictionary => {
+                dictionaries.saw(&entry_of(id, offset, &header));
+            }
             Ok(Step::Record { header, payload, .. }) => {
-                if crc32fast::hash(payload) == header.payload_crc
-                    && open_payload(&header, payload).is_ok()
-                {
-                    let form = (header.id, header.kind, header.codec);
-                    let parts = (&shared.segments, &shared.index);
-                    let raw_len = header.raw_len as usize;
-                    writer.append_record(parts, form, raw_len, payload, Purpose::Data)?;
-                    saved += 1;
+                if crc32fast::hash(payload) != header.payload_crc {
+                    continue;
+                }
+                let dictionary = shared.dictionary_in(&dictionaries, header.form);
+                let parts = (&shared.segments, &shared.index);
+                let record = (&header, payload);
+                match writer.move_record(parts, record, dictionary.as_deref(), Purpose::Data) {
+                    Err(Error::Block(block::Error::Damaged { .. })) => {}
+                    saving => {
+                        saving?;
+                        saved += 1;
+                    }
                 }
             }
             Ok(Step::End) => return Ok(saved),
@@ -136,7 +146,8 @@ fn bring_in(
     if BlockId::of(found.kind, &found.bytes) != id {
         return Err(block::Error::Damaged { id, what: "another store gave another block" }.into());
     }
-    writer.put((&shared.segments, &shared.index), id, found.kind, &found.bytes, Purpose::Data)?;
+    let parts = (&shared.segments, &shared.index);
+    writer.put(parts, (id, found.kind, &found.bytes), None, Purpose::Data)?;
     Ok(Some(id))
 }
 

@@ -1,0 +1,203 @@
+//! Dictionaries of this opening of a store: those in use, and what is known of families of blocks.
+//!
+//! Writes nothing itself. A dictionary stands in each segment that has records compressed with it, before them
+//! (`append`): so a segment can be recovered, salvaged, moved and removed without looking into any other, and a dictionary
+//! lives exactly as long as what needs it.
+//!
+//! Which dictionary a family uses is written down nowhere: its blocks tell, by their stored form.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, Weak};
+
+use super::fs::File;
+use super::layout::{Entry, RECORD_HEADER_BYTES, StoreUuid};
+use super::segment::check_record;
+use super::sync::{Mutex, MutexGuard};
+use crate::block::{Dictionary, Kind, MAX_BLOCK_BYTES, StoredForm, compress};
+
+/// Dictionaries held ready, with about a megabyte each.
+const READY_MAX: usize = 16;
+/// Families that something is known of. Beyond that all is forgotten, and looked up again.
+const FAMILIES_MAX: usize = 1 << 14;
+/// Raw bytes that a dictionary is made from: 64 times its own.
+pub(super) const LEARN_BYTES: usize = 4 << 20;
+/// Families that learn at the same time.
+const LEARNING_MAX: usize = 8;
+/// A dictionary is used if it saves one part in so many of what it is tried on.
+const WORTH_PART: usize = 16;
+/// Raw bytes that it is tried on.
+const TRIAL_BYTES: usize = 1 << 20;
+
+/// What is known of a family.
+#[derive(Debug, Clone)]
+pub(super) enum Known {
+    /// Its blocks are compressed with that dictionary.
+    Uses(StoredForm),
+    /// None makes it smaller.
+    UsesNone,
+    /// What is put is what it will be made from.
+    Learns(Weak<Learner>),
+}
+
+/// Collects what a dictionary is made from.
+#[derive(Debug, Default)]
+pub(super) struct Learner {
+    samples: Mutex<Samples>,
+}
+
+#[derive(Debug, Default)]
+struct Samples {
+    bytes: Vec<u8>,
+    lengths: Vec<usize>,
+    ended: bool,
+}
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(super) struct Dictionaries {
+    ready: Mutex<Ready>,
+    families: Mutex<HashMap<[u8; 16], Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Ready {
+    by_form: HashMap<StoredForm, (Arc<Dictionary>, u64)>,
+    clock: u64,
+}
+
+impl Ready {
+    fn get(&mut self, form: StoredForm) -> Option<Arc<Dictionary>> {
+        self.clock += 1;
+        let (dictionary, used) = self.by_form.get_mut(&form)?;
+        *used = self.clock;
+        Some(Arc::clone(dictionary))
+    }
+
+    fn keep(&mut self, dictionary: Dictionary) -> Arc<Dictionary> {
+        self.clock += 1;
+        let used = self.clock;
+        let place = self.by_form.entry(dictionary.form());
+        let kept = Arc::clone(&place.or_insert_with(|| (Arc::new(dictionary), used)).0);
+        if self.by_form.len() > READY_MAX {
+            let oldest = self.by_form.iter().min_by_key(|(_, (_, used))| *used);
+            if let Some(form) = oldest.map(|(form, _)| *form) {
+                self.by_form.remove(&form);
+            }
+        }
+        kept
+    }
+}
+
+impl Dictionaries {
+    /// One that is ready.
+    pub(super) fn ready(&self, form: StoredForm) -> Option<Arc<Dictionary>> {
+        lock(&self.ready).get(form)
+    }
+
+    /// Holds one ready, in the place of the one that was not used for the longest.
+    pub(super) fn keep_ready(&self, dictionary: Dictionary) -> Arc<Dictionary> {
+        lock(&self.ready).keep(dictionary)
+    }
+
+    pub(super) fn family(&self, id: &[u8; 16]) -> Option<Known> {
+        lock(&self.families).get(id).cloned()
+    }
+
+    pub(super) fn note(&self, id: [u8; 16], known: Known) {
+        let mut families = lock(&self.families);
+        if families.len() >= FAMILIES_MAX {
+            families.clear();
+        }
+        families.insert(id, known);
+    }
+
+    /// Has a family learn, if not too many do: together with whoever else writes it.
+    pub(super) fn learn(&self, id: [u8; 16]) -> Option<Arc<Learner>> {
+        let mut families = lock(&self.families);
+        if let Some(Known::Learns(learner)) = families.get(&id)
+            && let Some(learner) = learner.upgrade()
+        {
+            return Some(learner);
+        }
+        let learns = |known: &&Known| matches!(known, Known::Learns(one) if one.strong_count() > 0);
+        if families.values().filter(learns).count() >= LEARNING_MAX
+            || families.len() >= FAMILIES_MAX
+        {
+            return None;
+        }
+        let learner = Arc::new(Learner::default());
+        families.insert(id, Known::Learns(Arc::downgrade(&learner)));
+        Some(learner)
+    }
+}
+
+impl Learner {
+    /// Takes a block as a sample. Gives back all, once, when there are enough.
+    pub(super) fn take(&self, raw: &[u8]) -> Option<(Vec<u8>, Vec<usize>)> {
+        let mut samples = lock(&self.samples);
+        if samples.ended {
+            return None;
+        }
+        samples.bytes.extend_from_slice(raw);
+        samples.lengths.push(raw.len());
+        samples.ended = samples.bytes.len() >= LEARN_BYTES;
+        let samples = samples.ended.then_some(&mut *samples)?;
+        Some((std::mem::take(&mut samples.bytes), std::mem::take(&mut samples.lengths)))
+    }
+}
+
+/// A dictionary for blocks like the samples, if it is worth it.
+pub(super) fn train(samples: &[u8], lengths: &[usize]) -> Option<Dictionary> {
+    let dictionary = Dictionary::train(samples, lengths)?;
+    if StoredForm::PLAIN == dictionary.form() || dictionary.raw().len() > MAX_BLOCK_BYTES {
+        return None;
+    }
+    let (mut plain, mut with, mut at) = (0, 0, 0);
+    for length in lengths {
+        if at >= TRIAL_BYTES {
+            break;
+        }
+        let raw = &samples[at..at + length];
+        plain += compress(raw, None).2.len();
+        with += compress(raw, Some(&dictionary)).2.len();
+        at += length;
+    }
+    (with + plain / WORTH_PART < plain).then_some(dictionary)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The dictionaries of one segment, whose records are walked in order.
+pub(super) struct OfSegment {
+    file: Arc<dyn File>,
+    store: StoreUuid,
+    places: HashMap<StoredForm, Entry>,
+    ready: Mutex<Ready>,
+}
+
+impl OfSegment {
+    pub(super) fn new(file: Arc<dyn File>, store: StoreUuid) -> Self {
+        Self { file, store, places: HashMap::new(), ready: Mutex::default() }
+    }
+
+    /// Takes note of a record that the walk has come to.
+    pub(super) fn saw(&mut self, entry: &Entry) {
+        if entry.kind == Kind::Dictionary {
+            self.places.insert(StoredForm::with(&entry.id), *entry);
+        }
+    }
+
+    /// One that stands before the record that the walk has come to, if it can be read.
+    pub(super) fn get(&self, form: StoredForm) -> Option<Arc<Dictionary>> {
+        if let Some(ready) = lock(&self.ready).get(form) {
+            return Some(ready);
+        }
+        let entry = self.places.get(&form)?;
+        let mut record = vec![0; RECORD_HEADER_BYTES + entry.stored_len as usize];
+        self.file.read_at(entry.offset, &mut record).ok()?;
+        let block = check_record(&self.store, entry, &record, &|_| None).ok()?;
+        Some(lock(&self.ready).keep(Dictionary::new(block.bytes)))
+    }
+}
