@@ -144,7 +144,7 @@ fn a_family_is_learned_from_what_is_put_and_known_again() {
     assert!(again * 5 < without * 4 * 2000 / 2500, "{again} and {without}");
     keep(&store, "more", &more);
     drop(store);
-    let store = Store::open(dir.path(), roomy()).expect("open");
+    drop(Store::open(dir.path(), roomy()).expect("open"));
     assert_eq!(names(dir.path()), before);
 }
 

@@ -128,7 +128,7 @@ class Chunks:
 
     def __init__(self, salt: bytes, level: int) -> None:
         self.key = blake3(salt + bytes([level])).digest()
-        scale, self.least = (8192, 2048) if level == 0 else (4096, 1024)
+        scale, self.least = 4096, 1024
         self.most = 65536
         self.scale4 = scale**4
         self.items_min = 1 if level == 0 else 2

@@ -13,20 +13,21 @@ use super::fs::File;
 use super::layout::{Entry, RECORD_HEADER_BYTES, StoreUuid};
 use super::segment::check_record;
 use super::sync::{Mutex, MutexGuard};
-use crate::block::{Dictionary, Kind, MAX_BLOCK_BYTES, StoredForm, compress};
+use crate::block::{Dictionary, Kind, StoredForm, compress};
 
 /// Dictionaries held ready, with about a megabyte each.
 const READY_MAX: usize = 16;
 /// Families that something is known of. Beyond that all is forgotten, and looked up again.
 const FAMILIES_MAX: usize = 1 << 14;
-/// Raw bytes that a dictionary is made from: 64 times its own.
-pub(super) const LEARN_BYTES: usize = 4 << 20;
+/// Raw bytes that a dictionary is made from: 16 times its own. Four times as many halved the speed at which 24 MB were
+/// stored, and gained nothing (`benches/leaves.md`).
+pub(super) const LEARN_BYTES: usize = 1 << 20;
 /// Families that learn at the same time.
 const LEARNING_MAX: usize = 8;
+/// One part in so many of the samples is kept to try it on.
+const TRIED_PART: usize = 4;
 /// A dictionary is used if it saves one part in so many of what it is tried on.
 const WORTH_PART: usize = 16;
-/// Raw bytes that it is tried on.
-const TRIAL_BYTES: usize = 1 << 20;
 
 /// What is known of a family.
 #[derive(Debug, Clone)]
@@ -146,21 +147,20 @@ impl Learner {
     }
 }
 
-/// A dictionary for blocks like the samples, if it is worth it.
+/// A dictionary for blocks like the samples, if it is worth it: tried on those that it is not made from.
 pub(super) fn train(samples: &[u8], lengths: &[usize]) -> Option<Dictionary> {
-    let dictionary = Dictionary::train(samples, lengths)?;
-    if StoredForm::PLAIN == dictionary.form() || dictionary.raw().len() > MAX_BLOCK_BYTES {
+    let (made_from, tried_on) = lengths.split_at(lengths.len() - lengths.len() / TRIED_PART);
+    let (from, on) = samples.split_at(made_from.iter().sum());
+    let dictionary = Dictionary::train(from, made_from)?;
+    if dictionary.form() == StoredForm::PLAIN {
         return None;
     }
-    let (mut plain, mut with, mut at) = (0, 0, 0);
-    for length in lengths {
-        if at >= TRIAL_BYTES {
-            break;
-        }
-        let raw = &samples[at..at + length];
+    let (mut plain, mut with, mut rest) = (0, 0, on);
+    for length in tried_on {
+        let (raw, others) = rest.split_at(*length);
         plain += compress(raw, None).2.len();
         with += compress(raw, Some(&dictionary)).2.len();
-        at += length;
+        rest = others;
     }
     (with + plain / WORTH_PART < plain).then_some(dictionary)
 }

@@ -72,11 +72,15 @@ impl Store {
         }
         let (mut samples, mut lengths) = (Vec::new(), Vec::new());
         for id in (family.examples)(LEARN_BYTES as u64)? {
+            if samples.len() >= LEARN_BYTES {
+                break;
+            }
             let block = self.get(&id)?;
             samples.extend_from_slice(&block.bytes);
             lengths.push(block.bytes.len());
         }
-        if samples.len() < LEARN_BYTES / 2 {
+        // Fewer stand where a scan goes on that had just begun: what comes tells more.
+        if samples.len() < LEARN_BYTES / 4 {
             return Ok(None);
         }
         Ok(shared.learned(family.id, &samples, &lengths))

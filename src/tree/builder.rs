@@ -13,7 +13,7 @@ use crate::block::{BlockId, BlockWrite, Kind};
 
 use super::key::encode_id;
 use super::node::{self, Entry, Separator, shortest_above};
-use super::shape::{Content, LEAF, MIN_NODE_ENTRIES, Shape};
+use super::shape::{Content, MIN_NODE_ENTRIES, Shape};
 use super::{Error, MAX_DOCUMENT_BYTES, MAX_LEVEL, PART_BYTES, Root, read};
 
 /// What is known of the last key appended to a keyed tree.
@@ -112,7 +112,7 @@ impl<'a> Builder<'a> {
         }
         let before = self.leaf.bytes.len() as u64;
         let after = before + bytes.len() as u64;
-        let cut = LEAF.cuts(before, after, || self.shape.hash(0, &key));
+        let cut = self.shape.leaf.cuts(before, after, || self.shape.hash(0, &key));
         self.key = if self.shape.is_keyed() {
             match mem::replace(&mut self.last, Last::Key(key)) {
                 Last::Key(spare) => spare,

@@ -8,7 +8,7 @@ use super::{Error, Root, read};
 /// space of its own.
 pub const MIN_FAMILY_BYTES: u64 = 16 << 20;
 /// What a leaf is taken to have, in bytes, when some are chosen.
-const LEAF_BYTES: u64 = 8 << 10;
+const LEAF_BYTES: u64 = 4 << 10;
 
 /// What stores the leaves of a collection of about `bytes`, some of which stand in `trees`. None where that is just `blocks`.
 pub fn family<'a>(

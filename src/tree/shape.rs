@@ -53,11 +53,10 @@ pub(super) struct Rule {
     max: u64,
 }
 
-/// Leaves. Small, because a changed document costs its leaf; not smaller, because small blocks
-/// compress badly without a dictionary.
-pub(super) const LEAF: Rule = Rule { scale: 8 << 10, min: 2 << 10, max: 64 << 10 };
+/// Leaves. Small, because a changed document costs its leaf: measured in `benches/leaves.md`.
+pub(super) const LEAF: Rule = Rule { scale: 4 << 10, min: 1 << 10, max: 64 << 10 };
 
-/// Inner nodes. Smaller still: their ids do not compress, and one is rewritten per level and change.
+/// Inner nodes. Their ids do not compress, and one is rewritten per level and change.
 pub(super) const NODE: Rule = Rule { scale: 4 << 10, min: 1 << 10, max: 64 << 10 };
 
 /// Fewest entries in a node that is not the last of its level, so that each level is at most half
@@ -87,6 +86,7 @@ impl Rule {
 pub struct Shape {
     pub(super) order: Order,
     pub(super) content: Content,
+    pub(super) leaf: Rule,
     /// One per level; level 0 is the leaves'.
     salts: Arc<[[u8; 32]]>,
     #[cfg(test)]
@@ -116,10 +116,22 @@ impl Shape {
         Self {
             order,
             content,
+            leaf: LEAF,
             salts: (0..=MAX_LEVEL).map(level_salt).collect(),
             #[cfg(test)]
             constant_hash: None,
         }
+    }
+
+    /// The same with leaves of another size, in bytes: for the benchmark that compares sizes. No store has such trees.
+    ///
+    /// # Panics
+    /// If a leaf might not fit a block.
+    #[must_use]
+    pub fn with_leaves_of(mut self, scale: u64) -> Self {
+        assert!(scale <= LEAF.max, "a leaf of {scale} bytes");
+        self.leaf = Rule { scale, min: scale / 4, max: LEAF.max };
+        self
     }
 
     /// A shape to which every item's hash is the same, for tests of the bounds.

@@ -5,7 +5,7 @@ use crate::block::{self, BlockId, BlockRead, Kind};
 
 use super::graft::check_form;
 use super::node::{Entry, Node, Separator, shortest_above};
-use super::shape::{LEAF, MIN_NODE_ENTRIES, Shape};
+use super::shape::{MIN_NODE_ENTRIES, Shape};
 use super::{Error, Key, PART_BYTES, Root, read};
 
 /// Checks a whole tree: node forms, key order, separators, counts, sizes, cut rule.
@@ -126,7 +126,7 @@ impl Check<'_> {
                 other => other?.into_bytes(),
             };
             let (before, after) = (bytes, bytes + len as u64);
-            let cut = LEAF.cuts(before, after, || self.shape.hash(0, &key));
+            let cut = self.shape.leaf.cuts(before, after, || self.shape.hash(0, &key));
             check_cut(id, cut, is_last, rightmost)?;
             if self.shape.is_keyed() {
                 self.key(id, key, (documents == 0).then_some(&entry.separator))?;

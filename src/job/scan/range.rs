@@ -192,7 +192,7 @@ struct Pieces<'a> {
 /// The piece being built.
 enum Open<'a> {
     /// Documents arrive in the order of the tree.
-    Ordered(Option<Builder<'a>>),
+    Ordered(Option<Box<Builder<'a>>>),
     /// They are sorted here first.
     Sorted(merge::Sorter),
 }
@@ -248,7 +248,8 @@ impl<'a> Pieces<'a> {
         match &mut self.open {
             Open::Sorted(sorter) => sorter.push(document)?,
             Open::Ordered(open) => {
-                let builder = open.get_or_insert_with(|| Builder::new(self.store, self.shape));
+                let builder =
+                    open.get_or_insert_with(|| Box::new(Builder::new(self.store, self.shape)));
                 builder.push(document)?;
             }
         }
@@ -259,7 +260,7 @@ impl<'a> Pieces<'a> {
     fn cut(&mut self) -> Result<(), Error> {
         let root = match &mut self.open {
             Open::Sorted(sorter) => sorter.finish(self.store, self.shape)?,
-            Open::Ordered(open) => open.take().map(Builder::finish).transpose()?,
+            Open::Ordered(open) => open.take().map(|builder| builder.finish()).transpose()?,
         };
         self.finished.extend(root.map(|root| Piece { root, rank: 0 }));
         while let Some(rank) = foldable(&self.finished) {
