@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use headstock::block::{BlockId, BlockRead};
 use headstock::lab::{SimDisk, Survives};
-use headstock::store::fs::{Disk as _, RealDisk};
-use headstock::store::fsck::{self, Level};
+use headstock::store::fs::{Disk, RealDisk};
+use headstock::store::fsck::{self, Code, Level};
 use headstock::store::repair::{Outcome, Repair};
-use headstock::store::{Roots, Store};
+use headstock::store::{RepositorySalt, Roots, Store};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use store_common::{copy_dir, files, put_graph, reach_all, small};
@@ -267,4 +267,47 @@ fn a_repair_that_is_cut_off_is_taken_up_again() {
             assert!(report.findings.is_empty(), "cut at {at}: {:?}", report.findings);
         }
     }
+}
+
+/// A sector that cannot be read any more costs the blocks that stand in it: what is around it, the rest of its
+/// segment included, is told apart and saved.
+#[test]
+fn a_bad_sector_costs_the_blocks_in_it() {
+    let (disk, store) = (SimDisk::new(Path::new("/disk")), Path::new("/disk/store"));
+    let on = |disk: &SimDisk| -> Arc<dyn Disk> { Arc::new(disk.clone()) };
+    let salt = RepositorySalt([3; 32]);
+    let whole = Store::create_on(on(&disk), store, small(false), salt).expect("create");
+    let mut random = StdRng::seed_from_u64(9);
+    for name in 0..4 {
+        let id = put_graph(&whole, &mut random, 40, 4000);
+        whole.commit(|roots| _ = roots.insert(name.to_string(), id)).expect("commit");
+    }
+    let all = reach_all(&whole);
+    drop(whole);
+    drop(Store::open_on(on(&disk), store, small(false)).expect("the last segment is sealed"));
+    let segments = |(path, _): &(PathBuf, Vec<u8>)| path.extension().is_some_and(|e| e == "seg");
+    let segments: Vec<_> = disk.files().into_iter().filter(segments).collect();
+    let (mut spoilt, mut lost_in_all) = (0, 0);
+    for (path, content) in &segments {
+        for at in (4096..content.len() as u64).step_by(7 * 512) {
+            let disk = disk.restarted(|_| Survives::Whole);
+            disk.spoil(path, at);
+            let opened = Store::open_on(on(&disk), store, small(false)).expect("open");
+            let report = fsck::run(&opened, Level::Data, &mut |_| {}).expect("a check");
+            let told = |one: &fsck::Finding| one.code == Code::Unreadable && one.segment.is_some();
+            assert!(report.findings.iter().any(told), "{path:?} {at}: {:?}", report.findings);
+            drop(opened);
+            let repair = Repair::on(on(&disk), store, small(false), Vec::new(), 1);
+            let outcome = repair
+                .execute(&mut |_| {})
+                .unwrap_or_else(|error| panic!("{path:?} {at} of {}: {error}", content.len()));
+            let lost: BTreeSet<BlockId> = outcome.salvage.lost.into_iter().collect();
+            let opened = Store::open_on(on(&disk), store, small(false)).expect("open");
+            let gone = all.iter().filter(|id| opened.get(id).is_err()).count();
+            // Of records of at least 64 bytes, a sector has a part of nine.
+            assert!(gone <= 9 && lost.iter().all(|id| all.contains(id)), "{path:?} {at}: {gone}");
+            (spoilt, lost_in_all) = (spoilt + 1, lost_in_all + gone);
+        }
+    }
+    assert!(spoilt > 50 && lost_in_all > spoilt / 2, "{lost_in_all} blocks in {spoilt} sectors");
 }

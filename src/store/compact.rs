@@ -387,7 +387,7 @@ fn copy_live(
     let mut scanner = Scanner::new(file, shared.identity.uuid, id, trailer.data_end);
     let mut copied = 0;
     loop {
-        match scanner.step()? {
+        match scanner.step() {
             Step::Record { offset, header, payload } => {
                 dictionaries.saw(&entry_of(id, offset, &header));
                 let found = table.find(&header.id, |entry| entry.offset == offset)?;
@@ -406,8 +406,8 @@ fn copy_live(
             }
             Step::End => break,
             // Nothing that lives, or it is missed at the end.
-            Step::Invalid { .. } => {
-                if !scanner.resync()? {
+            Step::Invalid { .. } | Step::Unreadable { .. } => {
+                if !scanner.resync() {
                     break;
                 }
             }

@@ -179,7 +179,7 @@ fn whole_prefix(
     let mut scanner = Scanner::new(file, target.store, id, size);
     let mut whole = Whole { end: SEGMENT_HEADER_BYTES, raw_bytes: 0, entries: Vec::new() };
     loop {
-        match scanner.step()? {
+        match scanner.step() {
             Step::Record { offset, header, payload } => {
                 let intact = || {
                     let dictionary = dictionaries.get(header.form);
@@ -196,10 +196,12 @@ fn whole_prefix(
                 whole.entries.push(entry);
             }
             Step::End => break,
+            // It may be readable another time, so nothing is sealed without it.
+            Step::Unreadable { error, .. } => return Err(error.into()),
             Step::Invalid { offset, .. } if offset >= committed => break,
             Step::Invalid { offset, what } => {
                 tracing::error!(segment = %id, offset, what, "damage; run `headstock fsck`");
-                if !scanner.resync()? {
+                if !scanner.resync() {
                     break;
                 }
             }

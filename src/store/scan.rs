@@ -5,8 +5,7 @@
 
 use std::sync::Arc;
 
-use super::Error;
-use super::fs::File;
+use super::fs::{File, FsError};
 use super::layout::{
     ALIGNMENT, Entry, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentId, StoreUuid,
 };
@@ -14,6 +13,9 @@ use crate::block::{self, BlockId, Dictionary, StoredForm};
 
 /// Bytes read at once: above the largest record, so that a record is at most two reads.
 const WINDOW_BYTES: u64 = 2 << 20;
+
+/// What a disk reads or fails to read as a whole, at least.
+const SECTOR_BYTES: u64 = 512;
 
 /// What stands at the scanner's place.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(super) enum Step<'a> {
     End,
     /// No record: which check failed.
     Invalid { offset: u64, what: &'static str },
+    /// What stands there cannot be read from the disk, of a record if its header can.
+    Unreadable { offset: u64, block: Option<BlockId>, error: FsError },
 }
 
 /// A walk over the records of a segment.
@@ -50,18 +54,27 @@ impl Scanner {
     }
 
     /// Makes the bytes `from..from + len` available; they end at or before the limit.
-    fn load(&mut self, from: u64, len: u64) -> Result<(), Error> {
+    fn load(&mut self, from: u64, len: u64) -> Result<(), FsError> {
         let end = self.window_start + self.window.len() as u64;
         if from >= self.window_start && from + len <= end {
             return Ok(());
         }
         let bytes = (self.limit - from).min(WINDOW_BYTES.max(len));
-        self.window.resize(bytes as usize, 0);
-        self.window_start = from;
-        Ok(self.file.read_at(from, &mut self.window)?)
+        // A sector that cannot be read costs what needs it, and nothing around it.
+        self.read(from, bytes).or_else(|_| self.read(from, len))
     }
 
-    fn header(&mut self, offset: u64) -> Result<Result<RecordHeader, &'static str>, Error> {
+    fn read(&mut self, from: u64, bytes: u64) -> Result<(), FsError> {
+        self.window.resize(bytes as usize, 0);
+        self.window_start = from;
+        let read = self.file.read_at(from, &mut self.window);
+        if read.is_err() {
+            self.window.clear();
+        }
+        read
+    }
+
+    fn header(&mut self, offset: u64) -> Result<Result<RecordHeader, &'static str>, FsError> {
         if self.limit.saturating_sub(offset) < RECORD_HEADER_BYTES as u64 {
             return Ok(Err("a record header would not fit"));
         }
@@ -76,35 +89,42 @@ impl Scanner {
         })
     }
 
-    /// The next record. After [`Step::End`] or [`Step::Invalid`] it says the same again, unless
-    /// [`Scanner::resync`] found a later record.
-    pub(super) fn step(&mut self) -> Result<Step<'_>, Error> {
+    /// The next record. After any other step it says the same again, unless [`Scanner::resync`] found a later
+    /// record.
+    pub(super) fn step(&mut self) -> Step<'_> {
         let offset = self.next;
         if offset == self.limit {
-            return Ok(Step::End);
+            return Step::End;
         }
-        let header = match self.header(offset)? {
-            Ok(header) => header,
-            Err(what) => return Ok(Step::Invalid { offset, what }),
+        let header = match self.header(offset) {
+            Ok(Ok(header)) => header,
+            Ok(Err(what)) => return Step::Invalid { offset, what },
+            Err(error) => return Step::Unreadable { offset, block: None, error },
         };
-        self.load(offset, header.span())?;
+        if let Err(error) = self.load(offset, header.span()) {
+            return Step::Unreadable { offset, block: Some(header.id), error };
+        }
         self.next = offset + header.span();
         let at = (offset - self.window_start) as usize + RECORD_HEADER_BYTES;
         let payload = &self.window[at..at + header.stored_len as usize];
-        Ok(Step::Record { offset, header, payload })
+        Step::Record { offset, header, payload }
     }
 
-    /// Looks for the next valid record header behind an invalid one and moves there.
-    pub(super) fn resync(&mut self) -> Result<bool, Error> {
+    /// Looks for the next valid record header behind what is none or cannot be read, and moves there.
+    pub(super) fn resync(&mut self) -> bool {
         let mut offset = self.next + ALIGNMENT;
         while offset + RECORD_HEADER_BYTES as u64 <= self.limit {
-            if self.header(offset)?.is_ok() {
-                self.next = offset;
-                return Ok(true);
+            match self.header(offset) {
+                Ok(Ok(_)) => {
+                    self.next = offset;
+                    return true;
+                }
+                Ok(Err(_)) => offset += ALIGNMENT,
+                // Of a header that two sectors hold, the first may be the bad one.
+                Err(_) => offset = (offset / SECTOR_BYTES + 1) * SECTOR_BYTES,
             }
-            offset += ALIGNMENT;
         }
-        Ok(false)
+        false
     }
 }
 

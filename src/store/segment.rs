@@ -111,28 +111,34 @@ impl Segment {
     pub(super) fn entries(&self) -> Result<(Option<Trailer>, Table), Error> {
         match self.footer() {
             Ok((trailer, table)) => Ok((Some(trailer), table)),
-            Err(Error::Damaged { offset, what, .. }) => {
-                tracing::warn!(segment = %self.id, offset, what, "damage; run `headstock fsck`");
+            Err(error @ (Error::Damaged { .. } | Error::Io(_))) => {
+                tracing::warn!(segment = %self.id, %error, "damage; run `headstock fsck`");
                 Ok((None, self.scan(self.file.size()?)?))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// A table made from the records before `limit`, in bytes. A damaged one is passed over: it makes
-    /// its own block unreadable, which fsck tells, and no other.
+    /// A table made from the records before `limit`, in bytes. A damaged one, and one that cannot be read, is
+    /// passed over: its own block is lost with it, which fsck tells, and no other.
     pub(super) fn scan(&self, limit: u64) -> Result<Table, Error> {
         let limit = limit.min(self.file.size()?);
         let mut scanner = Scanner::new(Arc::clone(&self.file), self.store, self.id, limit);
         let mut entries = Vec::new();
         loop {
-            match scanner.step()? {
+            match scanner.step() {
                 Step::Record { offset, header, .. } => {
                     entries.push(entry_of(self.id, offset, &header));
                 }
                 Step::End => break,
+                Step::Unreadable { offset, error, .. } => {
+                    tracing::warn!(segment = %self.id, offset, %error, "damage; run `headstock fsck`");
+                    if !scanner.resync() {
+                        break;
+                    }
+                }
                 Step::Invalid { offset, what } => {
-                    if !scanner.resync()? {
+                    if !scanner.resync() {
                         break;
                     }
                     tracing::warn!(segment = %self.id, offset, what, "damage; run `headstock fsck`");

@@ -151,7 +151,7 @@ impl<'a> Walk<'a> {
             Ok(true) => {}
             Ok(false) => return Ok(if known { Visit::Tainted } else { Visit::Fine }),
             Err(_) if known => return Ok(Visit::Tainted),
-            Err(error @ (Error::Damaged { .. } | Error::SegmentGone { .. })) => {
+            Err(error @ (Error::Damaged { .. } | Error::SegmentGone { .. } | Error::Io(_))) => {
                 return fault(self, Some(entry), Why::Unreadable(error.into()));
             }
             Err(error) => return Err(error),

@@ -13,7 +13,7 @@
 mod entries;
 mod node;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -38,6 +38,9 @@ pub enum Survives {
     /// Of a write all but the first bytes; anything else whole.
     AllBut(usize),
 }
+
+/// Bytes of a sector.
+const SECTOR_BYTES: u64 = 512;
 
 /// A kind of operation that fails.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +74,8 @@ struct State {
     faults: Vec<Fault>,
     /// Operations that failed by a fault.
     failed: u64,
+    /// Sectors of files that cannot be read any more.
+    bad: BTreeSet<(PathBuf, u64)>,
     /// Bytes that all files may have; without bound if none.
     capacity: Option<u64>,
     /// Bytes that were read.
@@ -123,6 +128,11 @@ impl SimDisk {
     /// Lets files have so many bytes in all from now on; without bound if none.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
+    }
+
+    /// Has a sector of a file be bad from now on, that of an offset in bytes: what needs it cannot be read.
+    pub fn spoil(&self, path: &Path, offset: u64) {
+        self.state().bad.insert((path.to_owned(), offset / SECTOR_BYTES));
     }
 
     /// Operations that failed by a fault so far.
@@ -383,7 +393,13 @@ impl File for SimFile {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), FsError> {
-        self.disk.state().read += buffer.len() as u64;
+        let sectors = offset / SECTOR_BYTES..(offset + buffer.len() as u64).div_ceil(SECTOR_BYTES);
+        let mut state = self.disk.state();
+        state.read += buffer.len() as u64;
+        if state.bad.iter().any(|(path, at)| *path == self.path && sectors.contains(at)) {
+            return Err(error(Operation::Read, &self.path, ErrorKind::Other));
+        }
+        drop(state);
         self.look(Operation::Read, |content| {
             content.read(offset as usize, buffer).then_some(()).ok_or(ErrorKind::UnexpectedEof)
         })

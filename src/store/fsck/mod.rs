@@ -297,12 +297,13 @@ impl Check<'_> {
     }
 
     fn footer(&mut self, segment: &Segment, size: u64) -> Result<Option<(Trailer, Table)>, Error> {
-        let problem = match segment.footer() {
+        let finding = match segment.footer() {
             Ok(footer) => return Ok(Some(footer)),
-            Err(Error::Damaged { what, .. }) => what,
+            Err(Error::Damaged { what, .. }) => Finding::new(Code::SegmentFooter, what),
+            Err(error @ Error::Io(_)) => Finding::new(Code::Unreadable, error.to_string()),
             Err(error) => return Err(error),
         };
-        self.report.add(Finding::new(Code::SegmentFooter, problem).at(segment.id, size));
+        self.report.add(finding.at(segment.id, size));
         Ok(None)
     }
 
@@ -318,7 +319,7 @@ impl Check<'_> {
         let mut dictionaries = OfSegment::new(Arc::clone(&segment.file), self.shared.identity.uuid);
         let mut listed = 0;
         loop {
-            match scanner.step()? {
+            match scanner.step() {
                 Step::Record { offset, header, payload } => {
                     self.report.records += 1;
                     let entry = entry_of(id, offset, &header);
@@ -336,8 +337,17 @@ impl Check<'_> {
                     }
                 }
                 Step::End => break,
+                Step::Unreadable { offset, block, error } => {
+                    let mut finding = Finding::new(Code::Unreadable, error.to_string());
+                    finding.block = block;
+                    self.report.add(finding.at(id, offset));
+                    self.damaged.insert((id, offset));
+                    if !scanner.resync() {
+                        break;
+                    }
+                }
                 Step::Invalid { offset, what } => {
-                    let more = scanner.resync()?;
+                    let more = scanner.resync();
                     // Without its own footer, a sealed segment's end cannot be told from damage.
                     if more || footer.is_some() || !sealed {
                         self.report.add(Finding::new(Code::RecordHeader, what).at(id, offset));

@@ -101,10 +101,10 @@ fn save_records(shared: &Shared, writer: &Writer, id: SegmentId) -> Result<u64, 
     loop {
         match scanner.step() {
             // A dictionary comes along with what needs it.
-            Ok(Step::Record { offset, header, .. }) if header.kind == Kind::Dictionary => {
+            Step::Record { offset, header, .. } if header.kind == Kind::Dictionary => {
                 dictionaries.saw(&entry_of(id, offset, &header));
             }
-            Ok(Step::Record { header, payload, .. }) => {
+            Step::Record { header, payload, .. } => {
                 if crc32fast::hash(payload) != header.payload_crc {
                     continue;
                 }
@@ -119,20 +119,14 @@ fn save_records(shared: &Shared, writer: &Writer, id: SegmentId) -> Result<u64, 
                     }
                 }
             }
-            Ok(Step::End) => return Ok(saved),
-            Ok(Step::Invalid { .. }) => match scanner.resync() {
-                Ok(true) => {}
-                Ok(false) => return Ok(saved),
-                Err(error) => return unreadable(id, saved, &error),
-            },
-            Err(error) => return unreadable(id, saved, &error),
+            Step::End => return Ok(saved),
+            Step::Invalid { .. } | Step::Unreadable { .. } => {
+                if !scanner.resync() {
+                    return Ok(saved);
+                }
+            }
         }
     }
-}
-
-fn unreadable(id: SegmentId, saved: u64, error: &Error) -> Result<u64, Error> {
-    tracing::warn!(segment = %id, %error, "the rest of the segment cannot be read");
-    Ok(saved)
 }
 
 /// Appends a block that another store has. The store may have it in a record that cannot be read.
