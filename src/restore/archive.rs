@@ -30,32 +30,44 @@ const STAND_FIRST: [&str; 3] = ["admin.system.users", "admin.system.roles", "adm
 /// The largest document in an archive: a user's, or our metadata.
 const MAX_DOCUMENT_BYTES: usize = (16 << 20) + (16 << 10);
 
+/// Length and checksum of the documents per namespace: database, collection.
+pub(super) type Sums = HashMap<(String, String), Written>;
+
 /// Writes the file.
 pub(super) fn restore(work: &FileWork, path: &Path) -> Result<Done, Error> {
     let file = File::create_new(path).map_err(Error::io("create", path))?;
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
-    let head = head(work)?;
-    out.write_all(&head).map_err(Error::io("write", path))?;
-    let mut written = HashMap::new();
-    let (first, rest): (Vec<&Item>, Vec<&Item>) =
-        work.items.iter().partition(|item| STAND_FIRST.contains(&item.ns.as_str()));
-    for item in first.into_iter().chain(rest) {
-        let sum = segment(work, item, path, &mut out)?;
-        written.insert(data_ns(item), (item, sum));
-    }
+    let (head_bytes, written) = write(work, path, &mut out)?;
     let file = out.into_inner().map_err(|why| why.into_error());
     file.and_then(|file| file.sync_all()).map_err(Error::io("sync", path))?;
     let bytes = work.items.iter().map(Item::bytes).sum();
     work.progress.begin(Phase::Compare, Amount { documents: 0, bytes });
-    let mut found = read_back(path, head.len(), work)?;
+    let mut found = read_back(path, head_bytes, work)?;
     let mut done = Done::default();
     for item in &work.items {
         let ns = data_ns(item);
-        let expected = written.get(&ns).map(|(_, sum)| *sum).unwrap_or_default();
+        let expected = written.get(&ns).copied().unwrap_or_default();
         files::compare(item, found.remove(&ns).unwrap_or_default(), expected)?;
         files::count(&mut done, item);
     }
     Ok(done)
+}
+
+/// Writes all. Returns the bytes before the first segment, and what stands in the segments.
+pub(super) fn write(
+    work: &FileWork,
+    path: &Path,
+    out: &mut dyn Write,
+) -> Result<(usize, Sums), Error> {
+    let head = head(work)?;
+    out.write_all(&head).map_err(Error::io("write", path))?;
+    let (first, rest): (Vec<&Item>, Vec<&Item>) =
+        work.items.iter().partition(|item| STAND_FIRST.contains(&item.ns.as_str()));
+    let mut written = Sums::new();
+    for item in first.into_iter().chain(rest) {
+        written.insert(data_ns(item), segment(work, item, path, out)?);
+    }
+    Ok((head.len(), written))
 }
 
 /// The collection of the documents; a view stands under its own name.
@@ -119,17 +131,18 @@ fn segment(
 }
 
 /// Length and checksum per namespace, by reading what follows the head.
-fn read_back(
-    path: &Path,
-    head_bytes: usize,
-    work: &FileWork,
-) -> Result<HashMap<(String, String), Written>, Error> {
+fn read_back(path: &Path, head_bytes: usize, work: &FileWork) -> Result<Sums, Error> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let mut input = BufReader::with_capacity(BUFFER_BYTES, file);
     let skipped = std::io::copy(&mut input.by_ref().take(head_bytes as u64), &mut std::io::sink());
     skipped.map_err(Error::io("read back", path))?;
+    read_segments(input, path, work)
+}
+
+/// Length and checksum per namespace, by reading from the first segment on.
+pub(super) fn read_segments(input: impl Read, path: &Path, work: &FileWork) -> Result<Sums, Error> {
     let mut reader = Reader { input, path, document: Vec::new(), cancel: &work.cancel };
-    let mut found = HashMap::<_, Written>::new();
+    let mut found = Sums::new();
     while let Some(header) = reader.header()? {
         let sum = found.entry(header.ns).or_default();
         while reader.document()? {

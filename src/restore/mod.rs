@@ -22,6 +22,8 @@ mod dump;
 mod error;
 pub(crate) mod extjson;
 mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod metadata;
 mod items;
 mod live;

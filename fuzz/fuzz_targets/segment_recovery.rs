@@ -1,0 +1,92 @@
+//! A small store, one segment of which is changed, cut or filled up, its checksums made good again if the
+//! script says so. Opening it, for writing and for reading, ends in a store or a typed error; what a store
+//! gives hashes to its name, the same after another opening; where no checksum is forged, every record
+//! left as it was gives its block. No more is read than a few times what the files have.
+#![no_main]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{STORE, Scene, Script, copy, forge, open, open_reader, paths, read};
+use headstock::block::{BlockId, BlockRead as _};
+use headstock::store::Store;
+use headstock::store::fsck::{self, Level};
+use libfuzzer_sys::fuzz_target;
+
+const MAX_EDITS: u8 = 8;
+/// A store of a quarter of a megabyte is opened three times and checked twice.
+const MAX_READ_BYTES: u64 = 64 << 20;
+
+fuzz_target!(|data: &[u8]| {
+    let scene = Scene::get();
+    let mut script = Script(data);
+    let Some(flags) = script.byte() else { return };
+    let disk = scene.moment(flags);
+    let mmap = flags & 0x04 != 0;
+    if flags & 0x08 != 0 {
+        paths(&disk, "index").iter().for_each(|path| disk.put_file(path, None));
+    }
+    let segments = paths(&disk, "segments");
+    let which = script.below(segments.len());
+    let (path, before) = (&segments[which], read(&disk, &segments[which]));
+    let mut bytes = before.clone();
+    for _ in 0..=script.next() % MAX_EDITS {
+        forge::edit_segment(&mut bytes, &mut script);
+    }
+    let number = which as u32 + 1;
+    assert!(path.ends_with(format!("{number:08x}.seg")));
+    let is_forged = flags & 0x70 != 0;
+    if flags & 0x10 != 0 {
+        forge::seal_sector(&mut bytes);
+    }
+    if flags & 0x20 != 0 {
+        forge::seal_records(&mut bytes, &scene.uuid, number);
+    }
+    if flags & 0x40 != 0 {
+        forge::seal_footer(&mut bytes);
+    }
+    disk.put_file(path, Some(bytes.clone()));
+
+    let reader_disk = copy(&disk);
+    if let Ok(reader) = open_reader(&reader_disk, mmap) {
+        readable(&reader, &bytes);
+        let _ = fsck::run(&reader, Level::Data, &mut |_| {});
+    }
+    let Ok(store) = open(&disk, mmap) else { return };
+    let found = readable(&store, &bytes);
+    if !is_forged && flags & 0x03 == 0 {
+        check_untouched(&before, &bytes, &found);
+    }
+    let _ = fsck::run(&store, Level::Data, &mut |_| {});
+    drop(store);
+    let store = open(&disk, mmap).expect("what was opened opens again");
+    assert!(readable(&store, &bytes) == found, "another opening gives something else");
+    let read = disk.bytes_read() + reader_disk.bytes_read();
+    assert!(read < MAX_READ_BYTES, "{read} bytes were read below {STORE}");
+});
+
+/// The blocks that a store gives of all that it ever held and all that the changed segment names.
+fn readable(store: &Store, segment: &[u8]) -> BTreeMap<BlockId, usize> {
+    let named = segment.chunks(8).enumerate().filter(|(_, word)| word.starts_with(b"HSR\x1a"));
+    let named = named.filter_map(|(at, _)| BlockId::from_slice(segment.get(at * 8 + 16..at * 8 + 48)?));
+    let all: Vec<BlockId> = Scene::get().blocks.keys().copied().chain(named).collect();
+    let mut found = BTreeMap::new();
+    for id in all {
+        if let Ok(block) = store.get(&id) {
+            assert_eq!(BlockId::of(block.kind, &block.bytes), id, "not what its name says");
+            found.insert(id, block.bytes.len());
+        }
+    }
+    found
+}
+
+/// Of a segment that was sealed, a record that is as it was is found whatever happened to the others.
+fn check_untouched(before: &[u8], after: &[u8], found: &BTreeMap<BlockId, usize>) {
+    for (start, end) in forge::records(before) {
+        if after.get(start..end) == Some(&before[start..end]) {
+            let id = BlockId::from_slice(&before[start + 16..start + 48]).expect("a name");
+            assert!(found.contains_key(&id), "a whole record at {start} is lost");
+        }
+    }
+}
