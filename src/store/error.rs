@@ -96,6 +96,12 @@ pub enum Error {
     /// Somebody asked it to end, see [`super::Store::stop_compactions`].
     #[error("the compaction was stopped; what it had done stays done, and it can be run again")]
     Stopped,
+    /// The last of all numbers is used, or a file says so. What is there can be read.
+    #[error("the store has no number left for another {what}")]
+    Exhausted {
+        /// Of what.
+        what: &'static str,
+    },
     /// A write to a store that was opened for reading.
     #[error("the store was opened for reading only")]
     ReadOnly,

@@ -25,6 +25,9 @@ const RATIO: u64 = 3;
 /// Tables merged at once, so that a rebuild of a large store stays within the limit of open files.
 const MERGE_WIDTH: usize = 64;
 
+/// Runs are numbered from 1, by one for each: a file of such a number is none.
+const MAX_RUNS: u64 = 1 << 63;
+
 /// The tables that look-ups probe, newest last, and the segments that count.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Probes {
@@ -264,8 +267,9 @@ fn open_runs(
     let mut opened = Vec::new();
     let mut next = 1;
     for name in names {
-        let Some(digits) = name.strip_suffix(".run") else { continue };
-        next = next.max(u64::from_str_radix(digits, 16).map_or(0, |number| number + 1));
+        let number = name.strip_suffix(".run").and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        let Some(number) = number.filter(|number| *number < MAX_RUNS) else { continue };
+        next = next.max(number + 1);
         match Run::open(disk, &dir.join(&name), store, mmap) {
             Ok(Ok(run)) => opened.push(run),
             Ok(Err(what)) => tracing::warn!(file = name, what, "an index run is not used"),

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::Error;
 use crate::block::{BlockId, Codec, Kind, MAX_BLOCK_BYTES, StoredForm};
 
 /// Bytes of the header sector at the start of every segment.
@@ -36,13 +37,19 @@ impl SegmentId {
         format!("{:08x}.seg", self.0)
     }
 
-    /// The segment a file name stands for.
+    /// The segment a file name stands for. None has the number 0, or the last, which has none after it.
     pub(super) fn of_file_name(name: &str) -> Option<Self> {
         let digits = name.strip_suffix(".seg")?;
         if digits.len() != 8 {
             return None;
         }
-        u32::from_str_radix(digits, 16).ok().map(Self)
+        let number = u32::from_str_radix(digits, 16).ok();
+        number.filter(|number| (1..u32::MAX).contains(number)).map(Self)
+    }
+
+    /// The number after this one.
+    pub(super) fn next(self) -> Result<Self, Error> {
+        self.0.checked_add(1).map(Self).ok_or(Error::Exhausted { what: "segment" })
     }
 }
 

@@ -15,13 +15,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Error;
 use super::fs::{Access, Disk, File, FsError, write_again};
 use super::layout::{ALIGNMENT, StoreUuid, field, u32_at, u64_at};
-use super::record::{self, ChainHash, Commit, FIXED_BYTES, Place, Raw};
+use super::record::{self, ChainHash, Commit, FIXED_BYTES, MAX_RECORD_BYTES, Place, Raw};
+use super::{Error, number_after};
 
 /// Bytes of a log file before the next commit starts a new one: keeps opening fast.
 pub(super) const LOG_BYTES: u64 = 1 << 20;
+/// No log file has more: none is started with more space than twice its first record.
+const MAX_LOG_BYTES: u64 = 2 * MAX_RECORD_BYTES;
 const SLOT_BYTES: u64 = 4096;
 const SLOT_MAGIC: &[u8; 12] = b"HEADSLT\x1a\n\xa9\r\n";
 /// How often a log is read until it is what was made durable.
@@ -75,11 +77,10 @@ pub(super) struct LogFiles {
     durable: bool,
 }
 
-/// A log file's commits as read.
+/// A log file as read.
 pub(super) struct LogRead {
     pub(super) slot: Slot,
-    /// Every commit of the file, oldest first; never empty.
-    pub(super) commits: Vec<Commit>,
+    pub(super) newest: Commit,
     /// Where valid records end, in bytes.
     pub(super) end: u64,
     /// Whether something stands behind the last valid record.
@@ -156,10 +157,7 @@ impl LogFiles {
             },
             other => other?,
         };
-        let size = file.size()?;
-        let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
-        file.read_at(0, &mut bytes)?;
-        self.parse(slot, &bytes)
+        self.parse(slot, &content(&*file)?)
     }
 
     /// Reads the log file in use, and makes durable what is read. Another process may have been killed
@@ -200,19 +198,16 @@ impl LogFiles {
     fn parse(&self, slot: Slot, bytes: &[u8]) -> Result<LogRead, Error> {
         let path = self.path(slot.log);
         let damaged = |offset, what| Error::Damaged { path: path.clone(), offset, what };
-        let mut commits: Vec<Commit> = Vec::new();
-        let mut end = 0;
+        let (mut newest, mut end) = (None, 0);
         while let Some(raw) = raw_at(bytes, end, &self.place(slot.log, end)) {
-            let commit = raw.apply(commits.last()).map_err(|what| damaged(end, what))?;
+            if end == 0 && raw.hash != slot.first {
+                return Err(damaged(0, "the log file is not the one that HEAD names"));
+            }
+            // One at a time: each names all segments.
+            newest = Some(raw.apply(newest.as_ref()).map_err(|what| damaged(end, what))?);
             end += raw_len(bytes, end);
-            commits.push(commit);
         }
-        let Some(first) = commits.first() else {
-            return Err(damaged(0, "the log file has no valid first record"));
-        };
-        if first.hash != slot.first {
-            return Err(damaged(0, "the log file is not the one that HEAD names"));
-        }
+        let newest = newest.ok_or_else(|| damaged(0, "the log file has no valid first record"))?;
         // A record ends with its checksum: none starts behind the last byte that is not zero.
         let written = written_len(bytes) as u64;
         let mut later = end + ALIGNMENT;
@@ -224,7 +219,7 @@ impl LogFiles {
             later += ALIGNMENT;
         }
         let torn = written > end;
-        Ok(LogRead { slot, commits, end, torn })
+        Ok(LogRead { slot, newest, end, torn })
     }
 
     /// Starts a log file whose first record is `commit` in full, and makes `HEAD` name it.
@@ -235,7 +230,13 @@ impl LogFiles {
         base: &Commit,
         commit: &mut Commit,
     ) -> Result<LogFile, Error> {
-        let (generation, log) = current.map_or((1, 1), |slot| (slot.generation + 1, slot.log + 1));
+        let (generation, log) = match current {
+            Some(slot) => (
+                number_after(slot.generation, "slot of HEAD")?,
+                number_after(slot.log, "log file")?,
+            ),
+            None => (1, 1),
+        };
         let record = record::encode(commit, base, true, &self.place(log, 0));
         let path = self.path(log);
         match self.disk.remove(&path) {
@@ -325,6 +326,13 @@ impl LogFile {
         self.end += record.len() as u64;
         Ok(true)
     }
+}
+
+/// The bytes of a log file, of a longer one as many as any has.
+pub(super) fn content(file: &dyn File) -> Result<Vec<u8>, FsError> {
+    let mut bytes = vec![0; file.size()?.min(MAX_LOG_BYTES) as usize];
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// Where the zeros at the end start. Most of a log file is zeros, so that it is worth to pass over many

@@ -25,6 +25,8 @@ pub mod fs;
 pub mod fsck;
 mod identity;
 mod index;
+#[cfg(test)]
+mod last_numbers;
 mod layout;
 mod log;
 mod map;
@@ -105,6 +107,18 @@ pub type Roots = BTreeMap<String, BlockId>;
 /// The number of a commit; grows by one with each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct CommitSeq(pub u64);
+
+impl CommitSeq {
+    /// The number of the commit after this one.
+    fn next(self) -> Result<Self, Error> {
+        number_after(self.0, "commit").map(Self)
+    }
+}
+
+/// The number after another, which the last of all has not.
+fn number_after(number: u64, what: &'static str) -> Result<u64, Error> {
+    number.checked_add(1).ok_or(Error::Exhausted { what })
+}
 
 /// The secret that decides where trees are cut; made once per repository.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -120,11 +120,11 @@ fn writer_with(
     let (disk, options, identity) = (Arc::clone(disk), options.clone(), *identity);
     let store = identity.uuid;
     let log_files = LogFiles::new(Arc::clone(&disk), dir, store, options.durable);
-    let mut read = log_files.read_settled()?;
+    let read = log_files.read_settled()?;
     if read.torn {
         tracing::info!(offset = read.end, "the commit log ends in a torn record, which is ignored");
     }
-    let mut commit = read.commits.pop().expect("a log that was read has at least one commit");
+    let mut commit = read.newest.clone();
     log_files.remove_others(read.slot.log)?;
     let Options { segment_bytes, durable, mmap } = options;
     let target = Target { disk: Arc::clone(&disk), store, segment_bytes, durable };

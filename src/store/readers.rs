@@ -101,8 +101,7 @@ pub(super) fn register(
 }
 
 fn newest(log: &LogFiles) -> Result<Commit, Error> {
-    let mut read = log.read()?;
-    Ok(read.commits.pop().expect("a log that was read has at least one commit"))
+    Ok(log.read()?.newest)
 }
 
 /// Enters the registry, or returns `None` if the writer took the new file for a stale one.

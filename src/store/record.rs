@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::layout::{SegmentId, StoreUuid, aligned, field, u16_at, u32_at, u64_at};
-use super::{CommitSeq, Roots};
+use super::{CommitSeq, MAX_SEGMENT_BYTES, Roots};
 use crate::block::BlockId;
 
 /// Bytes of a root's name at most.
@@ -168,11 +168,16 @@ impl<'a> Raw<'a> {
         field(self.bytes, 72)
     }
 
+    /// Whether this is the record of the commit after another.
+    pub(super) fn follows(&self, seq: CommitSeq) -> bool {
+        seq.0.checked_add(1) == Some(self.seq().0)
+    }
+
     /// The commit that this record makes of the one before; `None` for a full record that starts a
     /// file. Says which rule the record breaks otherwise.
     pub(super) fn apply(&self, base: Option<&Commit>) -> Result<Commit, &'static str> {
         let mut commit = match base {
-            Some(base) if self.parent() != base.hash || self.seq().0 != base.seq.0 + 1 => {
+            Some(base) if self.parent() != base.hash || !self.follows(base.seq) => {
                 return Err("the commit record does not follow the one before it");
             }
             Some(base) if !self.is_full() => base.clone(),
@@ -185,6 +190,9 @@ impl<'a> Raw<'a> {
         let active = (SegmentId(u32_at(bytes, 32)), u64_at(bytes, 40));
         commit.active = (active.0.0 != 0).then_some(active);
         commit.next_segment = SegmentId(u32_at(bytes, 36));
+        if commit.next_segment < SegmentId(1) {
+            return Err("the commit record has no next segment");
+        }
         commit.hash = self.hash;
         let mut rest = Rest(&bytes[FIXED_BYTES..]);
         for _ in 0..u32_at(bytes, 48) {
@@ -197,13 +205,33 @@ impl<'a> Raw<'a> {
         }
         for _ in 0..u32_at(bytes, 56) {
             let added = rest.take(12)?;
-            commit.segments.insert(SegmentId(u32_at(added, 0)), u64_at(added, 4));
+            let (id, len) = (SegmentId(u32_at(added, 0)), u64_at(added, 4));
+            check_segment(&commit, id, len)?;
+            commit.segments.insert(id, len);
         }
         for _ in 0..u32_at(bytes, 60) {
             commit.segments.remove(&SegmentId(u32_at(rest.take(4)?, 0)));
         }
+        if let Some((id, len)) = commit.active {
+            check_segment(&commit, id, len)?;
+            if commit.segments.contains_key(&id) {
+                return Err("the commit record names a segment as sealed and as active");
+            }
+        }
         Ok(commit)
     }
+}
+
+/// Says which rule a segment breaks that a commit names. Sums of lengths, and the number after any, rely on
+/// these.
+fn check_segment(commit: &Commit, id: SegmentId, len: u64) -> Result<(), &'static str> {
+    if id < SegmentId(1) || id >= commit.next_segment {
+        return Err("the commit record names a segment of a number that none has yet");
+    }
+    if len > MAX_SEGMENT_BYTES {
+        return Err("the commit record names a segment longer than any");
+    }
+    Ok(())
 }
 
 const SHORT: &str = "the commit record is shorter than its lists";

@@ -63,10 +63,11 @@ impl Run {
         if u16_at(&header, 14) > FORMAT_VERSION || header[16..32] != *store {
             return Ok(Err("the index run is of another store or version"));
         }
-        let start = table_start(listed as usize);
-        if Some(size) != count.checked_mul(ENTRY_BYTES as u64).map(|bytes| start + bytes) {
+        let entries = count.checked_mul(ENTRY_BYTES as u64);
+        let start = (listed <= size / 4).then(|| table_start(listed as usize));
+        let Some(start) = start.filter(|start| size.checked_sub(*start) == entries) else {
             return Ok(Err("the index run's length differs"));
-        }
+        };
         let mut list = vec![0; listed as usize * 4];
         file.read_at(HEADER_BYTES as u64, &mut list)?;
         let segments = list.chunks_exact(4).map(|id| SegmentId(u32_at(id, 0))).collect();

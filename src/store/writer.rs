@@ -380,9 +380,10 @@ impl Writer {
         if let Some(active) = &mut append.active {
             active.flush()?;
         }
+        let following = append.next.next()?;
         let fresh = Active::create(&self.target, &self.directory, append.next, both);
         // A number is used up even by a segment that could not be started.
-        append.next = SegmentId(append.next.0 + 1);
+        append.next = following;
         let full = append.active.replace(fresh?).map(Arc::new);
         append.sealing.extend(full.clone());
         Ok(full)
@@ -485,7 +486,7 @@ impl Writer {
         });
         let newest = Arc::clone(&log.newest);
         let mut commit = Commit {
-            seq: CommitSeq(newest.seq.0 + 1),
+            seq: newest.seq.next()?,
             time_ms: now_ms(),
             roots,
             segments: sealed,

@@ -17,7 +17,7 @@ use crate::block::Kind;
 use crate::store::fs::{Access, Disk};
 use crate::store::identity::Identity;
 use crate::store::layout::{ENTRY_BYTES, Entry, SegmentId, StoreUuid};
-use crate::store::log::{LogFiles, Slot, whole_records};
+use crate::store::log::{LogFiles, Slot, content, whole_records};
 use crate::store::record::{Commit, Place};
 use crate::store::segment::{self, Segments};
 use crate::store::{CommitSeq, Error, Roots, identity, open};
@@ -30,8 +30,8 @@ pub(super) fn plan(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<Foundation
     let log_files = log_files(disk, dir, identity.uuid);
     let present = present(&**disk, dir)?;
     let plan = match log_files.read() {
-        Ok(mut read) => {
-            let commit = read.commits.pop().expect("a log that was read has at least one commit");
+        Ok(read) => {
+            let commit = read.newest;
             let gone = gone(&commit, &present);
             let log = (!gone.is_empty())
                 .then(|| "it names segments that are gone or too short".to_owned());
@@ -61,14 +61,14 @@ pub(super) fn execute(repair: &Repair, plan: &Foundation) -> Result<(), Error> {
     let files = log_files(disk, dir, identity.uuid);
     let present = present(&**disk, dir)?;
     let base = match files.read() {
-        Ok(mut read) => read.commits.pop().expect("a log that was read has at least one commit"),
+        Ok(read) => read.newest,
         Err(_) => {
             let (newest, _) = newest(disk, dir, identity.uuid)?;
             // Which of them the commit named is not known; blocks that nothing names do no harm.
             Commit { segments: present.clone(), active: None, ..newest }
         }
     };
-    let mut commit = without_gone(&base, &present);
+    let mut commit = without_gone(&base, &present)?;
     let old = numbers(&**disk, &files)?;
     let slots = files.slots().unwrap_or([Err("the slot cannot be read"); 2]);
     let generation = slots.iter().flatten().map(|slot| slot.generation).max().unwrap_or(0);
@@ -102,9 +102,9 @@ fn gone(commit: &Commit, present: &BTreeMap<SegmentId, u64>) -> Vec<SegmentId> {
 }
 
 /// The commit after one, which names what is there.
-fn without_gone(base: &Commit, present: &BTreeMap<SegmentId, u64>) -> Commit {
+fn without_gone(base: &Commit, present: &BTreeMap<SegmentId, u64>) -> Result<Commit, Error> {
     let mut commit = base.clone();
-    commit.seq = CommitSeq(base.seq.0 + 1);
+    commit.seq = base.seq.next()?;
     commit.segments.retain(|id, _| present.contains_key(id));
     if let Some((id, len)) = base.active {
         match present.get(&id) {
@@ -119,7 +119,7 @@ fn without_gone(base: &Commit, present: &BTreeMap<SegmentId, u64>) -> Commit {
     }
     let highest = present.keys().next_back().map_or(0, |id| id.0);
     commit.next_segment = SegmentId(base.next_segment.0.max(highest.saturating_add(1)));
-    commit
+    Ok(commit)
 }
 
 fn numbers(disk: &dyn Disk, files: &LogFiles) -> Result<Vec<u64>, Error> {
@@ -141,9 +141,7 @@ fn newest(
     let mut contents = Vec::new();
     for number in numbers(&**disk, &files)? {
         let file = disk.open(&files.path(number), Access::Read)?;
-        let mut bytes = vec![0; usize::try_from(file.size()?).unwrap_or(usize::MAX)];
-        file.read_at(0, &mut bytes)?;
-        contents.push((number, bytes));
+        contents.push((number, content(&*file)?));
     }
     let mut records = Vec::new();
     for (log, bytes) in &contents {
@@ -163,7 +161,7 @@ fn newest(
             if let Ok(commit) = raw.apply(None) {
                 newest = (commit, RECORD);
             }
-        } else if raw.seq().0 == newest.0.seq.0 + 1 {
+        } else if raw.follows(newest.0.seq) {
             let base = Commit { hash: raw.parent(), ..newest.0.clone() };
             if let Ok(commit) = raw.apply(Some(&base)) {
                 newest = (commit, RECORD);
