@@ -1,5 +1,5 @@
 //! A small store, one segment of which is changed, cut or filled up, its checksums made good again if the
-//! script says so. Opening it, for writing and for reading, ends in a store or a typed error; what a store
+//! script says so, its index runs too. Opening it, for writing and for reading, ends in a store or a typed error; what a store
 //! gives hashes to its name, the same after another opening; where no checksum is forged, every record
 //! left as it was gives its block. No more is read than a few times what the files have.
 #![no_main]
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use common::{STORE, Scene, Script, copy, forge, open, open_reader, paths, read};
 use headstock::block::{BlockId, BlockRead as _};
+use headstock::lab::SimDisk;
 use headstock::store::Store;
 use headstock::store::fsck::{self, Level};
 use libfuzzer_sys::fuzz_target;
@@ -23,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
     let mut script = Script(data);
     let Some(flags) = script.byte() else { return };
     let disk = scene.moment(flags);
-    let mmap = flags & 0x04 != 0;
+    let (is_closed, mmap) = (flags & 0x03 == 0 || flags & 0x03 == 3, flags & 0x04 != 0);
     if flags & 0x08 != 0 {
         paths(&disk, "index").iter().for_each(|path| disk.put_file(path, None));
     }
@@ -36,15 +37,18 @@ fuzz_target!(|data: &[u8]| {
     }
     let number = which as u32 + 1;
     assert!(path.ends_with(format!("{number:08x}.seg")));
-    let is_forged = flags & 0x70 != 0;
-    if flags & 0x10 != 0 {
+    let seals = if flags & 0x10 == 0 { 0 } else { script.next() };
+    if seals & 0x01 != 0 {
         forge::seal_sector(&mut bytes);
     }
-    if flags & 0x20 != 0 {
+    if seals & 0x02 != 0 {
         forge::seal_records(&mut bytes, &scene.uuid, number);
     }
-    if flags & 0x40 != 0 {
+    if seals & 0x04 != 0 {
         forge::seal_footer(&mut bytes);
+    }
+    if seals & 0x08 != 0 {
+        forge_run(&disk, &mut script);
     }
     disk.put_file(path, Some(bytes.clone()));
 
@@ -55,7 +59,7 @@ fuzz_target!(|data: &[u8]| {
     }
     let Ok(store) = open(&disk, mmap) else { return };
     let found = readable(&store, &bytes);
-    if !is_forged && flags & 0x03 == 0 {
+    if seals == 0 && is_closed {
         check_untouched(&before, &bytes, &found);
     }
     let _ = fsck::run(&store, Level::Data, &mut |_| {});
@@ -65,6 +69,17 @@ fuzz_target!(|data: &[u8]| {
     let read = disk.bytes_read() + reader_disk.bytes_read();
     assert!(read < MAX_READ_BYTES, "{read} bytes were read below {STORE}");
 });
+
+/// Changes an index run, which may get the last of all numbers.
+fn forge_run(disk: &SimDisk, script: &mut Script<'_>) {
+    let runs = paths(disk, "index");
+    let Some(path) = runs.get(script.below(runs.len())) else { return };
+    let mut bytes = read(disk, path);
+    forge::edit_run(&mut bytes, script);
+    disk.put_file(path, None);
+    let number = if script.next() % 2 == 0 { 1 } else { script.number(u64::MAX) };
+    disk.put_file(&path.with_file_name(format!("{number:016x}.run")), Some(bytes));
+}
 
 /// The blocks that a store gives of all that it ever held and all that the changed segment names.
 fn readable(store: &Store, segment: &[u8]) -> BTreeMap<BlockId, usize> {

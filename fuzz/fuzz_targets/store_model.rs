@@ -23,7 +23,7 @@ const MAX_STEPS: u32 = 60;
 const MAX_PUT: u8 = 24;
 
 /// Kinds of operations, and how they fail.
-const FAULTS: [(Operation, ErrorKind); 12] = [
+const FAULTS: [(Operation, ErrorKind); 14] = [
     (Operation::Create, ErrorKind::StorageFull),
     (Operation::Open, ErrorKind::Other),
     (Operation::Read, ErrorKind::Other),
@@ -32,6 +32,8 @@ const FAULTS: [(Operation, ErrorKind); 12] = [
     (Operation::Allocate, ErrorKind::StorageFull),
     (Operation::SetLength, ErrorKind::Other),
     (Operation::Sync, ErrorKind::Other),
+    (Operation::Sync, ErrorKind::Other),
+    (Operation::Sync, ErrorKind::StorageFull),
     (Operation::Rename, ErrorKind::Other),
     (Operation::Remove, ErrorKind::Other),
     (Operation::List, ErrorKind::Other),
@@ -54,6 +56,8 @@ struct Place {
     attempts: Vec<Roots>,
     /// Whether nothing was made to fail since the last opening.
     is_healthy: bool,
+    /// Whether the power is gone, or goes after some more operations.
+    power_goes: bool,
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -84,6 +88,7 @@ impl Place {
             roots: Roots::new(),
             attempts: Vec::new(),
             is_healthy: true,
+            power_goes: false,
         }
     }
 
@@ -190,11 +195,15 @@ impl Place {
     }
 
     fn fail(&mut self, script: &mut Script<'_>) {
+        self.is_healthy = false;
+        let after = u64::from(script.next() % 16);
+        if script.next() % 4 == 0 {
+            self.power_goes = true;
+            return self.disk.cut_after(self.disk.operations() + after);
+        }
         let (operation, kind) = FAULTS[script.below(FAULTS.len())];
-        let after = u64::from(script.next() % 32);
         let times = if script.next() & 1 == 0 { 1 } else { u64::MAX };
         self.disk.fail(&[Fault { operation, after, times, kind }]);
-        self.is_healthy = false;
     }
 
     fn read(&self, script: &mut Script<'_>) {
@@ -208,7 +217,7 @@ impl Place {
     /// Ends the process, or cuts the power as well, and opens on a disk that is well again.
     fn reopen(&mut self, cuts: bool, script: &mut Script<'_>) {
         self.session = None;
-        if cuts {
+        if cuts || self.power_goes {
             // Before anything is sealed in an orderly manner.
             let lengths = self.disk.unsynced();
             let cut = self.disk.restarted(|at| fate(lengths[at], script));
@@ -228,7 +237,7 @@ impl Place {
         (self.store, self.roots) = (Some(store), found);
         self.attempts.clear();
         self.fresh.clear();
-        self.is_healthy = true;
+        (self.is_healthy, self.power_goes) = (true, false);
         // What is built on is not taken back by a later cut.
         let later = open(&self.disk.restarted(|_| Survives::Nothing), false);
         let later = later.expect("opens after a cut that follows");

@@ -94,11 +94,18 @@ fn a_file_of_the_last_segment_number_is_no_segment() {
 #[test]
 fn commits_that_no_store_makes_are_damage() {
     let edits: [fn(&mut Commit); 5] = [
-        |commit| _ = commit.segments.insert(SegmentId(1), u64::MAX),
+        |commit| {
+            commit.segments.insert(SegmentId(1), u64::MAX);
+            commit.active = None;
+        },
         |commit| commit.active = Some((SegmentId(1), u64::MAX)),
-        |commit| commit.active = commit.segments.first_key_value().map(|(id, len)| (*id, *len)),
+        // It is active as well.
+        |commit| _ = commit.segments.insert(SegmentId(1), 4096),
         |commit| _ = commit.segments.insert(commit.next_segment, 4096),
-        |commit| commit.next_segment = SegmentId(0),
+        |commit| {
+            commit.active = None;
+            commit.next_segment = SegmentId(0);
+        },
     ];
     for edit in edits {
         let (dir, _) = store_with(edit, |slot| slot);

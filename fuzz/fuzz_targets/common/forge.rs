@@ -22,6 +22,7 @@ const RECORD: &[Field] = &[
 const ENTRY: &[Field] = &[(0, 8), (32, 4), (36, 4), (40, 4), (44, 1), (45, 2)];
 const TRAILER: &[Field] =
     &[(0, 4), (16, 4), (24, 8), (32, 8), (40, 8), (48, 4), (56, 4), (88, 8), (120, 4)];
+const RUN: &[Field] = &[(0, 4), (12, 2), (14, 2), (16, 4), (32, 8), (40, 8), (48, 8)];
 const SLOT: &[Field] = &[(0, 4), (12, 4), (16, 4), (32, 8), (40, 8), (48, 8), (124, 4)];
 const COMMIT: &[Field] = &[
     (0, 4), (4, 4), (8, 8), (16, 8), (24, 8), (32, 4), (36, 4), (40, 8), (48, 4), (52, 4), (56, 4),
@@ -159,16 +160,44 @@ pub fn seal_footer(bytes: &mut [u8]) {
 pub fn edit_log(bytes: &mut Vec<u8>, script: &mut Script<'_>) {
     let found = commits(bytes);
     let (at, end) = found.get(script.below(found.len())).copied().unwrap_or((0, 0));
-    match script.next() % 6 {
+    match script.next() % 8 {
         0..3 => set_field(bytes, script, at, COMMIT),
-        3 => bytes.truncate(end),
-        4 => {
+        3 | 4 => {
+            let added = segments_added(bytes, at);
+            let at = added.get(script.below(added.len())).copied().unwrap_or(at);
+            set_field(bytes, script, at, &[(0, 4), (4, 8)]);
+        }
+        5 => bytes.truncate(end),
+        6 => {
             let first = script.number(u64_at(bytes, 16));
             for (n, (at, _)) in found.iter().enumerate() {
                 put(bytes, at + 16, &first.wrapping_add(n as u64).to_le_bytes());
             }
         }
         _ => edit_anywhere(bytes, script, at),
+    }
+}
+
+/// Where a commit names the segments that it adds.
+fn segments_added(bytes: &[u8], at: usize) -> Vec<usize> {
+    let mut place = at + COMMIT_FIXED_BYTES;
+    for (count_at, behind_name) in [(48, HASH_BYTES), (52, 0)] {
+        for _ in 0..u32_at(bytes, at + count_at).min(64) {
+            place += 2 + (u32_at(bytes, place) & 0xffff) as usize + behind_name;
+        }
+    }
+    (0..u32_at(bytes, at + 56).min(64)).map(|n| place + 12 * n as usize).collect()
+}
+
+/// Changes the header of an index run, and gives it its checksum.
+pub fn edit_run(bytes: &mut Vec<u8>, script: &mut Script<'_>) {
+    match script.next() % 4 {
+        0..3 => set_field(bytes, script, 0, RUN),
+        _ => edit_anywhere(bytes, script, 128),
+    }
+    if let Some(header) = bytes.get(..124) {
+        let crc = crc32fast::hash(header);
+        put(bytes, 124, &crc.to_le_bytes());
     }
 }
 
