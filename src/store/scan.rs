@@ -110,6 +110,12 @@ impl Scanner {
         Step::Record { offset, header, payload }
     }
 
+    /// Looks for the next valid record header behind the start of a record, and moves there.
+    pub(super) fn resync_behind(&mut self, offset: u64) -> bool {
+        self.next = offset;
+        self.resync()
+    }
+
     /// Looks for the next valid record header behind what is none or cannot be read, and moves there.
     pub(super) fn resync(&mut self) -> bool {
         let mut offset = self.next + ALIGNMENT;

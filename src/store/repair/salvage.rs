@@ -13,9 +13,9 @@ use crate::block::{self, BlockId, BlockRead as _, Kind};
 use crate::store::compact::{drop_segments, remove_unused};
 use crate::store::dictionaries::OfSegment;
 use crate::store::fsck::{self, Code, Level, Report};
-use crate::store::layout::SegmentId;
+use crate::store::layout::{RecordHeader, SegmentId};
 use crate::store::reserve::Purpose;
-use crate::store::scan::{Scanner, Step, entry_of};
+use crate::store::scan::{Scanner, Step, entry_of, open_payload};
 use crate::store::writer::Writer;
 use crate::store::{Error, Shared, Store};
 
@@ -99,33 +99,42 @@ fn save_records(shared: &Shared, writer: &Writer, id: SegmentId) -> Result<u64, 
     let mut scanner = Scanner::new(file, shared.identity.uuid, id, size);
     let mut saved = 0;
     loop {
-        match scanner.step() {
-            // A dictionary comes along with what needs it.
-            Step::Record { offset, header, .. } if header.kind == Kind::Dictionary => {
+        let (offset, was_whole) = match scanner.step() {
+            Step::Record { offset, header, payload } => {
                 dictionaries.saw(&entry_of(id, offset, &header));
+                let was_whole = save_record(shared, writer, &dictionaries, (&header, payload))?;
+                // A dictionary comes along with what needs it.
+                saved += u64::from(was_whole && header.kind != Kind::Dictionary);
+                (offset, was_whole)
             }
-            Step::Record { header, payload, .. } => {
-                if crc32fast::hash(payload) != header.payload_crc {
-                    continue;
-                }
-                let dictionary = shared.dictionary_in(&dictionaries, header.form);
-                let parts = (&shared.segments, &shared.index);
-                let record = (&header, payload);
-                match writer.move_record(parts, record, dictionary.as_deref(), Purpose::Data) {
-                    Err(Error::Block(block::Error::Damaged { .. })) => {}
-                    saving => {
-                        saving?;
-                        saved += 1;
-                    }
-                }
-            }
+            Step::Invalid { offset, .. } | Step::Unreadable { offset, .. } => (offset, false),
             Step::End => return Ok(saved),
-            Step::Invalid { .. } | Step::Unreadable { .. } => {
-                if !scanner.resync() {
-                    return Ok(saved);
-                }
-            }
+        };
+        // The length of one that is not whole may be wrong: whole ones may stand within it.
+        if !was_whole && !scanner.resync_behind(offset) {
+            return Ok(saved);
         }
+    }
+}
+
+/// Appends the block of a record that is whole. False if it is not.
+fn save_record(
+    shared: &Shared,
+    writer: &Writer,
+    dictionaries: &OfSegment,
+    (header, payload): (&RecordHeader, &[u8]),
+) -> Result<bool, Error> {
+    if crc32fast::hash(payload) != header.payload_crc {
+        return Ok(false);
+    }
+    if header.kind == Kind::Dictionary {
+        return Ok(open_payload(header, payload, None).is_ok());
+    }
+    let dictionary = shared.dictionary_in(dictionaries, header.form);
+    let parts = (&shared.segments, &shared.index);
+    match writer.move_record(parts, (header, payload), dictionary.as_deref(), Purpose::Data) {
+        Err(Error::Block(block::Error::Damaged { .. })) => Ok(false),
+        saved => saved.map(|_| true),
     }
 }
 
@@ -160,4 +169,49 @@ fn set_aside(repair: &Repair, store: &Store, segments: &[DamagedSegment]) -> Res
     }
     drop_segments(store, shared.writer()?, &gone)?;
     remove_unused(shared, shared.writer()?).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{BlockWrite as _, Kind};
+    use crate::store::layout::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+    use crate::store::segment::directory;
+    use crate::store::{MIN_SEGMENT_BYTES, Options};
+
+    /// The length of a record is made to reach over the next two: these are saved, and all that is left.
+    #[test]
+    fn records_within_one_that_is_not_whole_are_saved() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let options = Options { segment_bytes: MIN_SEGMENT_BYTES, ..Options::default() };
+        let store = Store::create(dir.path(), options.clone()).expect("create");
+        let leaves: Vec<BlockId> =
+            (0..4_u8).map(|n| store.put(Kind::Leaf, &[n; 8]).expect("put")).collect();
+        let mut node = 4_u32.to_le_bytes().to_vec();
+        leaves.iter().for_each(|id| node.extend_from_slice(id.as_bytes()));
+        let node = store.put(Kind::Node, &node).expect("put");
+        let mut links = bson::RawDocumentBuf::new();
+        links.append(bson::raw::cstr!("node"), block::link(&node));
+        let links = store.put(Kind::Links, links.as_bytes()).expect("put");
+        store.commit(|roots| _ = roots.insert("job".to_owned(), links)).expect("commit");
+        let (uuid, id) = (store.shared.identity.uuid, SegmentId(1));
+        drop(store);
+
+        let path = directory(dir.path()).join(id.file_name());
+        let mut bytes = std::fs::read(&path).expect("read");
+        let at = SEGMENT_HEADER_BYTES as usize;
+        let header = &bytes[at..at + RECORD_HEADER_BYTES];
+        let mut header =
+            RecordHeader::decode(header, &uuid, id, SEGMENT_HEADER_BYTES).expect("a record");
+        header.stored_len += 2 * header.span() as u32;
+        let header = header.encode(&uuid, id, SEGMENT_HEADER_BYTES);
+        bytes[at..at + RECORD_HEADER_BYTES].copy_from_slice(&header);
+        std::fs::write(&path, bytes).expect("write");
+
+        let repair = Repair::new(dir.path(), Vec::new(), 1);
+        let outcome = repair.execute(&mut |_| {}).expect("repair");
+        assert_eq!(outcome.salvage.lost, leaves[..1]);
+        let store = Store::open(dir.path(), options).expect("open");
+        leaves[1..].iter().for_each(|id| _ = store.get(id).expect("was saved"));
+    }
 }
