@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
     let mut script = Script(data);
     let Some(flags) = script.byte() else { return };
     let disk = scene.moment(flags);
-    let (is_closed, mmap) = (flags & 0x03 == 0 || flags & 0x03 == 3, flags & 0x04 != 0);
+    let (is_closed, mmap) = (flags % 3 == 0, flags & 0x04 != 0);
     if flags & 0x08 != 0 {
         paths(&disk, "index").iter().for_each(|path| disk.put_file(path, None));
     }
