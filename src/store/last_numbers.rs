@@ -60,12 +60,14 @@ fn behind_the_last_commit_none_is_made() {
 
 #[test]
 fn behind_the_last_slot_or_log_no_commit_is_made() {
-    let last_slot = |slot| Slot { generation: u64::MAX - 1, ..slot };
-    let last_log = |slot| Slot { log: u64::MAX - 1, ..slot };
-    let slots: [(fn(Slot) -> Slot, &str); 2] =
-        [(last_slot, "slot of HEAD"), (last_log, "log file")];
-    for (slot, what) in slots {
-        let (dir, id) = store_with(|_| {}, slot);
+    for (what, is_log) in [("slot of HEAD", false), ("log file", true)] {
+        let (dir, id) = store_with(
+            |_| {},
+            |slot| match is_log {
+                true => Slot { log: u64::MAX - 1, ..slot },
+                false => Slot { generation: u64::MAX - 1, ..slot },
+            },
+        );
         let store = open(&dir).expect("opens");
         check_exhausted(store.commit(|_| {}).expect_err("is refused"), what);
         store.get(&id).expect("is read");

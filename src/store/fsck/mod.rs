@@ -317,7 +317,7 @@ impl Check<'_> {
         let mut scanner =
             Scanner::new(Arc::clone(&segment.file), self.shared.identity.uuid, id, limit);
         let mut dictionaries = OfSegment::new(Arc::clone(&segment.file), self.shared.identity.uuid);
-        let mut listed = 0;
+        let mut listed = BTreeSet::new();
         loop {
             match scanner.step() {
                 Step::Record { offset, header, payload } => {
@@ -327,7 +327,7 @@ impl Check<'_> {
                     self.record(&entry, &header, payload, &dictionaries);
                     if let Some((_, table)) = footer {
                         match table.find(&header.id, |other| *other == entry)? {
-                            Some(_) => listed += 1,
+                            Some((ordinal, _)) => _ = listed.insert(ordinal),
                             None => self.unlisted(id, offset, header.id),
                         }
                     }
@@ -359,11 +359,24 @@ impl Check<'_> {
                 }
             }
         }
-        if let Some((trailer, _)) = footer
-            && listed != trailer.count
+        if let Some((trailer, table)) = footer
+            && listed.len() as u64 != trailer.count
         {
-            let what = format!("the footer lists {} records, {listed} are there", trailer.count);
+            let there = listed.len();
+            let what = format!("the footer lists {} records, {there} are there", trailer.count);
             self.report.add(Finding::new(Code::SegmentList, what).at(id, trailer.data_end));
+            self.unseen(id, table, &listed)?;
+        }
+        Ok(())
+    }
+
+    /// Records that a footer lists and that were not come to: of several damaged ones in a row, only the
+    /// first was.
+    fn unseen(&mut self, id: SegmentId, footer: &Table, seen: &BTreeSet<u64>) -> Result<(), Error> {
+        for ordinal in (0..footer.count()).filter(|ordinal| !seen.contains(ordinal)) {
+            if let Some(entry) = Entry::decode(&footer.bytes(ordinal, ordinal + 1)?) {
+                self.damaged.insert((id, entry.offset));
+            }
         }
         Ok(())
     }
@@ -494,3 +507,6 @@ fn fault_finding(fault: Fault) -> Finding {
     }
     finding
 }
+
+#[cfg(test)]
+mod tests;
