@@ -30,9 +30,12 @@ fuzz_target!(|data: &[u8]| {
     let collections = collections(&mut script);
     let (archive, start, written) = fuzzing::write(&collections).expect("is written");
     let parsed = parse(&archive[head(&archive)..]).expect("can be parsed");
-    let expected: Parsed = collections.iter().map(|(ns, documents)| {
-        (split(ns), documents.iter().flat_map(|one| one.as_bytes()).copied().collect())
-    }).collect();
+    let expected: Parsed = collections
+        .iter()
+        .map(|(ns, documents)| {
+            (split(ns), documents.iter().flat_map(|one| one.as_bytes()).copied().collect())
+        })
+        .collect();
     assert!(parsed == expected, "other documents than were given");
     assert!(sums(&parsed) == written);
     assert_eq!(fuzzing::read(&archive[start..]).expect("reads what was written"), written);

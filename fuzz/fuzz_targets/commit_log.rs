@@ -78,9 +78,9 @@ fn check(scene: &Scene, store: &Store, is_forged: bool) {
 /// Commits, compacts if that is wanted, and opens again.
 fn go_on(disk: &SimDisk, store: Store, is_forged: bool, compacts: bool) {
     let put = store.put(Kind::Links, &common::links(&[]));
-    let committed = put.as_ref().is_ok_and(|id| {
-        store.commit(|roots| _ = roots.insert("fresh".to_owned(), *id)).is_ok()
-    });
+    let committed = put
+        .as_ref()
+        .is_ok_and(|id| store.commit(|roots| _ = roots.insert("fresh".to_owned(), *id)).is_ok());
     assert!(committed || is_forged, "a store that opened takes nothing: {put:?}");
     let Some(id) = put.ok().filter(|_| committed) else { return };
     if compacts {

@@ -9,8 +9,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let Ok(entry) = RawDocument::from_bytes(data) else { return };
     let _ = oplog::position(entry);
-    let Ok(Parsed::Single(Operation::Update { id, update, .. })) = oplog::parse(entry)
-    else {
+    let Ok(Parsed::Single(Operation::Update { id, update, .. })) = oplog::parse(entry) else {
         return;
     };
     let old = rawdoc! { "_id": 1, "a": [1, { "b": 2 }, [3]], "s": { "d": 1, "u": { "i": null } } };

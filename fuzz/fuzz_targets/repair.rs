@@ -51,9 +51,11 @@ fuzz_target!(|data: &[u8]| {
     check_names(&disk, &store);
     let report = fsck::run(&store, Level::Data, &mut |_| {}).expect("is checked");
     let lost: BTreeSet<BlockId> = outcome.salvage.lost.iter().copied().collect();
-    let missing: Option<BTreeSet<BlockId>> = report.findings.iter().map(|finding| {
-        finding.block.filter(|_| finding.code == Code::BlockMissing)
-    }).collect();
+    let missing: Option<BTreeSet<BlockId>> = report
+        .findings
+        .iter()
+        .map(|finding| finding.block.filter(|_| finding.code == Code::BlockMissing))
+        .collect();
     let may_lack = seals_records || !names_all;
     assert!(may_lack || lost.is_disjoint(&untouched), "lost, and yet it was whole");
     assert_eq!(missing, Some(lost), "{:?}", report.findings);
@@ -62,7 +64,9 @@ fuzz_target!(|data: &[u8]| {
 /// The slots and the log.
 fn log(disk: &SimDisk) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = disk.files();
-    files.retain(|path, _| path.ends_with("HEAD") || path.parent().is_some_and(|dir| dir.ends_with("log")));
+    files.retain(|path, _| {
+        path.ends_with("HEAD") || path.parent().is_some_and(|dir| dir.ends_with("log"))
+    });
     files
 }
 

@@ -16,7 +16,7 @@ use headstock::store::fsck::{self, Level};
 use libfuzzer_sys::fuzz_target;
 
 const MAX_EDITS: u8 = 8;
-/// A store of a quarter of a megabyte is opened three times and checked twice.
+/// A store of a quarter of a megabyte is opened three times and checked once.
 const MAX_READ_BYTES: u64 = 64 << 20;
 
 fuzz_target!(|data: &[u8]| {
@@ -53,9 +53,10 @@ fuzz_target!(|data: &[u8]| {
     disk.put_file(path, Some(bytes.clone()));
 
     let reader_disk = copy(&disk);
-    if let Ok(reader) = open_reader(&reader_disk, mmap) {
+    if flags & 0x20 == 0
+        && let Ok(reader) = open_reader(&reader_disk, mmap)
+    {
         readable(&reader, &bytes);
-        let _ = fsck::run(&reader, Level::Data, &mut |_| {});
     }
     let Ok(store) = open(&disk, mmap) else { return };
     let found = readable(&store, &bytes);
@@ -84,7 +85,8 @@ fn forge_run(disk: &SimDisk, script: &mut Script<'_>) {
 /// The blocks that a store gives of all that it ever held and all that the changed segment names.
 fn readable(store: &Store, segment: &[u8]) -> BTreeMap<BlockId, usize> {
     let named = segment.chunks(8).enumerate().filter(|(_, word)| word.starts_with(b"HSR\x1a"));
-    let named = named.filter_map(|(at, _)| BlockId::from_slice(segment.get(at * 8 + 16..at * 8 + 48)?));
+    let named =
+        named.filter_map(|(at, _)| BlockId::from_slice(segment.get(at * 8 + 16..at * 8 + 48)?));
     let all: Vec<BlockId> = Scene::get().blocks.keys().copied().chain(named).collect();
     let mut found = BTreeMap::new();
     for id in all {

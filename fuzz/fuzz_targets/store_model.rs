@@ -10,7 +10,9 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Blocks, STORE, Script, check_reach, content, links, node, open, options, reach};
+use common::{
+    Blocks, STORE, Script, check_reach, content, links, node, open, options, put_block, reach,
+};
 use headstock::block::{self, BlockId, BlockRead as _, BlockWrite as _, Kind};
 use headstock::lab::{Fault, SimDisk, Survives};
 use headstock::store::fs::Operation;
@@ -126,7 +128,7 @@ impl Place {
     }
 
     fn put(&mut self, kind: Kind, raw: Vec<u8>) -> Option<BlockId> {
-        let id = self.check(self.store().put(kind, &raw))?;
+        let id = self.check(put_block(self.store(), kind, &raw))?;
         assert_eq!(id, BlockId::of(kind, &raw));
         self.blocks.insert(id, (kind, raw));
         self.fresh.push(id);

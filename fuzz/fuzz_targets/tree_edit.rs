@@ -48,8 +48,8 @@ fn sweep(
             None => model.remove(key),
         };
     }
-    let mut edits = batch.into_iter().map(|(key, document)| {
-        Ok((key, document.map_or(Edit::Delete, Edit::Put)))
-    });
+    let mut edits = batch
+        .into_iter()
+        .map(|(key, document)| Ok((key, document.map_or(Edit::Delete, Edit::Put))));
     tree::edit(blocks, shape, root, &mut edits).unwrap()
 }

@@ -14,7 +14,8 @@ fuzz_target!(|data: &[u8]| {
     let blocks = MemoryBlocks::new();
     let (kind, level) = if flags & 1 == 0 { (Kind::Leaf, 0) } else { (Kind::Node, flags >> 4) };
     let Ok(top) = blocks.put(kind, raw) else { return };
-    let root = Root { top: Some(top), level, documents: u64::from(*flags), bytes: raw.len() as u64 };
+    let root =
+        Root { top: Some(top), level, documents: u64::from(*flags), bytes: raw.len() as u64 };
     let order = if flags & 2 == 0 { Order::Keyed } else { Order::Positional };
     let shape = Shape::new(RepositorySalt([7; 32]), order, Content::Documents);
     let _ = tree::verify(&blocks, &shape, &root, &mut |_| {});

@@ -16,8 +16,19 @@ type Field = (usize, usize);
 const SECTOR: &[Field] =
     &[(0, 4), (12, 2), (14, 2), (16, 8), (24, 8), (32, 4), (48, 4), (52, 4), (56, 1), (4092, 4)];
 const RECORD: &[Field] = &[
-    (0, 4), (4, 1), (5, 1), (6, 1), (7, 1), (8, 4), (12, 4), (16, 8), (48, 4), (52, 8), (60, 4),
-    (64, 1), (70, 8),
+    (0, 4),
+    (4, 1),
+    (5, 1),
+    (6, 1),
+    (7, 1),
+    (8, 4),
+    (12, 4),
+    (16, 8),
+    (48, 4),
+    (52, 8),
+    (60, 4),
+    (64, 1),
+    (70, 8),
 ];
 const ENTRY: &[Field] = &[(0, 8), (32, 4), (36, 4), (40, 4), (44, 1), (45, 2)];
 const TRAILER: &[Field] =
@@ -25,8 +36,21 @@ const TRAILER: &[Field] =
 const RUN: &[Field] = &[(0, 4), (12, 2), (14, 2), (16, 4), (32, 8), (40, 8), (48, 8)];
 const SLOT: &[Field] = &[(0, 4), (12, 4), (16, 4), (32, 8), (40, 8), (48, 8), (124, 4)];
 const COMMIT: &[Field] = &[
-    (0, 4), (4, 4), (8, 8), (16, 8), (24, 8), (32, 4), (36, 4), (40, 8), (48, 4), (52, 4), (56, 4),
-    (60, 4), (72, 8), (104, 2), (106, 4),
+    (0, 4),
+    (4, 4),
+    (8, 8),
+    (16, 8),
+    (24, 8),
+    (32, 4),
+    (36, 4),
+    (40, 8),
+    (48, 4),
+    (52, 4),
+    (56, 4),
+    (60, 4),
+    (72, 8),
+    (104, 2),
+    (106, 4),
 ];
 
 pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -68,7 +92,8 @@ fn commit_len(bytes: &[u8], at: usize) -> Option<usize> {
     let len = usize::try_from(u64_at(bytes, at + 8)).ok()?;
     let fits = bytes.len().checked_sub(at)? >= len;
     let starts = bytes.get(at..at + 4) == Some(COMMIT_MAGIC);
-    (starts && fits && len >= COMMIT_FIXED_BYTES + HASH_BYTES && len.is_multiple_of(8)).then_some(len)
+    (starts && fits && len >= COMMIT_FIXED_BYTES + HASH_BYTES && len.is_multiple_of(8))
+        .then_some(len)
 }
 
 /// Writes a number into a field of the structure that stands at a place.
@@ -81,7 +106,8 @@ fn set_field(bytes: &mut [u8], script: &mut Script<'_>, at: usize, fields: &[Fie
 /// Changes a segment file.
 pub fn edit_segment(bytes: &mut Vec<u8>, script: &mut Script<'_>) {
     let found = records(bytes);
-    let record = found.get(script.below(found.len())).copied().unwrap_or((SECTOR_BYTES, bytes.len()));
+    let record =
+        found.get(script.below(found.len())).copied().unwrap_or((SECTOR_BYTES, bytes.len()));
     let trailer = bytes.len().saturating_sub(TRAILER_BYTES);
     match script.next() % 8 {
         0 => set_field(bytes, script, 0, SECTOR),
@@ -245,7 +271,9 @@ pub fn seal_log(bytes: &mut [u8], uuid: &[u8; 16], number: u64) -> [u8; HASH_BYT
 pub fn seal_slots(bytes: &mut [u8], at: usize, first: &[u8; HASH_BYTES]) {
     put(bytes, at + 48, first);
     for at in [0, SECTOR_BYTES] {
-        if let Some(slot) = bytes.get(at..at + 124).filter(|slot| slot.iter().any(|byte| *byte != 0)) {
+        if let Some(slot) =
+            bytes.get(at..at + 124).filter(|slot| slot.iter().any(|byte| *byte != 0))
+        {
             let crc = crc32fast::hash(slot);
             put(bytes, at + 124, &crc.to_le_bytes());
         }
