@@ -19,7 +19,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::thread;
-use store_common::{reach_all, small};
+use store_common::{dictionary, reach_all, small};
 
 /// Where the store is.
 const STORE: &str = "/disk/store";
@@ -37,8 +37,15 @@ fn graph(store: &Store, leaves: &[u64]) -> Result<BlockId, Error> {
     let mut node = u32::try_from(leaves.len()).expect("few").to_le_bytes().to_vec();
     for seed in leaves {
         let mut random = StdRng::seed_from_u64(*seed);
-        let content: Vec<u8> = (0..12_000).map(|_| random.random()).collect();
-        node.extend_from_slice(store.put(Kind::Leaf, &content)?.as_bytes());
+        // Of the same size when they are stored.
+        let id = if seed % 2 == 0 {
+            let content: Vec<u8> = (0..12_000).map(|_| random.random()).collect();
+            store.put(Kind::Leaf, &content)?
+        } else {
+            let content: Vec<u8> = (0..24_000).map(|_| random.random_range(b'a'..=b'p')).collect();
+            store.with_dictionary(dictionary()).put(Kind::Leaf, &content)?
+        };
+        node.extend_from_slice(id.as_bytes());
     }
     let mut links = rawdoc! { "kept": "links" };
     let node = block::link(&store.put(Kind::Node, &node)?);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use common::{
     Blocks, STORE, Script, check_reach, content, links, node, open, options, put_block, reach,
 };
-use headstock::block::{self, BlockId, BlockRead as _, BlockWrite as _, Kind};
+use headstock::block::{self, BlockId, BlockRead as _, Kind};
 use headstock::lab::{Fault, SimDisk, Survives};
 use headstock::store::fs::Operation;
 use headstock::store::fsck::{self, Level};

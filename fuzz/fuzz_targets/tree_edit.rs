@@ -10,7 +10,7 @@ use headstock::store::RepositorySalt;
 use headstock::tree::{self, Builder, Content, Edit, Key, Order, Root, Shape};
 use libfuzzer_sys::fuzz_target;
 
-/// Three bytes an edit: key, kind and size, and whether a batch ends here.
+// Three bytes an edit: key, kind and size, and whether a batch ends here.
 fuzz_target!(|data: &[u8]| {
     let blocks = MemoryBlocks::new();
     let shape = Shape::new(RepositorySalt([7; 32]), Order::Keyed, Content::Documents);

@@ -175,7 +175,12 @@ pub fn put_block(store: &Store, kind: Kind, raw: &[u8]) -> Result<BlockId, block
     if kind != Kind::Leaf || raw.first().is_none_or(|first| first & 1 == 0) {
         return store.put(kind, raw);
     }
-    store.with_dictionary(Dictionary::new(content(1, 256).into())).put(kind, raw)
+    store.with_dictionary(dictionary()).put(kind, raw)
+}
+
+/// The one that they use.
+pub fn dictionary() -> Dictionary {
+    Dictionary::new(content(1, 256).into())
 }
 
 /// Puts leaves under nodes under a `Links` block, and returns that.
