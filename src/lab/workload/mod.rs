@@ -458,7 +458,8 @@ mod tests {
                 assert!(summary.forms.len() > 50, "few forms: {summary}");
                 break;
             }
-            assert!(round < 20, "never done: {never:?} of {summary}");
+            // On a machine that others use, too, few operations fit a round.
+            assert!(round < 60, "never done: {never:?} of {summary}");
             workload.resume();
         }
         workload.stop().await;
