@@ -381,7 +381,8 @@ fn copy_live(
         return Ok(0);
     };
     let segment = shared.segments.sealed(id)?;
-    let (trailer, table) = segment.footer()?;
+    let (trailer, _) = segment.footer()?;
+    let table = segment.table_in_memory(&trailer)?;
     let file = Arc::clone(&segment.file);
     let mut dictionaries = OfSegment::new(Arc::clone(&file), shared.identity.uuid);
     let mut scanner = Scanner::new(file, shared.identity.uuid, id, trailer.data_end);

@@ -18,6 +18,10 @@ use super::sync::Mutex;
 use super::table::{Backing, Table};
 use crate::block::{self, Block, Dictionary, StoredForm};
 
+/// A table is read into memory as a whole up to so many bytes: a million entries and more, where a segment of usual size
+/// has a hundred thousand.
+const MAX_TABLE_BYTES: u64 = 64 << 20;
+
 /// Segments kept open at once: below the usual limit of 1024 files of a process, with room for
 /// connections and scratch files.
 const MAX_OPEN_SEGMENTS: usize = 256;
@@ -147,6 +151,17 @@ impl Segment {
         }
         entries.sort_unstable_by_key(|entry| entry.id);
         Ok(Table::owned(&entries))
+    }
+
+    /// The same table for who looks up every record in it: in memory, where it is not too large for that.
+    pub(super) fn table_in_memory(&self, trailer: &Trailer) -> Result<Table, Error> {
+        let bytes = trailer.count * ENTRY_BYTES as u64;
+        if bytes > MAX_TABLE_BYTES {
+            return Ok(self.table(trailer));
+        }
+        let mut table = vec![0; bytes as usize];
+        self.file.read_at(trailer.data_end, &mut table)?;
+        Ok(Table::new(Backing::Owned(table), 0, trailer.count))
     }
 
     /// The table of entries that a trailer describes.
