@@ -8,9 +8,8 @@ mod common;
 
 use std::time::Duration;
 
-use bson::oid::ObjectId;
-use bson::{DateTime, RawDocumentBuf, doc};
-use common::{bytes_of, megabytes_per_second, sized, timed};
+use bson::RawDocumentBuf;
+use common::{bytes_of, megabytes_per_second, order, sized, timed};
 use headstock::block::BlockWrite;
 use headstock::store::{Options, Store};
 use headstock::tree::{self, Builder, Content, Edit, Key, Order, Root, Shape};
@@ -28,48 +27,6 @@ const READS: u32 = 2_000;
 const FAMILY: [u8; 16] = [9; 16];
 /// What a block takes beside its record: its places in a footer and in the index.
 const PLACES_BYTES: u64 = 2 * 48;
-
-/// An order of a shop: fields that repeat, words that many documents have, numbers that none other has.
-fn order(rng: &mut StdRng, n: u32, lines: usize) -> RawDocumentBuf {
-    const WORDS: [&str; 12] = [
-        "anvil",
-        "bellows",
-        "chuck",
-        "faceplate",
-        "lathe",
-        "mandrel",
-        "spindle",
-        "tailstock",
-        "toolrest",
-        "gouge",
-        "caliper",
-        "arbor",
-    ];
-    const STATES: [&str; 4] = ["placed", "paid", "packed", "sent"];
-    let word = |rng: &mut StdRng| WORDS[rng.random_range(0..WORDS.len())];
-    let items = (0..lines).map(|_| {
-        let name = format!("{} {} {}", word(rng), word(rng), rng.random_range(1..40));
-        doc! {
-            "sku": format!("SKU-{:05}", rng.random_range(0..20_000)),
-            "name": name,
-            "quantity": rng.random_range(1..9),
-            "price": f64::from(rng.random_range(100..90_000)) / 100.0,
-        }
-    });
-    let items: Vec<_> = items.collect();
-    let mut order = doc! {
-        "_id": i64::from(n),
-        "session": ObjectId::from_bytes(rng.random()),
-        "placed": DateTime::from_millis(1_767_225_600_000 + rng.random_range(0..30_000_000_000)),
-        "customer": { "number": rng.random_range(0..2_000_000), "name": format!("{} {}", word(rng), word(rng)) },
-        "status": STATES[rng.random_range(0..STATES.len())],
-        "total": f64::from(rng.random_range(100..900_000)) / 100.0,
-    };
-    if lines > 0 {
-        order.insert("items", items);
-    }
-    RawDocumentBuf::try_from(&order).expect("BSON")
-}
 
 /// One line of the table.
 struct Line {
