@@ -28,7 +28,7 @@ use rand::rngs::StdRng;
 use rand::seq::index::sample;
 
 /// Lines of an order, for documents of about 1 KB.
-const LINES: usize = 6;
+const LINES: usize = 10;
 /// One of so many documents is replaced.
 const CHANGED: u32 = 100;
 /// Replacements in one command.
@@ -58,7 +58,7 @@ enum Step {
     Again,
     Check,
     Restore,
-    /// Not measured: half of the data is gone, and stored so.
+    /// Half of the data is gone, and stored so.
     Half,
     Compact,
 }
@@ -399,7 +399,7 @@ fn print(step: &str, who: &str, bytes: Option<u64>, runs: &[Usage], stored: Opti
     );
 }
 
-/// A round of a program: what it works with, and what it took so far in the step.
+/// What all programs work with.
 struct Scene {
     set: ReplicaSet,
     folder: tempfile::TempDir,
@@ -521,7 +521,11 @@ async fn compare() {
     for step in Step::ALL {
         bytes = scene.prepare(step, bytes).await;
         if step == Step::Ingest {
-            println!("{:.1} MB in {COLLECTIONS} collections\n", bytes as f64 / 1e6);
+            let documents = scene.data.count * COLLECTIONS;
+            println!(
+                "{documents} documents of {} bytes on average\n",
+                bytes / u64::from(documents)
+            );
             println!(
                 "| step | program | s (least-most) | MB/s | CPU s | stored MB | peak RSS MB | of it its own |"
             );
@@ -531,7 +535,7 @@ async fn compare() {
             let runs = scene.drain(&[drain::ONLY_READ]).await;
             print("ingest", "(the server read, nothing else)", Some(bytes), &runs, None);
             let runs = scene.drain(&[]).await;
-            print("ingest", "(and compressed, zstd 3)", Some(bytes), &runs, None);
+            print("ingest", "(the same, and compressed by zstd 3)", Some(bytes), &runs, None);
         }
         let mut taken: Vec<(Vec<Usage>, Vec<u64>)> = vec![Default::default(); contenders.len()];
         let mut reserved = 0;
