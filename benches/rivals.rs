@@ -174,9 +174,10 @@ impl Contender {
         for (name, kind, variable, storing) in others {
             match find(variable, name) {
                 Some(binary) => all.push(Self { name, kind, binary, storing }),
-                None => {
-                    println!("{name} is left out: {variable} does not name it, nor is it on PATH")
+                None if storing.is_empty() => {
+                    println!("{name} is left out: {variable} does not name it, nor is it on PATH");
                 }
+                None => {}
             }
         }
         all
