@@ -66,7 +66,6 @@ pub fn compress<'a>(
     });
     match compressed {
         Some(len) if len + raw.len() / 32 < raw.len() => {
-            stored.shrink_to_fit();
             (Codec::Zstd, encoder.map_or(StoredForm::PLAIN, |(form, _)| form), Cow::Owned(stored))
         }
         _ => (Codec::Raw, StoredForm::PLAIN, Cow::Borrowed(raw)),
