@@ -1,19 +1,20 @@
 //! What one worker adds to a store that others add to at the same time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::block::{Block, BlockId, BlockRead, BlockWrite, Error, Family, Kind};
-use crate::store::{OfFamily, Store};
+use crate::store::Store;
 
 /// A store that counts the bytes added through it.
-pub struct Counted<'a> {
-    store: &'a Store,
-    added_bytes: AtomicU64,
+pub struct Counted {
+    store: Store,
+    added_bytes: Arc<AtomicU64>,
 }
 
-impl<'a> Counted<'a> {
-    pub fn new(store: &'a Store) -> Self {
-        Self { store, added_bytes: AtomicU64::new(0) }
+impl Counted {
+    pub fn new(store: &Store) -> Self {
+        Self { store: store.clone(), added_bytes: Arc::default() }
     }
 
     /// Stored bytes added so far, headers included, duplicates not.
@@ -22,7 +23,7 @@ impl<'a> Counted<'a> {
     }
 }
 
-impl BlockRead for Counted<'_> {
+impl BlockRead for Counted {
     fn get(&self, id: &BlockId) -> Result<Block, Error> {
         self.store.get(id)
     }
@@ -32,7 +33,7 @@ impl BlockRead for Counted<'_> {
     }
 }
 
-impl BlockWrite for Counted<'_> {
+impl BlockWrite for Counted {
     fn put(&self, kind: Kind, raw: &[u8]) -> Result<BlockId, Error> {
         let (id, added) = self.store.put_counted(kind, raw)?;
         self.added_bytes.fetch_add(added, Ordering::Relaxed);
@@ -40,31 +41,7 @@ impl BlockWrite for Counted<'_> {
     }
 
     fn for_family(&self, family: &Family<'_>) -> Option<Box<dyn BlockWrite + '_>> {
-        let of_family = CountedFamily { of: self, store: self.store.family(family)? };
-        Some(Box::new(of_family))
-    }
-}
-
-/// The same for one family.
-struct CountedFamily<'a> {
-    of: &'a Counted<'a>,
-    store: OfFamily,
-}
-
-impl BlockRead for CountedFamily<'_> {
-    fn get(&self, id: &BlockId) -> Result<Block, Error> {
-        self.store.get(id)
-    }
-
-    fn kind_of(&self, id: &BlockId) -> Result<Option<Kind>, Error> {
-        self.store.kind_of(id)
-    }
-}
-
-impl BlockWrite for CountedFamily<'_> {
-    fn put(&self, kind: Kind, raw: &[u8]) -> Result<BlockId, Error> {
-        let (id, added) = self.store.put_counted(kind, raw)?;
-        self.of.added_bytes.fetch_add(added, Ordering::Relaxed);
-        Ok(id)
+        let (store, added_bytes) = (self.store.family(family)?, Arc::clone(&self.added_bytes));
+        Some(Box::new(Self { store, added_bytes }))
     }
 }

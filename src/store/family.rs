@@ -4,86 +4,103 @@ use std::sync::Arc;
 
 use super::dictionaries::{self, Known, LEARN_BYTES, Learner};
 use super::{Shared, Store};
-use crate::block::{
-    Block, BlockId, BlockRead, BlockWrite, Dictionary, Error, Family, Kind, StoredForm,
-};
+use crate::block::{BlockId, BlockRead as _, Dictionary, Error, Family, Kind, StoredForm};
 
 /// Blocks of a family whose stored form is looked at.
 const LOOK_AT_BYTES: u64 = 64 << 10;
 
-/// A store as one family writes to it.
-pub struct OfFamily {
-    store: Store,
-    id: [u8; 16],
-    form: Form,
-}
-
-enum Form {
+/// How what is put through a store is compressed.
+#[derive(Clone)]
+pub(super) enum Compression {
+    /// Each block by itself.
+    Plain,
     With(Arc<Dictionary>),
-    Learns(Arc<Learner>),
+    /// By itself, until a dictionary of this family is made of what is put.
+    Learns([u8; 16], Arc<Learner>),
 }
 
 impl Store {
-    /// The store for blocks of a family: those that are there tell which dictionary they use, or one is made of them, or, if there are
-    /// none, of those that are put. None if a dictionary is of no use.
+    /// The store for blocks of a family: those that are there tell which dictionary they use, or one is made of them, or, if
+    /// there are none, of those that are put. None if a dictionary is of no use.
     #[must_use]
-    pub fn family(&self, family: &Family<'_>) -> Option<OfFamily> {
-        let shared = &*self.shared;
-        if !shared.options.durable {
+    pub fn family(&self, family: &Family<'_>) -> Option<Self> {
+        if !self.shared.options.durable {
             return None;
         }
-        let of = |form| Some(OfFamily { store: self.clone(), id: family.id, form });
-        match shared.dictionaries.family(&family.id) {
-            Some(Known::UsesNone) => return None,
-            Some(Known::Uses(form)) => {
-                if let Some(dictionary) = shared.dictionary(form) {
-                    return of(Form::With(dictionary));
-                }
-            }
-            Some(Known::Learns(_)) | None => {}
-        }
-        match self.dictionary_of(family) {
-            Ok(Some(dictionary)) => of(Form::With(dictionary)),
-            Ok(None) if shared.is_useless(family.id) => None,
-            Ok(None) => of(Form::Learns(shared.dictionaries.learn(family.id)?)),
-            Err(error) => {
-                tracing::warn!(%error, "blocks are stored without a dictionary");
-                None
-            }
+        let compression = self.compression_of(family).unwrap_or_else(|error| {
+            tracing::warn!(%error, "blocks are stored without a dictionary");
+            Compression::Plain
+        });
+        match compression {
+            Compression::Plain => None,
+            compression => Some(Self { compression, ..self.clone() }),
         }
     }
 
     /// The store for blocks that a given dictionary fits.
     #[must_use]
-    pub fn with_dictionary(&self, dictionary: Dictionary) -> OfFamily {
+    pub fn with_dictionary(&self, dictionary: Dictionary) -> Self {
         let dictionary = self.shared.dictionaries.keep_ready(dictionary);
-        OfFamily { store: self.clone(), id: [0; 16], form: Form::With(dictionary) }
+        Self { compression: Compression::With(dictionary), ..self.clone() }
     }
 
-    /// The dictionary that blocks of a family use, or one made of them.
-    fn dictionary_of(&self, family: &Family<'_>) -> Result<Option<Arc<Dictionary>>, Error> {
+    fn compression_of(&self, family: &Family<'_>) -> Result<Compression, Error> {
         let shared = &*self.shared;
+        match shared.dictionaries.family(&family.id) {
+            Some(Known::UsesNone) => return Ok(Compression::Plain),
+            Some(Known::Uses(form)) => {
+                if let Some(dictionary) = shared.dictionary(form) {
+                    return Ok(Compression::With(dictionary));
+                }
+            }
+            Some(Known::Learns(_)) | None => {}
+        }
         for id in (family.examples)(LOOK_AT_BYTES)? {
-            let form = shared.form_of(&id)?;
-            if let Some(dictionary) = form.and_then(|form| shared.dictionary(form)) {
+            if let Some(dictionary) = shared.form_of(&id)?.and_then(|form| shared.dictionary(form))
+            {
                 shared.dictionaries.note(family.id, Known::Uses(dictionary.form()));
-                return Ok(Some(dictionary));
+                return Ok(Compression::With(dictionary));
             }
         }
+        let (samples, lengths) = self.samples(&(family.examples)(LEARN_BYTES as u64)?)?;
+        // Fewer stand where a scan goes on that had just begun: what comes tells more.
+        Ok(if samples.len() < LEARN_BYTES / 4 {
+            let learner = shared.dictionaries.learn(family.id);
+            learner.map_or(Compression::Plain, |one| Compression::Learns(family.id, one))
+        } else {
+            let learned = shared.learned(family.id, &samples, &lengths);
+            learned.map_or(Compression::Plain, Compression::With)
+        })
+    }
+
+    /// What a dictionary is made from, of these blocks as many as it takes.
+    fn samples(&self, examples: &[BlockId]) -> Result<(Vec<u8>, Vec<usize>), Error> {
         let (mut samples, mut lengths) = (Vec::new(), Vec::new());
-        for id in (family.examples)(LEARN_BYTES as u64)? {
+        for id in examples {
             if samples.len() >= LEARN_BYTES {
                 break;
             }
-            let block = self.get(&id)?;
+            let block = self.get(id)?;
             samples.extend_from_slice(&block.bytes);
             lengths.push(block.bytes.len());
         }
-        // Fewer stand where a scan goes on that had just begun: what comes tells more.
-        if samples.len() < LEARN_BYTES / 4 {
-            return Ok(None);
+        Ok((samples, lengths))
+    }
+
+    /// The dictionary for a block that is put, if there is one by now.
+    pub(super) fn dictionary_for(&self, kind: Kind, raw: &[u8]) -> Option<Arc<Dictionary>> {
+        match &self.compression {
+            _ if !kind.may_use_dictionary() => None,
+            Compression::Plain => None,
+            Compression::With(dictionary) => Some(Arc::clone(dictionary)),
+            Compression::Learns(family, learner) => match learner.take(raw) {
+                Some((samples, lengths)) => self.shared.learned(*family, &samples, &lengths),
+                None => match self.shared.dictionaries.family(family) {
+                    Some(Known::Uses(form)) => self.shared.dictionary(form),
+                    _ => None,
+                },
+            },
         }
-        Ok(shared.learned(family.id, &samples, &lengths))
     }
 }
 
@@ -93,10 +110,6 @@ impl Shared {
         let Some(entry) = self.index.probes().find(id)? else { return Ok(None) };
         let form = self.segments.sealed(entry.segment)?.form(&entry)?;
         Ok((form != StoredForm::PLAIN).then_some(form))
-    }
-
-    fn is_useless(&self, family: [u8; 16]) -> bool {
-        matches!(self.dictionaries.family(&family), Some(Known::UsesNone))
     }
 
     /// Makes a dictionary of samples and notes it, or that there is none.
@@ -112,51 +125,5 @@ impl Shared {
         let known = trained.as_ref().map_or(Known::UsesNone, |one| Known::Uses(one.form()));
         self.dictionaries.note(family, known);
         trained
-    }
-}
-
-impl OfFamily {
-    /// Stores a block as [`BlockWrite::put`] does, and tells how many bytes that added.
-    ///
-    /// # Errors
-    /// As [`BlockWrite::put`].
-    pub fn put_counted(&self, kind: Kind, raw: &[u8]) -> Result<(BlockId, u64), Error> {
-        let id = BlockId::of(kind, raw);
-        let dictionary = match &self.form {
-            Form::With(dictionary) => Some(Arc::clone(dictionary)),
-            Form::Learns(learner) => self.learn(learner, kind, raw),
-        };
-        Ok((id, self.store.put_with(id, kind, raw, dictionary.as_deref())?))
-    }
-
-    /// What was learned by now, if anything was.
-    fn learn(&self, learner: &Learner, kind: Kind, raw: &[u8]) -> Option<Arc<Dictionary>> {
-        if !kind.may_use_dictionary() {
-            return None;
-        }
-        let shared = &*self.store.shared;
-        if let Some((samples, lengths)) = learner.take(raw) {
-            return shared.learned(self.id, &samples, &lengths);
-        }
-        match shared.dictionaries.family(&self.id) {
-            Some(Known::Uses(form)) => shared.dictionary(form),
-            _ => None,
-        }
-    }
-}
-
-impl BlockRead for OfFamily {
-    fn get(&self, id: &BlockId) -> Result<Block, Error> {
-        self.store.get(id)
-    }
-
-    fn kind_of(&self, id: &BlockId) -> Result<Option<Kind>, Error> {
-        self.store.kind_of(id)
-    }
-}
-
-impl BlockWrite for OfFamily {
-    fn put(&self, kind: Kind, raw: &[u8]) -> Result<BlockId, Error> {
-        self.put_counted(kind, raw).map(|(id, _)| id)
     }
 }

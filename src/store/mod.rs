@@ -57,13 +57,12 @@ pub use layout::SegmentId;
 pub use map::Map;
 pub use session::Session;
 
-pub use family::OfFamily;
-
 use crate::block::{
     self, Block, BlockId, BlockRead, BlockWrite, Dictionary, Family, Kind, MAX_BLOCK_BYTES,
     StoredForm,
 };
 use dictionaries::{Dictionaries, OfSegment};
+use family::Compression;
 use index::Index;
 use layout::{Entry, SEGMENT_HEADER_BYTES};
 use readers::Registration;
@@ -130,6 +129,7 @@ pub struct RepositorySalt(pub [u8; 32]);
 pub struct Store {
     shared: Arc<Shared>,
     purpose: Purpose,
+    compression: Compression,
 }
 
 struct Shared {
@@ -233,14 +233,14 @@ impl Store {
     }
 
     fn of(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), purpose: Purpose::Data }
+        Self { shared: Arc::new(shared), purpose: Purpose::Data, compression: Compression::Plain }
     }
 
     /// The same store for deletions: what is put through it may use the space that is kept back for when the
     /// disk is full. Only for a few blocks that let others go.
     #[must_use]
     pub fn reclaiming(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), purpose: Purpose::Reclaim }
+        Self { purpose: Purpose::Reclaim, ..self.clone() }
     }
 
     /// Whether the disk was too full for anything but giving space back when somebody last tried.
@@ -550,16 +550,6 @@ impl Store {
 
     /// Does so for a caller that has made the block's name already.
     pub(crate) fn put_as(&self, id: BlockId, kind: Kind, raw: &[u8]) -> Result<u64, block::Error> {
-        self.put_with(id, kind, raw, None)
-    }
-
-    fn put_with(
-        &self,
-        id: BlockId,
-        kind: Kind,
-        raw: &[u8],
-        dictionary: Option<&Dictionary>,
-    ) -> Result<u64, block::Error> {
         if raw.len() > MAX_BLOCK_BYTES {
             return Err(block::Error::TooLarge { len: raw.len() });
         }
@@ -570,7 +560,8 @@ impl Store {
             return Ok(0);
         }
         let parts = (&shared.segments, &shared.index);
-        Ok(writer.put(parts, (id, kind, raw), dictionary, self.purpose)?)
+        let dictionary = self.dictionary_for(kind, raw);
+        Ok(writer.put(parts, (id, kind, raw), dictionary.as_deref(), self.purpose)?)
     }
 }
 

@@ -282,8 +282,7 @@ impl Writer {
         dictionary: Option<&Dictionary>,
         purpose: Purpose,
     ) -> Result<u64, Error> {
-        let usable = dictionary.filter(|one| kind.may_use_dictionary() && self.fits(one));
-        let used = usable.filter(|one| {
+        let used = dictionary.filter(|one| self.fits(one)).filter(|one| {
             let mut append = lock(&self.append);
             append.active.as_mut().is_some_and(|active| active.may_use(one, raw.len()))
         });
