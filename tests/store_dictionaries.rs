@@ -4,11 +4,13 @@ mod store_common;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use headstock::block::{self, BlockId, BlockRead, BlockWrite, Family, Kind};
+use headstock::block::{self, BlockId, BlockRead, BlockWrite, Dictionary, Family, Kind};
+use headstock::lab::SimDisk;
 use headstock::store::compact::{self, Settings};
 use headstock::store::fsck::{self, Code, Level};
-use headstock::store::{Options, Store};
+use headstock::store::{Options, RepositorySalt, Store};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use store_common::{copy_dir, files, put_graph, reach_all, small};
@@ -246,4 +248,35 @@ fn blocks_are_moved_without_a_dictionary_that_has_no_room() {
     drop(store);
     assert_eq!(dictionaries(dir.path()), []);
     assert_eq!(reach_all(&Store::open(dir.path(), small(true)).expect("open")), all);
+}
+
+/// Segments with a dictionary of their own each, of which little lives: what is copied before the first are removed is bounded
+/// with the dictionaries counted.
+#[test]
+fn dictionaries_count_in_the_space_that_a_compaction_takes() {
+    let (disk, dir) = (SimDisk::new(Path::new("/disk")), Path::new("/disk/store"));
+    let salt = RepositorySalt([5; 32]);
+    let store = Store::create_on(Arc::new(disk.clone()), dir, small(false), salt).expect("create");
+    let mut random = StdRng::seed_from_u64(4);
+    let mut kept = Vec::new();
+    for _ in 0..30 {
+        let dictionary = Dictionary::new(noise(&mut random)[..4000].to_vec().into());
+        let (alike, segments) = (store.with_dictionary(dictionary), store.stats().segments);
+        let mut fresh = Vec::new();
+        while store.stats().segments <= segments {
+            let content: Vec<u8> = (0..3000).map(|_| random.random_range(b'a'..=b'p')).collect();
+            fresh.push(alike.put(Kind::Leaf, &content).expect("put"));
+        }
+        // The last are behind the dictionary, and the very last stands in the next segment.
+        kept.extend(fresh.iter().rev().skip(1).take(2));
+    }
+    keep(&store, "few", &kept);
+    let (before, mut most) = (disk.used(), 0);
+    let mut on_progress = |_, _| most = most.max(disk.used().saturating_sub(before));
+    let outcome = compact::execute(&store, Settings::thorough(), &mut on_progress);
+    let plan = outcome.expect("compacted").plan;
+    let dictionaries: u64 = plan.segments.iter().map(|one| one.dictionary_bytes).sum();
+    assert!(dictionaries > 25 * 4000, "{dictionaries}");
+    assert!(most <= 2 * (64 << 10), "{most}");
+    assert!(kept.iter().all(|id| store.get(id).is_ok()));
 }

@@ -116,7 +116,7 @@ pub struct Plan {
     pub segments: Vec<SegmentPlan>,
     /// Bytes that removing segments frees, less those of the copies.
     pub freed_bytes: u64,
-    /// Live bytes copied.
+    /// Bytes copied: what lives, and the dictionaries that it may need.
     pub copied_bytes: u64,
 }
 
@@ -124,7 +124,9 @@ impl Plan {
     fn count(&mut self) {
         let sum = |pick: fn(&SegmentPlan) -> u64| self.segments.iter().map(pick).sum::<u64>();
         let gone = sum(|one| if one.action == Action::Keep { 0 } else { one.bytes });
-        let copied = sum(|one| if one.action == Action::Rewrite { one.live_bytes } else { 0 });
+        let copy = |one: &SegmentPlan| one.live_bytes + one.dictionary_bytes;
+        let rewritten = self.segments.iter().filter(|one| one.action == Action::Rewrite);
+        let copied = rewritten.map(copy).sum::<u64>();
         (self.freed_bytes, self.copied_bytes) = (gone.saturating_sub(copied), copied);
     }
 }
@@ -216,19 +218,20 @@ fn remove_chosen(
     let mut waiting_bytes = remove_unused(shared, writer)?;
     for one in chosen {
         shared.sessions.check_stopped()?;
-        let live_bytes = keeping.close(one.segment);
+        let copy_bytes = keeping.close(one.segment);
         // What is copied before it is committed and its old place removed bounds the extra space needed.
-        if live_bytes > 0 && (copied == 0 || copied + live_bytes > batch_bytes) {
+        if copy_bytes > 0 && (copied == 0 || copied + copy_bytes > batch_bytes) {
             drop_segments(store, writer, &std::mem::take(&mut gone))?;
             waiting_bytes = remove_unused(shared, writer)?;
             copied = 0;
         }
         // Readers hold what was dropped: the more is copied, the more space is needed.
-        if live_bytes > 0 && waiting_bytes > batch_bytes {
+        if copy_bytes > 0 && waiting_bytes > batch_bytes {
             one.action = Action::Keep;
             continue;
         }
-        copied += copy_live(shared, writer, &keeping.marks, one.segment)?;
+        copy_live(shared, writer, &keeping.marks, one.segment)?;
+        copied += copy_bytes;
         if one.action == Action::Rewrite {
             done += one.bytes;
             on_progress(done, total);
@@ -255,12 +258,14 @@ struct Keeping<'a> {
 }
 
 impl Keeping<'_> {
-    /// From here on what has no mark in a segment counts as absent there. Returns the bytes that live.
+    /// From here on what has no mark in a segment counts as absent there. Returns the bytes that a copy of what lives
+    /// takes, its dictionaries included.
     fn close(&self, id: SegmentId) -> u64 {
         let _nobody_between_look_up_and_mark = self.shared.sessions.change_keeping();
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         marks.close(id);
-        marks.of(id).map_or(0, |marks| marks.live_bytes)
+        let living = marks.of(id).filter(|marks| marks.live_blocks > 0);
+        living.map_or(0, |marks| marks.live_bytes + marks.dictionary_bytes)
     }
 }
 
@@ -366,23 +371,17 @@ fn refuse(fault: Fault) -> Result<(), Error> {
     Err(Error::Unreachable { id: fault.id, parent, source })
 }
 
-/// Copies the marked records of a closed segment to the active one, each checked against its name. Returns
-/// their bytes.
+/// Copies the marked records of a closed segment to the active one, each checked against its name.
 fn copy_live(
     shared: &Shared,
     writer: &Writer,
     marks: &Mutex<Marks>,
     id: SegmentId,
-) -> Result<u64, Error> {
+) -> Result<(), Error> {
     let lock = || marks.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some((live_blocks, live_bytes)) =
-        lock().of(id).map(|marks| (marks.live_blocks, marks.live_bytes))
-    else {
-        return Ok(0);
-    };
+    let Some(live_blocks) = lock().of(id).map(|marks| marks.live_blocks) else { return Ok(()) };
     let segment = shared.segments.sealed(id)?;
-    let (trailer, _) = segment.footer()?;
-    let table = segment.table_in_memory(&trailer)?;
+    let (trailer, table) = segment.footer_in_memory()?;
     let file = Arc::clone(&segment.file);
     let mut dictionaries = OfSegment::new(Arc::clone(&file), shared.identity.uuid);
     let mut scanner = Scanner::new(file, shared.identity.uuid, id, trailer.data_end);
@@ -415,7 +414,7 @@ fn copy_live(
         }
     }
     if copied == live_blocks {
-        Ok(live_bytes)
+        Ok(())
     } else {
         Err(damaged(&segment, 0, "the segment has fewer live records than its footer"))
     }

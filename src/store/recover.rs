@@ -125,7 +125,7 @@ fn close(
         other => other?,
     }
     let unproven = committed.unwrap_or(0);
-    if let Ok(trailer) = read_footer(&*file, &target.store, id)?
+    if let Ok((trailer, _)) = read_footer(&*file, &target.store, id)?
         && committed.is_none_or(|len| trailer.data_end >= len)
     {
         if !target.durable {

@@ -18,10 +18,6 @@ use super::sync::Mutex;
 use super::table::{Backing, Table};
 use crate::block::{self, Block, Dictionary, StoredForm};
 
-/// A table is read into memory as a whole up to so many bytes: a million entries and more, where a segment of usual size
-/// has a hundred thousand.
-const MAX_TABLE_BYTES: u64 = 64 << 20;
-
 /// Segments kept open at once: below the usual limit of 1024 files of a process, with room for
 /// connections and scratch files.
 const MAX_OPEN_SEGMENTS: usize = 256;
@@ -105,10 +101,20 @@ impl Segment {
 
     /// Reads the footer: its trailer and its table of entries, checked against their checksum.
     pub(super) fn footer(&self) -> Result<(Trailer, Table), Error> {
-        let trailer = read_footer(&*self.file, &self.store, self.id)?
-            .map_err(|(offset, what)| self.damaged(offset, what))?;
+        let (trailer, _) = self.read_footer()?;
         let table = self.table(&trailer);
         Ok((trailer, table))
+    }
+
+    /// The same for who looks up every record: the table stays in memory, as it was read.
+    pub(super) fn footer_in_memory(&self) -> Result<(Trailer, Table), Error> {
+        let (trailer, entries) = self.read_footer()?;
+        Ok((trailer, Table::new(Backing::Owned(entries), 0, trailer.count)))
+    }
+
+    fn read_footer(&self) -> Result<Footer, Error> {
+        let footer = read_footer(&*self.file, &self.store, self.id)?;
+        footer.map_err(|(offset, what)| self.damaged(offset, what))
     }
 
     /// The footer's table, or, if the footer is damaged, one made from the records.
@@ -151,17 +157,6 @@ impl Segment {
         }
         entries.sort_unstable_by_key(|entry| entry.id);
         Ok(Table::owned(&entries))
-    }
-
-    /// The same table for who looks up every record in it: in memory, where it is not too large for that.
-    pub(super) fn table_in_memory(&self, trailer: &Trailer) -> Result<Table, Error> {
-        let bytes = trailer.count * ENTRY_BYTES as u64;
-        if bytes > MAX_TABLE_BYTES {
-            return Ok(self.table(trailer));
-        }
-        let mut table = vec![0; bytes as usize];
-        self.file.read_at(trailer.data_end, &mut table)?;
-        Ok(Table::new(Backing::Owned(table), 0, trailer.count))
     }
 
     /// The table of entries that a trailer describes.
@@ -210,12 +205,15 @@ pub(super) fn check_header(file: &dyn File, store: &StoreUuid, id: SegmentId) ->
     }
 }
 
-/// Reads the trailer of a segment file with a whole footer, or says where and why it has none.
+/// A trailer, and the bytes of the entries that it describes.
+type Footer = (Trailer, Vec<u8>);
+
+/// Reads the trailer and the entries of a segment file with a whole footer, or says where and why it has none.
 pub(super) fn read_footer(
     file: &dyn File,
     store: &StoreUuid,
     id: SegmentId,
-) -> Result<Result<Trailer, (u64, &'static str)>, Error> {
+) -> Result<Result<Footer, (u64, &'static str)>, Error> {
     let size = file.size()?;
     let Some(at) = size.checked_sub(TRAILER_BYTES as u64) else {
         return Ok(Err((0, "the file is shorter than a footer")));
@@ -228,11 +226,13 @@ pub(super) fn read_footer(
     };
     let mut bytes = vec![0; (size - trailer.data_end) as usize];
     file.read_at(trailer.data_end, &mut bytes)?;
-    let (entries, end) = bytes.split_at(trailer.count as usize * ENTRY_BYTES);
-    if !trailer.verify(entries, end) {
+    let entries = trailer.count as usize * ENTRY_BYTES;
+    let (listed, end) = bytes.split_at(entries);
+    if !trailer.verify(listed, end) {
         return Ok(Err((trailer.data_end, "the footer's checksum differs")));
     }
-    Ok(Ok(trailer))
+    bytes.truncate(entries);
+    Ok(Ok((trailer, bytes)))
 }
 
 /// The segments that are open, at most a bounded number.

@@ -297,10 +297,7 @@ impl Check<'_> {
     }
 
     fn footer(&mut self, segment: &Segment, size: u64) -> Result<Option<(Trailer, Table)>, Error> {
-        let footer = segment.footer();
-        let footer =
-            footer.and_then(|(trailer, _)| Ok((trailer, segment.table_in_memory(&trailer)?)));
-        let finding = match footer {
+        let finding = match segment.footer_in_memory() {
             Ok(footer) => return Ok(Some(footer)),
             Err(Error::Damaged { what, .. }) => Finding::new(Code::SegmentFooter, what),
             Err(error @ Error::Io(_)) => Finding::new(Code::Unreadable, error.to_string()),
