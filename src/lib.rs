@@ -5,6 +5,7 @@
 
 mod elements;
 
+pub mod crypt;
 pub mod block;
 pub mod store;
 pub mod tree;
