@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headstock::block::{self, BlockId, BlockRead, BlockWrite, Dictionary, Family, Kind};
+use headstock::block::{self, BlockId, BlockRead, BlockWrite, Family, Kind};
 use headstock::lab::SimDisk;
 use headstock::store::compact::{self, Settings};
 use headstock::store::fsck::{self, Code, Level};
@@ -19,7 +19,7 @@ const FAMILY: [u8; 16] = *b"one collection..";
 
 /// Segments that have room for a dictionary of full size.
 fn roomy() -> Options {
-    Options { segment_bytes: 4 << 20, ..Options::default() }
+    Options { segment_bytes: 4 << 20, ..small(true) }
 }
 
 /// What documents of a collection look like: the same fields, other values.
@@ -206,7 +206,7 @@ fn any_copy_of_a_dictionary_does_and_its_loss_is_told() {
     let other = Store::open_reader(intact.path(), small(true)).expect("a reader");
     for id in &lost {
         let block = other.get(id).expect("there");
-        assert_eq!(BlockId::of(block.kind, &block.bytes), *id);
+        assert_eq!(other.name(block.kind, &block.bytes), *id);
     }
 }
 
@@ -260,7 +260,7 @@ fn dictionaries_count_in_the_space_that_a_compaction_takes() {
     let mut random = StdRng::seed_from_u64(4);
     let mut kept = Vec::new();
     for _ in 0..30 {
-        let dictionary = Dictionary::new(noise(&mut random)[..4000].to_vec().into());
+        let dictionary = noise(&mut random)[..4000].to_vec();
         let (alike, segments) = (store.with_dictionary(dictionary), store.stats().segments);
         let mut fresh = Vec::new();
         while store.stats().segments <= segments {

@@ -15,7 +15,8 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(block::decompress(codec, &stored, raw.len(), None).unwrap(), raw);
     // Any bytes are a dictionary or none.
     let (dictionary, raw) = raw.split_at(raw.len() / 2);
-    let dictionary = Dictionary::new(dictionary.to_vec().into());
+    let name = BlockId::of(Kind::Dictionary, dictionary);
+    let dictionary = Dictionary::new(name, dictionary.to_vec().into());
     let (codec, form, stored) = block::compress(raw, Some(&dictionary));
     let used = (form != StoredForm::PLAIN).then_some(&dictionary);
     assert_eq!(block::decompress(codec, &stored, raw.len(), used).unwrap(), raw);

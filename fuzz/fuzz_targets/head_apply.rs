@@ -76,6 +76,7 @@ fuzz_target!(|data: &[u8]| {
         salt: SALT,
         scope: Scope::all(),
         scratch_dir: scratch.path().to_owned(),
+        seals_scratch: false,
         change_budget_bytes: CHANGE_BUDGET_BYTES,
         trims_capped_unlogged: flags & 1 == 1,
     };

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use zstd::zstd_safe::{CDict, DDict};
 
 use super::codec::ZSTD_LEVEL;
-use super::{BlockId, Error, Kind};
+use super::{BlockId, Error};
 
 /// Bytes of a trained dictionary at most. Segments repeat those they use, so it is smaller than what zstd makes by default
 /// (110 KB), which gains less than two percent more.
@@ -57,19 +57,18 @@ impl fmt::Debug for Dictionary {
 }
 
 impl Dictionary {
-    /// The dictionary whose block has these bytes.
+    /// The dictionary whose block has this name and these bytes.
     #[must_use]
-    pub fn new(raw: Bytes) -> Self {
-        let id = BlockId::of(Kind::Dictionary, &raw);
+    pub fn new(id: BlockId, raw: Bytes) -> Self {
         Self { id, raw, encoder: OnceLock::new(), decoder: OnceLock::new() }
     }
 
-    /// Makes one of blocks like those it is to be used for, one after another in `samples`. None if they have too little in
-    /// common.
+    /// Makes the bytes of one, of blocks like those it is to be used for, one after another in `samples`. None if they have too
+    /// little in common.
     #[must_use]
-    pub fn train(samples: &[u8], lengths: &[usize]) -> Option<Self> {
+    pub fn train(samples: &[u8], lengths: &[usize]) -> Option<Bytes> {
         let raw = zstd::dict::from_continuous(samples, lengths, MAX_DICTIONARY_BYTES).ok()?;
-        Some(Self::new(raw.into()))
+        Some(raw.into())
     }
 
     /// The name of its block.

@@ -24,6 +24,15 @@ impl BlockId {
         Self(*hasher.finalize().as_bytes())
     }
 
+    /// Names a block of an encrypted store, so that only who has the key can tell the name of given content.
+    #[must_use]
+    pub fn keyed(key: &[u8; 32], kind: Kind, raw: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new_keyed(key);
+        hasher.update(&[kind.to_byte()]);
+        hasher.update(raw);
+        Self(*hasher.finalize().as_bytes())
+    }
+
     /// A name from its bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {

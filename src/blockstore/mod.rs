@@ -5,11 +5,11 @@
 //! job's state says (which snapshots and slices there are) lies above this floor and is handed to
 //! the reader beside the repository.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::block::BlockRead;
-use crate::store::{RepositorySalt, Store};
+use crate::store::{self, RepositorySalt, Store};
 
 /// The read half of a repository. Nothing reached through it changes the repository.
 pub trait Repository: Send + Sync {
@@ -17,9 +17,18 @@ pub trait Repository: Send + Sync {
     /// clone of it lives: the repository counts it as a reader.
     fn blocks(&self) -> Arc<dyn BlockRead>;
 
-    /// The salt of every tree in the repository. A scratch store that takes derived trees must use
-    /// it, else their content roots could not be compared.
+    /// The salt of every tree in the repository.
     fn salt(&self) -> RepositorySalt;
+
+    /// Makes a store for derived trees in a directory that does not exist: cut, named and encrypted as those of the
+    /// repository are, else their content roots could not be compared, and nothing be told to strangers.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn scratch_store(&self, dir: &Path) -> Result<Store, store::Error>;
+
+    /// Whether scratch files must be encrypted.
+    fn is_encrypted(&self) -> bool;
 
     /// A directory on this machine for scratch files as large as the changes of a restore.
     fn scratch_dir(&self) -> PathBuf;
@@ -35,6 +44,14 @@ impl Repository for Store {
 
     fn salt(&self) -> RepositorySalt {
         Self::salt(self)
+    }
+
+    fn scratch_store(&self, dir: &Path) -> Result<Store, store::Error> {
+        self.scratch(dir)
+    }
+
+    fn is_encrypted(&self) -> bool {
+        Self::is_encrypted(self)
     }
 
     fn scratch_dir(&self) -> PathBuf {

@@ -12,7 +12,7 @@ use std::sync::mpsc::sync_channel;
 
 use tempfile::TempDir;
 
-use super::overlay::{Overlay, scratch_store};
+use super::overlay::Overlay;
 use super::point::Nearest;
 use super::resolve::{History, Route};
 use super::spans::before;
@@ -185,8 +185,8 @@ fn follow(
         })));
     }
     let dir = scratch_dir(repository)?;
-    let scratch = dir.path().join("blocks");
-    let overlay = Arc::new(Overlay::new(repository.blocks(), repository.salt(), &scratch)?);
+    let scratch = repository.scratch_store(&dir.path().join("blocks"))?;
+    let overlay = Arc::new(Overlay::new(repository.blocks(), scratch));
     let mut head = Head::load(overlay.clone(), config(repository, base, dir.path())?, &base.head)?;
     let (upto, reach) = (route.upto, route.reach);
     let mut advance = Advance { overlay: &overlay, upto, reach, progress, cancel, slices: 0 };
@@ -225,7 +225,7 @@ fn scratch_dir(repository: &dyn Repository) -> Result<TempDir, Error> {
 /// A store for derived blocks, in a directory that goes when it is dropped.
 pub(super) fn scratch(repository: &dyn Repository) -> Result<(TempDir, Store), Error> {
     let dir = scratch_dir(repository)?;
-    let store = scratch_store(&dir.path().join("blocks"), repository.salt())?;
+    let store = repository.scratch_store(&dir.path().join("blocks"))?;
     Ok((dir, store))
 }
 
@@ -237,6 +237,7 @@ fn config(repository: &dyn Repository, base: &Manifest, dir: &Path) -> Result<he
         salt: repository.salt(),
         scope: base.scope.clone(),
         scratch_dir,
+        seals_scratch: repository.is_encrypted(),
         change_budget_bytes: CHANGE_BUDGET_BYTES,
         trims_capped_unlogged: major.is_some_and(|major| major < 5),
     })

@@ -3,14 +3,10 @@
 //! Reads go to the repository first and to the scratch store for what it lacks; writes go to the
 //! scratch store alone. So a restore can derive trees without writing into what it reads.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::block::{Block, BlockId, BlockRead, BlockWrite, Error, Kind};
-use crate::store::{self, RepositorySalt, Store};
-
-/// Segment size of the scratch store: it is allocated at once, and most restores change little.
-const SCRATCH_SEGMENT_BYTES: u64 = 32 << 20;
+use crate::store::Store;
 
 /// See the module.
 pub(crate) struct Overlay {
@@ -19,22 +15,10 @@ pub(crate) struct Overlay {
 }
 
 impl Overlay {
-    /// Makes the scratch store in `dir`, which must not exist. The salt is that of the repository's
-    /// trees.
-    pub fn new(
-        repository: Arc<dyn BlockRead>,
-        salt: RepositorySalt,
-        dir: &Path,
-    ) -> Result<Self, store::Error> {
-        Ok(Self { repository, scratch: scratch_store(dir, salt)? })
+    /// A scratch store over the repository that it was made by.
+    pub fn new(repository: Arc<dyn BlockRead>, scratch: Store) -> Self {
+        Self { repository, scratch }
     }
-}
-
-/// Makes a store that need not survive, in `dir`, which must not exist.
-pub(super) fn scratch_store(dir: &Path, salt: RepositorySalt) -> Result<Store, store::Error> {
-    let options =
-        store::Options { segment_bytes: SCRATCH_SEGMENT_BYTES, durable: false, mmap: false };
-    Store::create_with_salt(dir, options, salt)
 }
 
 impl BlockRead for Overlay {
@@ -55,7 +39,7 @@ impl BlockRead for Overlay {
 
 impl BlockWrite for Overlay {
     fn put(&self, kind: Kind, raw: &[u8]) -> Result<BlockId, Error> {
-        let id = BlockId::of(kind, raw);
+        let id = self.scratch.name(kind, raw);
         if self.repository.kind_of(&id)?.is_none() {
             self.scratch.put_as(id, kind, raw)?;
         }

@@ -14,9 +14,10 @@ use std::sync::Arc;
 
 use super::Error;
 use super::fs::{Disk, File, FsError};
+use super::identity::Identity;
 use super::layout::{
     ENTRY_BYTES, Entry, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentId,
-    StoreUuid, Trailer, encode_segment_header,
+    Trailer, encode_segment_header,
 };
 use super::scan::entry_of;
 use crate::block::{BlockId, Dictionary, Kind, StoredForm};
@@ -34,7 +35,7 @@ const WORTH_TIMES: usize = 8;
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     pub(super) disk: Arc<dyn Disk>,
-    pub(super) store: StoreUuid,
+    pub(super) identity: Identity,
     pub(super) segment_bytes: u64,
     pub(super) durable: bool,
 }
@@ -78,7 +79,8 @@ impl Active {
         let file = target.disk.create(&path)?;
         let started: Result<(), FsError> = (|| {
             file.allocate(allocated)?;
-            file.write_at(0, &encode_segment_header(&target.store, id))?;
+            let Identity { uuid, .. } = &target.identity;
+            file.write_at(0, &encode_segment_header(uuid, id, target.identity.epoch()))?;
             if target.durable {
                 file.sync()?;
                 target.disk.sync_dir(directory)?;
@@ -166,7 +168,7 @@ impl Active {
             self.allocated = step;
         }
         let MapEntry::Vacant(place) = self.entries.entry(header.id) else { return Ok(0) };
-        let bytes = header.encode(&self.target.store, self.id, offset);
+        let bytes = header.encode(&self.target.identity.uuid, self.id, offset);
         self.buffer.extend_from_slice(&bytes);
         self.buffer.extend_from_slice(payload);
         let padding = span as usize - RECORD_HEADER_BYTES - payload.len();
@@ -221,7 +223,7 @@ pub(super) fn seal_file(
     entries: &mut [Entry],
 ) -> Result<u64, Error> {
     entries.sort_unstable_by_key(|entry| entry.id);
-    let footer = Trailer::encode_footer(&target.store, id, data_end, raw_bytes, entries);
+    let footer = Trailer::encode_footer(&target.identity.uuid, id, data_end, raw_bytes, entries);
     if target.durable {
         file.sync()?;
     }

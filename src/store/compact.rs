@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use super::dictionaries::OfSegment;
 use super::fs::FsError;
+use super::keys;
 use super::layout::{SEGMENT_HEADER_BYTES, SegmentId, Trailer};
 use super::marks::Marks;
 use super::record::Commit;
@@ -191,6 +192,9 @@ pub fn execute(
     let mut plan = make_plan(shared, (seq, roots), sizes, settings, &keeping.marks)?;
     let waiting_bytes = remove_chosen(store, writer, &keeping, &mut plan, on_progress)?;
     plan.count();
+    if let Err(error) = forget_older_keys(shared, writer) {
+        tracing::warn!(%error, "older data keys are kept until the next compaction");
+    }
     writer.reserve.try_fill();
     let kept = plan.segments.iter().filter(|one| one.action == Action::Keep);
     shared.sessions.note_dead(kept.map(SegmentPlan::dead_bytes).sum());
@@ -279,6 +283,44 @@ impl Drop for Keeping<'_> {
     }
 }
 
+/// The segments whose records are not sealed with the newest data key, or may not be.
+fn sealed_with_older_keys(
+    shared: &Shared,
+    ids: impl Iterator<Item = SegmentId>,
+) -> Result<BTreeSet<SegmentId>, Error> {
+    let keys = shared.identity.keys.as_ref().filter(|keys| keys.has_older());
+    let Some(keys) = keys else { return Ok(BTreeSet::new()) };
+    let mut older = BTreeSet::new();
+    for id in ids {
+        if shared.segments.sealed(id)?.epoch()? != Some(keys.current()) {
+            older.insert(id);
+        }
+    }
+    Ok(older)
+}
+
+/// Takes the data keys out of the ring that no segment and no commit needs any more.
+fn forget_older_keys(shared: &Shared, writer: &Writer) -> Result<(), Error> {
+    let keys = shared.identity.keys.as_ref().filter(|keys| keys.has_older());
+    let Some(keys) = keys else { return Ok(()) };
+    let mut used = BTreeSet::new();
+    for id in writer.sealed().into_keys() {
+        match shared.segments.sealed(id)?.epoch()? {
+            Some(epoch) => used.insert(epoch),
+            // It may be any.
+            None => return Ok(()),
+        };
+    }
+    // The log of this opening has no record of an older key, and replaces one that has.
+    writer.commit(|_| {}, &[])?;
+    let store = &shared.identity.uuid;
+    let forgotten = keys::retire(&*shared.disk, &shared.dir, (store, keys), &used)?;
+    if forgotten > 0 {
+        tracing::info!(forgotten, "data keys that nothing needs any more are forgotten");
+    }
+    Ok(())
+}
+
 /// The segments there are now, with their lengths in bytes.
 fn sizes(shared: &Shared, commit: &Commit) -> BTreeMap<SegmentId, u64> {
     match &shared.role {
@@ -302,6 +344,7 @@ fn make_plan(
     for (name, id) in &roots {
         walk.root(name, *id, &mut |fault| refuse(fault), &mut on_block)?;
     }
+    let older = sealed_with_older_keys(shared, sizes.keys().copied())?;
     let marks = marks.lock().unwrap_or_else(PoisonError::into_inner);
     let mut segments: Vec<SegmentPlan> = sizes
         .into_iter()
@@ -313,9 +356,8 @@ fn make_plan(
             let action = if live_blocks == 0 { Action::Drop } else { Action::Keep };
             let mut one =
                 SegmentPlan { segment, bytes, live_bytes, live_blocks, dictionary_bytes, action };
-            if one.action == Action::Keep
-                && one.needed_bytes() * 100 < bytes * settings.rewrite_below_percent
-            {
+            let is_thin = one.needed_bytes() * 100 < bytes * settings.rewrite_below_percent;
+            if one.action == Action::Keep && (is_thin || older.contains(&segment)) {
                 one.action = Action::Rewrite;
             }
             one
@@ -383,7 +425,7 @@ fn copy_live(
     let segment = shared.segments.sealed(id)?;
     let (trailer, table) = segment.footer_in_memory()?;
     let file = Arc::clone(&segment.file);
-    let mut dictionaries = OfSegment::new(Arc::clone(&file), shared.identity.uuid);
+    let mut dictionaries = OfSegment::new(Arc::clone(&file), &shared.identity);
     let mut scanner = Scanner::new(file, shared.identity.uuid, id, trailer.data_end);
     let mut copied = 0;
     loop {

@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, Weak};
 
 use super::fs::File;
-use super::layout::{Entry, RECORD_HEADER_BYTES, StoreUuid};
+use super::identity::Identity;
+use super::layout::{Entry, RECORD_HEADER_BYTES};
 use super::segment::check_record;
 use super::sync::{Mutex, MutexGuard};
 use crate::block::{Dictionary, Kind, StoredForm, compress};
@@ -148,10 +149,11 @@ impl Learner {
 }
 
 /// A dictionary for blocks like the samples, if it is worth it: tried on those that it is not made from.
-pub(super) fn train(samples: &[u8], lengths: &[usize]) -> Option<Dictionary> {
+pub(super) fn train(identity: &Identity, samples: &[u8], lengths: &[usize]) -> Option<Dictionary> {
     let (made_from, tried_on) = lengths.split_at(lengths.len() - lengths.len() / TRIED_PART);
     let (from, on) = samples.split_at(made_from.iter().sum());
-    let dictionary = Dictionary::train(from, made_from)?;
+    let raw = Dictionary::train(from, made_from)?;
+    let dictionary = Dictionary::new(identity.name(Kind::Dictionary, &raw), raw);
     if dictionary.form() == StoredForm::PLAIN {
         return None;
     }
@@ -172,14 +174,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The dictionaries of one segment, whose records are walked in order.
 pub(super) struct OfSegment {
     file: Arc<dyn File>,
-    store: StoreUuid,
+    identity: Identity,
     places: HashMap<StoredForm, Entry>,
     ready: Mutex<Ready>,
 }
 
 impl OfSegment {
-    pub(super) fn new(file: Arc<dyn File>, store: StoreUuid) -> Self {
-        Self { file, store, places: HashMap::new(), ready: Mutex::default() }
+    pub(super) fn new(file: Arc<dyn File>, identity: &Identity) -> Self {
+        Self { file, identity: identity.clone(), places: HashMap::new(), ready: Mutex::default() }
     }
 
     /// Takes note of a record that the walk has come to.
@@ -197,7 +199,7 @@ impl OfSegment {
         let entry = self.places.get(&form)?;
         let mut record = vec![0; RECORD_HEADER_BYTES + entry.stored_len as usize];
         self.file.read_at(entry.offset, &mut record).ok()?;
-        let block = check_record(&self.store, entry, &record, &|_| None).ok()?;
-        Some(lock(&self.ready).keep(Dictionary::new(block.bytes)))
+        let block = check_record(&self.identity, entry, &record, &|_| None).ok()?;
+        Some(lock(&self.ready).keep(Dictionary::new(entry.id, block.bytes)))
     }
 }

@@ -60,6 +60,52 @@ pub enum Error {
         /// Which check failed.
         what: &'static str,
     },
+    /// An encrypted store, and no key for it.
+    #[error(
+        "the store {} is encrypted; give what opens it with --key-file or --passphrase-file", dir.display()
+    )]
+    KeyNeeded {
+        /// The store.
+        dir: PathBuf,
+    },
+    /// A key for a store that has none.
+    #[error(
+        "a key was given, and the store {} is not encrypted; leave --key-file and --passphrase-file away, or make a new store with --encrypt",
+        dir.display()
+    )]
+    NotEncrypted {
+        /// The store.
+        dir: PathBuf,
+    },
+    /// The key opens none of the store's slots.
+    #[error(
+        "the key or passphrase given opens no slot of {}; `headstock key list` tells what slots there are",
+        path.display()
+    )]
+    WrongKey {
+        /// The file that holds the slots.
+        path: PathBuf,
+    },
+    /// The keys of an encrypted store are not there.
+    #[error("{} is gone, without which an encrypted store cannot be read; bring it back from a copy", path.display())]
+    KeysGone {
+        /// Where they should be.
+        path: PathBuf,
+    },
+    /// A file that should hold a key or a passphrase does not.
+    #[error("{}: {what}", path.display())]
+    BadSecret {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
+    /// The slots or data keys of a store cannot be changed as asked.
+    #[error("{what}")]
+    Slots {
+        /// Why.
+        what: String,
+    },
     /// A segment that the newest commit names is not there.
     #[error("segment {segment} of the store is gone ({}); bring it back from a copy, or run `headstock fsck --repair` (with --from, if another store has its blocks)", path.display())]
     SegmentGone {
@@ -146,6 +192,22 @@ pub enum Error {
         #[source]
         source: block::Error,
     },
+}
+
+impl Error {
+    /// Whether what keeps a store from opening is not in the store: the disk, the directory or the key given.
+    #[must_use]
+    pub const fn is_no_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Io(_)
+                | Self::Full(_)
+                | Self::NotAStore { .. }
+                | Self::KeyNeeded { .. }
+                | Self::NotEncrypted { .. }
+                | Self::WrongKey { .. }
+        )
+    }
 }
 
 impl From<FsError> for Error {

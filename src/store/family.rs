@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::dictionaries::{self, Known, LEARN_BYTES, Learner};
 use super::{Shared, Store};
 use crate::block::{BlockId, BlockRead as _, Dictionary, Error, Family, Kind, StoredForm};
@@ -37,9 +39,11 @@ impl Store {
         }
     }
 
-    /// The store for blocks that a given dictionary fits.
+    /// The store for blocks that a dictionary of these bytes fits.
     #[must_use]
-    pub fn with_dictionary(&self, dictionary: Dictionary) -> Self {
+    pub fn with_dictionary(&self, raw: impl Into<Bytes>) -> Self {
+        let raw = raw.into();
+        let dictionary = Dictionary::new(self.shared.identity.name(Kind::Dictionary, &raw), raw);
         let dictionary = self.shared.dictionaries.keep_ready(dictionary);
         Self { compression: Compression::With(dictionary), ..self.clone() }
     }
@@ -120,7 +124,7 @@ impl Shared {
         lengths: &[usize],
     ) -> Option<Arc<Dictionary>> {
         let small_enough = |one: &Dictionary| self.writer().is_ok_and(|writer| writer.fits(one));
-        let trained = dictionaries::train(samples, lengths).filter(small_enough);
+        let trained = dictionaries::train(&self.identity, samples, lengths).filter(small_enough);
         let trained = trained.map(|dictionary| self.dictionaries.keep_ready(dictionary));
         let known = trained.as_ref().map_or(Known::UsesNone, |one| Known::Uses(one.form()));
         self.dictionaries.note(family, known);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::fs::{Disk, RealDisk};
-use super::identity::Identity;
+use super::identity::Found;
 use super::layout::SegmentId;
 use super::log::{LogFiles, Slot};
 use super::record::Commit;
@@ -17,8 +17,9 @@ fn options() -> Options {
 }
 
 fn log_files(dir: &Path) -> LogFiles {
-    let identity = Identity::read(&RealDisk, dir).expect("has a name");
-    LogFiles::new(Arc::new(RealDisk) as Arc<dyn Disk>, dir, identity.uuid, true)
+    let found = Found::read(&RealDisk, dir).expect("has a name");
+    let identity = found.unlock(&RealDisk, dir, None).expect("is not encrypted");
+    LogFiles::new(Arc::new(RealDisk) as Arc<dyn Disk>, dir, identity, true)
 }
 
 /// A store with one block, whose newest commit is changed and stands in a log of its own behind a slot.
@@ -126,7 +127,7 @@ fn a_repair_makes_no_commit_behind_the_last() {
 #[test]
 fn index_runs_of_impossible_numbers_are_none() {
     let (dir, id) = store_with(|_| {}, |slot| slot);
-    let uuid = Identity::read(&RealDisk, dir.path()).expect("has a name").uuid;
+    let uuid = Found::read(&RealDisk, dir.path()).expect("has a name").uuid;
     for (name, listed) in [("ffffffffffffffff", 0), ("1", u64::MAX), ("2", u64::MAX / 4 - 30)] {
         let mut run = [0; 128];
         run[..12].copy_from_slice(b"HEADRUN\x1a\n\xa9\r\n");

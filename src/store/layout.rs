@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::Error;
+use super::keys::Epoch;
 use crate::block::{BlockId, Codec, Kind, MAX_BLOCK_BYTES, StoredForm};
 
 /// Bytes of the header sector at the start of every segment.
@@ -104,24 +105,30 @@ impl HeaderFault {
     }
 }
 
-pub(super) fn encode_segment_header(store: &StoreUuid, segment: SegmentId) -> Vec<u8> {
+pub(super) fn encode_segment_header(
+    store: &StoreUuid,
+    segment: SegmentId,
+    epoch: Epoch,
+) -> Vec<u8> {
     let mut sector = vec![0; SEGMENT_HEADER_BYTES as usize];
     sector[..12].copy_from_slice(SEGMENT_MAGIC);
     sector[12..14].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
     sector[14..16].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
     sector[32..48].copy_from_slice(store);
     sector[48..52].copy_from_slice(&segment.0.to_le_bytes());
+    sector[52..56].copy_from_slice(&epoch.0.to_le_bytes());
     sector[56] = HASH_BLAKE3;
     let crc = crc32fast::hash(&sector[..4092]);
     sector[4092..].copy_from_slice(&crc.to_le_bytes());
     sector
 }
 
+/// Reads the header sector: the epoch of the segment's records.
 pub(super) fn check_segment_header(
     sector: &[u8],
     store: &StoreUuid,
     segment: SegmentId,
-) -> Result<(), HeaderFault> {
+) -> Result<Epoch, HeaderFault> {
     if sector[..12] != *SEGMENT_MAGIC {
         return Err(HeaderFault::Magic);
     }
@@ -129,15 +136,24 @@ pub(super) fn check_segment_header(
         return Err(HeaderFault::Checksum);
     }
     let min_reader = u16_at(sector, 14);
-    let needs_more =
-        u64_at(sector, 16) != 0 || u32_at(sector, 52) != 0 || sector[56] != HASH_BLAKE3;
+    let needs_more = u64_at(sector, 16) != 0 || sector[56] != HASH_BLAKE3;
     if min_reader > FORMAT_VERSION || needs_more {
         return Err(HeaderFault::Version(min_reader));
     }
     if sector[32..48] != *store || u32_at(sector, 48) != segment.0 {
         return Err(HeaderFault::Stranger);
     }
-    Ok(())
+    Ok(Epoch(u32_at(sector, 52)))
+}
+
+/// How stored bytes are kept from who has no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Sealing {
+    /// Not at all.
+    None = 0,
+    /// By XChaCha20-Poly1305, with the data key of the epoch that they begin with.
+    XChaCha20Poly1305 = 1,
 }
 
 /// The header of a record.
@@ -145,6 +161,7 @@ pub(super) fn check_segment_header(
 pub(super) struct RecordHeader {
     pub(super) kind: Kind,
     pub(super) codec: Codec,
+    pub(super) sealing: Sealing,
     pub(super) stored_len: u32,
     pub(super) raw_len: u32,
     pub(super) id: BlockId,
@@ -170,6 +187,7 @@ impl RecordHeader {
         header[..4].copy_from_slice(&RECORD_MAGIC.to_le_bytes());
         header[4] = self.kind.to_byte();
         header[5] = self.codec.to_byte();
+        header[6] = self.sealing as u8;
         header[8..12].copy_from_slice(&self.stored_len.to_le_bytes());
         header[12..16].copy_from_slice(&self.raw_len.to_le_bytes());
         header[16..48].copy_from_slice(self.id.as_bytes());
@@ -195,9 +213,11 @@ impl RecordHeader {
         }
         let kind = Kind::from_byte(header[4]).ok_or("the record is of an unknown kind")?;
         let codec = Codec::from_byte(header[5]).ok_or("the record is of an unknown codec")?;
-        if header[6] != 0 || header[7] != 0 {
-            return Err("the record needs a cipher or a feature of a newer version");
-        }
+        let sealing = match (header[6], header[7]) {
+            (0, 0) => Sealing::None,
+            (1, 0) => Sealing::XChaCha20Poly1305,
+            _ => return Err("the record needs a cipher or a feature of a newer version"),
+        };
         let form = StoredForm(u64_at(header, 52));
         if form != StoredForm::PLAIN && (codec != Codec::Zstd || !kind.may_use_dictionary()) {
             return Err("the record names a dictionary and cannot have used one");
@@ -207,7 +227,8 @@ impl RecordHeader {
             return Err("the record is above the limit of a block");
         }
         let id = BlockId::from_bytes(field(header, 16));
-        Ok(Self { kind, codec, stored_len, raw_len, id, payload_crc: u32_at(header, 48), form })
+        let payload_crc = u32_at(header, 48);
+        Ok(Self { kind, codec, sealing, stored_len, raw_len, id, payload_crc, form })
     }
 }
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::fs::{Access, Disk, File, FsError, write_again};
+use super::identity::Identity;
 use super::layout::{ALIGNMENT, StoreUuid, field, u32_at, u64_at};
 use super::record::{self, ChainHash, Commit, FIXED_BYTES, MAX_RECORD_BYTES, Place, Raw};
 use super::{Error, number_after};
@@ -73,7 +74,7 @@ impl Slot {
 pub(super) struct LogFiles {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    store: StoreUuid,
+    store: Identity,
     durable: bool,
 }
 
@@ -88,7 +89,7 @@ pub(super) struct LogRead {
 }
 
 impl LogFiles {
-    pub(super) fn new(disk: Arc<dyn Disk>, dir: &Path, store: StoreUuid, durable: bool) -> Self {
+    pub(super) fn new(disk: Arc<dyn Disk>, dir: &Path, store: Identity, durable: bool) -> Self {
         Self { disk, dir: dir.to_owned(), store, durable }
     }
 
@@ -114,7 +115,7 @@ impl LogFiles {
             if size >= offset + SLOT_BYTES {
                 let mut bytes = vec![0; SLOT_BYTES as usize];
                 head.read_at(offset, &mut bytes)?;
-                *slot = Slot::decode(&bytes, &self.store);
+                *slot = Slot::decode(&bytes, &self.store.uuid);
             }
         }
         Ok(slots)
@@ -191,8 +192,8 @@ impl LogFiles {
         Ok(self.disk.sync_dir(&self.dir)?)
     }
 
-    fn place(&self, log: u64, offset: u64) -> Place {
-        Place { store: self.store, log, offset }
+    fn place(&self, log: u64, offset: u64) -> Place<'_> {
+        Place { store: &self.store, log, offset }
     }
 
     fn parse(&self, slot: Slot, bytes: &[u8]) -> Result<LogRead, Error> {
@@ -268,7 +269,7 @@ impl LogFiles {
             other => other?,
         };
         self.cut_part_of_slot(&*head)?;
-        head.write_at(slot.generation % 2 * SLOT_BYTES, &slot.encode(&self.store))?;
+        head.write_at(slot.generation % 2 * SLOT_BYTES, &slot.encode(&self.store.uuid))?;
         if self.durable {
             head.sync()?;
         }
@@ -348,7 +349,7 @@ fn written_len(bytes: &[u8]) -> usize {
 }
 
 /// Every whole record of a log file's bytes, those behind damage included. `place` tells what an offset is.
-pub(super) fn whole_records(bytes: &[u8], place: impl Fn(u64) -> Place) -> Vec<Raw<'_>> {
+pub(super) fn whole_records<'a>(bytes: &'a [u8], place: impl Fn(u64) -> Place<'a>) -> Vec<Raw<'a>> {
     let (mut records, mut offset, written) = (Vec::new(), 0, written_len(bytes) as u64);
     while offset < written {
         match raw_at(bytes, offset, &place(offset)) {
@@ -366,7 +367,7 @@ fn raw_len(bytes: &[u8], offset: u64) -> u64 {
     u64_at(bytes, offset as usize + 8)
 }
 
-fn raw_at<'a>(bytes: &'a [u8], offset: u64, place: &Place) -> Option<Raw<'a>> {
+fn raw_at<'a>(bytes: &'a [u8], offset: u64, place: &Place<'a>) -> Option<Raw<'a>> {
     let rest = bytes.get(usize::try_from(offset).ok()?..)?;
     let len = record::claimed_len(rest.get(..FIXED_BYTES)?)?;
     Raw::check(rest.get(..usize::try_from(len).ok()?)?, place)

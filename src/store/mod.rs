@@ -25,6 +25,7 @@ pub mod fs;
 pub mod fsck;
 mod identity;
 mod index;
+pub mod keys;
 #[cfg(test)]
 mod last_numbers;
 mod layout;
@@ -32,6 +33,7 @@ mod log;
 mod map;
 mod marks;
 mod open;
+mod location;
 mod readers;
 mod record;
 mod recover;
@@ -53,7 +55,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 pub use error::Error;
+pub use keys::Secret;
 pub use layout::SegmentId;
+pub use location::Location;
 pub use map::Map;
 pub use session::Session;
 
@@ -78,6 +82,9 @@ pub const MIN_SEGMENT_BYTES: u64 = 64 << 10;
 /// The largest segment: offsets are kept in units of 8 bytes in 32 bits, with room to spare.
 pub const MAX_SEGMENT_BYTES: u64 = 4 << 30;
 
+/// Segment size of a scratch store: it is allocated at once, and most change little.
+const SCRATCH_SEGMENT_BYTES: u64 = 32 << 20;
+
 /// How often a block is looked for that a compaction may be moving.
 const LOOKS_MAX: u32 = 8;
 
@@ -90,13 +97,15 @@ pub struct Options {
     pub durable: bool,
     /// Whether sealed segments are read through memory maps.
     pub mmap: bool,
+    /// What opens the store if it is encrypted. A store that is created with one is.
+    pub secret: Option<Arc<Secret>>,
 }
 
 impl Default for Options {
     /// 128 MiB segments (a unit of compaction under a second, and 8192 of them a TiB), durable,
     /// mapped.
     fn default() -> Self {
-        Self { segment_bytes: 128 << 20, durable: true, mmap: true }
+        Self { segment_bytes: 128 << 20, durable: true, mmap: true, secret: None }
     }
 }
 
@@ -232,6 +241,22 @@ impl Store {
         open::reader(disk, dir, options).map(Self::of)
     }
 
+    /// Makes a store that need not survive, in a directory that does not exist: with the salt of this one, and its keys if it is
+    /// encrypted, so that the same content has the same names and roots in both.
+    ///
+    /// # Errors
+    /// As [`Store::create`].
+    pub fn scratch(&self, dir: &Path) -> Result<Self, Error> {
+        let disk: Arc<dyn fs::Disk> = Arc::new(fs::RealDisk);
+        let options = Options {
+            segment_bytes: SCRATCH_SEGMENT_BYTES,
+            durable: false,
+            mmap: false,
+            secret: None,
+        };
+        open::scratch_of(&disk, dir, &options, &self.shared.identity).map(Self::of)
+    }
+
     fn of(shared: Shared) -> Self {
         Self { shared: Arc::new(shared), purpose: Purpose::Data, compression: Compression::Plain }
     }
@@ -265,6 +290,12 @@ impl Store {
     #[must_use]
     pub fn salt(&self) -> RepositorySalt {
         self.shared.identity.salt
+    }
+
+    /// Whether what it holds is encrypted, and so must be what is derived from it.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.shared.identity.keys.is_some()
     }
 
     /// The newest commit and what it names. A reader sees the commit it was opened at.
@@ -452,7 +483,9 @@ impl Shared {
         if let Err(error) = self.index.probes().find_dictionary(form, &mut read) {
             tracing::warn!(%error, "a dictionary cannot be looked for");
         }
-        found.map(|block| self.dictionaries.keep_ready(Dictionary::new(block.bytes)))
+        let raw = found?.bytes;
+        let dictionary = Dictionary::new(self.identity.name(Kind::Dictionary, &raw), raw);
+        Some(self.dictionaries.keep_ready(dictionary))
     }
 
     /// A dictionary of a segment that is walked; another copy, if it cannot be read there.
@@ -544,8 +577,14 @@ impl Store {
     /// # Errors
     /// As [`BlockWrite::put`].
     pub fn put_counted(&self, kind: Kind, raw: &[u8]) -> Result<(BlockId, u64), block::Error> {
-        let id = BlockId::of(kind, raw);
+        let id = self.name(kind, raw);
         Ok((id, self.put_as(id, kind, raw)?))
+    }
+
+    /// The name of a block in this store.
+    #[must_use]
+    pub fn name(&self, kind: Kind, raw: &[u8]) -> BlockId {
+        self.shared.identity.name(kind, raw)
     }
 
     /// Does so for a caller that has made the block's name already.

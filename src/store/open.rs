@@ -10,8 +10,9 @@ use super::append::Target;
 use super::compact;
 use super::dictionaries::Dictionaries;
 use super::fs::{Disk, File, FsError};
-use super::identity::Identity;
+use super::identity::{Found, Identity};
 use super::index::{self, Index};
+use super::keys;
 use super::layout::{ENTRY_BYTES, Entry, SegmentId};
 use super::log::{LogFiles, LogRead, Slot};
 use super::record::Commit;
@@ -51,8 +52,33 @@ pub(super) fn create(
     let _lock = recover::take_lock(&**disk, dir)?;
     // Another process may have made a store meanwhile.
     check_empty(&**disk, dir)?;
-    let identity = Identity { uuid: rand::random(), salt };
-    let log = LogFiles::new(Arc::clone(disk), dir, identity.uuid, options.durable);
+    let uuid = rand::random();
+    let keys = options.secret.as_ref();
+    let keys = keys.map(|secret| keys::create(&**disk, dir, &uuid, salt, secret).map(Arc::new));
+    make_files(disk, dir, options, &Identity { uuid, salt, keys: keys.transpose()? })
+}
+
+/// Makes a store with the salt and the keys of another, which has the only copy of them, and opens it.
+pub(super) fn scratch_of(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: &Options,
+    identity: &Identity,
+) -> Result<Shared, Error> {
+    let identity = Identity { uuid: rand::random(), ..identity.clone() };
+    disk.create_dir(dir)?;
+    make_files(disk, dir, options, &identity)?;
+    let lock = recover::take_lock(&**disk, dir)?;
+    writer_with(disk, dir, options, &identity, &lock)
+}
+
+fn make_files(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: &Options,
+    identity: &Identity,
+) -> Result<(), Error> {
+    let log = LogFiles::new(Arc::clone(disk), dir, identity.clone(), options.durable);
     let directories =
         [segment::directory(dir), index::directory(dir), readers::directory(dir), scratch(dir)];
     for directory in directories.iter().chain([&log.directory()]) {
@@ -61,7 +87,7 @@ pub(super) fn create(
     let genesis = Commit::genesis();
     log.start(None, &genesis, &mut genesis.clone())?;
     disk.sync_dir(dir)?;
-    identity.write(&**disk, dir)
+    Found::of(identity).write(&**disk, dir)
 }
 
 /// Makes the directory of a store with its parents, and their entries durable. That of an existing one
@@ -87,8 +113,18 @@ fn make_directory(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
 /// Whether nothing stands in a directory but what a creation that was interrupted leaves: it ends with
 /// the `STORE` file, and no segment is made before.
 fn check_empty(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
-    const LEFTOVERS: &[&str] =
-        &["LOCK", "HEAD", "log", "segments", "index", "readers", "scratch", "STORE.new"];
+    const LEFTOVERS: &[&str] = &[
+        "LOCK",
+        "HEAD",
+        "KEYS",
+        "KEYS.new",
+        "log",
+        "segments",
+        "index",
+        "readers",
+        "scratch",
+        "STORE.new",
+    ];
     let names = disk.list(dir)?;
     let foreign = names.iter().any(|name| !LEFTOVERS.contains(&name.as_str()));
     let has_segments = || {
@@ -103,8 +139,10 @@ fn check_empty(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
 
 /// Opens a store for writing.
 pub(super) fn writer(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Shared, Error> {
-    let identity = Identity::read(&*disk, dir)?;
+    let found = Found::read(&*disk, dir)?;
     let lock = recover::take_lock(&*disk, dir)?;
+    // Under the lock, or the keys might be changed meanwhile.
+    let identity = found.unlock(&*disk, dir, options.secret.as_deref())?;
     // To delete and to compact is how space is had, and asks for a store that is open.
     let reserve = Reserve::new(Arc::clone(&disk), dir, &options);
     reserve.with(|| writer_with(&disk, dir, &options, &identity, &lock))
@@ -117,19 +155,19 @@ fn writer_with(
     identity: &Identity,
     lock: &Arc<dyn File>,
 ) -> Result<Shared, Error> {
-    let (disk, options, identity) = (Arc::clone(disk), options.clone(), *identity);
-    let store = identity.uuid;
-    let log_files = LogFiles::new(Arc::clone(&disk), dir, store, options.durable);
+    let (disk, options, identity) = (Arc::clone(disk), options.clone(), identity.clone());
+    let log_files = LogFiles::new(Arc::clone(&disk), dir, identity.clone(), options.durable);
     let read = log_files.read_settled()?;
     if read.torn {
         tracing::info!(offset = read.end, "the commit log ends in a torn record, which is ignored");
     }
     let mut commit = read.newest.clone();
     log_files.remove_others(read.slot.log)?;
-    let Options { segment_bytes, durable, mmap } = options;
-    let target = Target { disk: Arc::clone(&disk), store, segment_bytes, durable };
+    let Options { segment_bytes, durable, mmap, .. } = options;
+    let target =
+        Target { disk: Arc::clone(&disk), identity: identity.clone(), segment_bytes, durable };
     let recovered = recover::segments(&target, dir, &commit)?;
-    let segments = Segments::new(Arc::clone(&disk), dir, store, mmap);
+    let segments = Segments::new(Arc::clone(&disk), dir, identity.clone(), mmap);
     let living = readers::living(&*disk, dir)?;
     let written_since =
         recovered.sealed.keys().filter(|id| !commit.segments.contains_key(id)).copied();
@@ -160,6 +198,7 @@ fn writer_with(
     let waiting = waiting.collect();
     disk.create_dir(&index::directory(dir))?;
     let live = recovered.sealed.keys().copied().collect();
+    let store = identity.uuid;
     let index = Index::open(Arc::clone(&disk), dir, store, &options, &segments, live, true)?;
     clear_scratch(&*disk, dir, &living)?;
     let scratch = scratch(dir).join(WRITER_SCRATCH);
@@ -220,11 +259,11 @@ fn clean_log(log_files: &LogFiles, read: &LogRead, commit: &mut Commit) -> Resul
 
 /// Opens a store for reading its newest commit.
 pub(super) fn reader(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Shared, Error> {
-    let identity = Identity::read(&*disk, dir)?;
+    let identity = Found::read(&*disk, dir)?.unlock(&*disk, dir, options.secret.as_deref())?;
     let store = identity.uuid;
-    let log_files = LogFiles::new(Arc::clone(&disk), dir, store, options.durable);
+    let log_files = LogFiles::new(Arc::clone(&disk), dir, identity.clone(), options.durable);
     let (registration, commit) = readers::register(&disk, dir, &log_files)?;
-    let segments = Segments::new(Arc::clone(&disk), dir, store, options.mmap);
+    let segments = Segments::new(Arc::clone(&disk), dir, identity.clone(), options.mmap);
     let live = commit.segments.keys().copied().collect();
     let index = Index::open(Arc::clone(&disk), dir, store, &options, &segments, live, false)?;
     let active = commit.active.map(|(id, len)| {

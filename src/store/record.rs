@@ -3,11 +3,15 @@
 //! A record tells what a commit names: all of it (the first record of a log file), or the
 //! difference to the commit before.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::layout::{SegmentId, StoreUuid, aligned, field, u16_at, u32_at, u64_at};
+use super::identity::Identity;
+use super::keys::{Epoch, Keys};
+use super::layout::{SegmentId, aligned, field, u16_at, u32_at, u64_at};
 use super::{CommitSeq, MAX_SEGMENT_BYTES, Roots};
 use crate::block::BlockId;
+use crate::crypt::SEAL_BYTES;
 
 /// Bytes of a root's name at most.
 pub(super) const MAX_ROOT_NAME_BYTES: usize = 255;
@@ -20,6 +24,8 @@ pub(super) const MAX_RECORD_BYTES: u64 = 64 << 20;
 pub(super) const FIXED_BYTES: usize = 104;
 const MAGIC: u32 = u32::from_le_bytes(*b"HSC\x1a");
 const FLAG_FULL: u32 = 1;
+/// The lists are sealed.
+const FLAG_SEALED: u32 = 2;
 const HASH_BYTES: usize = 32;
 
 /// The hash of a commit record, which the next record names as its parent.
@@ -59,18 +65,19 @@ impl Commit {
 
 /// Where a record stands: part of its hash, so that a record is valid at one place only.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    pub(super) store: StoreUuid,
+pub(super) struct Place<'a> {
+    pub(super) store: &'a Identity,
     /// The number of the log file.
     pub(super) log: u64,
     /// Bytes from the start of the file.
     pub(super) offset: u64,
 }
 
-impl Place {
+impl Place<'_> {
     fn hash(&self, record: &[u8]) -> ChainHash {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.store);
+        let keys = self.store.keys.as_deref();
+        let mut hasher = keys.map_or_else(blake3::Hasher::new, Keys::chain_hasher);
+        hasher.update(&self.store.uuid);
         hasher.update(&self.log.to_le_bytes());
         hasher.update(&self.offset.to_le_bytes());
         hasher.update(record);
@@ -79,7 +86,7 @@ impl Place {
 }
 
 /// Writes the record of `commit`, which follows `base`; sets the commit's hash.
-pub(super) fn encode(commit: &mut Commit, base: &Commit, full: bool, place: &Place) -> Vec<u8> {
+pub(super) fn encode(commit: &mut Commit, base: &Commit, full: bool, place: &Place<'_>) -> Vec<u8> {
     let empty = Commit::genesis();
     let from = if full { &empty } else { base };
     let mut body = Vec::new();
@@ -103,11 +110,15 @@ pub(super) fn encode(commit: &mut Commit, base: &Commit, full: bool, place: &Pla
     }
     dropped.iter().for_each(|id| body.extend_from_slice(&id.0.to_le_bytes()));
 
-    let total = aligned((FIXED_BYTES + body.len() + HASH_BYTES) as u64);
+    let keys = place.store.keys.as_deref();
+    body.resize(aligned(body.len() as u64) as usize, 0);
+    let seal_bytes = if keys.is_some() { SEAL_BYTES } else { 0 };
+    let total = (FIXED_BYTES + body.len() + seal_bytes + HASH_BYTES) as u64;
     let (active, active_bytes) = commit.active.map_or((0, 0), |(id, len)| (id.0, len));
     let mut record = Vec::with_capacity(total as usize);
     record.extend_from_slice(&MAGIC.to_le_bytes());
-    record.extend_from_slice(&(if full { FLAG_FULL } else { 0 }).to_le_bytes());
+    let sealed = if keys.is_some() { FLAG_SEALED } else { 0 };
+    record.extend_from_slice(&(if full { FLAG_FULL } else { 0 } | sealed).to_le_bytes());
     record.extend_from_slice(&total.to_le_bytes());
     record.extend_from_slice(&commit.seq.0.to_le_bytes());
     record.extend_from_slice(&commit.time_ms.to_le_bytes());
@@ -117,10 +128,16 @@ pub(super) fn encode(commit: &mut Commit, base: &Commit, full: bool, place: &Pla
     for count in counts {
         record.extend_from_slice(&(count as u32).to_le_bytes());
     }
-    record.extend_from_slice(&[0; 8]);
+    record.extend_from_slice(&place.store.epoch().0.to_le_bytes());
+    record.extend_from_slice(&[0; 4]);
     record.extend_from_slice(&base.hash);
-    record.extend_from_slice(&body);
-    record.resize(total as usize - HASH_BYTES, 0);
+    match keys {
+        Some(keys) => {
+            let fixed = record.clone();
+            keys.seal_commit(&fixed, &body, &mut record);
+        }
+        None => record.extend_from_slice(&body),
+    }
     commit.hash = place.hash(&record);
     record.extend_from_slice(&commit.hash);
     record
@@ -145,15 +162,32 @@ pub(super) fn claimed_len(fixed: &[u8]) -> Option<u64> {
 #[derive(Debug)]
 pub(super) struct Raw<'a> {
     bytes: &'a [u8],
+    store: &'a Identity,
     pub(super) hash: ChainHash,
 }
 
 impl<'a> Raw<'a> {
     /// Checks the bytes of a record against its hash.
-    pub(super) fn check(bytes: &'a [u8], place: &Place) -> Option<Self> {
+    pub(super) fn check(bytes: &'a [u8], place: &Place<'a>) -> Option<Self> {
         let body = bytes.len().checked_sub(HASH_BYTES)?;
         let hash = field(bytes, body);
-        (place.hash(&bytes[..body]) == hash).then_some(Self { bytes: &bytes[..body], hash })
+        let whole = Self { bytes: &bytes[..body], store: place.store, hash };
+        (place.hash(whole.bytes) == hash).then_some(whole)
+    }
+
+    /// The lists behind the fixed part.
+    fn lists(&self) -> Result<Cow<'a, [u8]>, &'static str> {
+        let (fixed, lists) = self.bytes.split_at(FIXED_BYTES);
+        let is_sealed = u32_at(fixed, 4) & FLAG_SEALED != 0;
+        match &self.store.keys {
+            None if is_sealed => Err("the commit record is sealed, and the store has no keys"),
+            None => Ok(Cow::Borrowed(lists)),
+            Some(_) if !is_sealed => Err("the commit record is not sealed"),
+            Some(keys) => {
+                let opened = keys.open_commit(Epoch(u32_at(fixed, 64)), fixed, lists);
+                opened.map(Cow::Owned).ok_or("the commit record's seal is broken")
+            }
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -194,7 +228,8 @@ impl<'a> Raw<'a> {
             return Err("the commit record has no next segment");
         }
         commit.hash = self.hash;
-        let mut rest = Rest(&bytes[FIXED_BYTES..]);
+        let lists = self.lists()?;
+        let mut rest = Rest(&lists);
         for _ in 0..u32_at(bytes, 48) {
             let name = rest.name()?;
             let id = BlockId::from_slice(rest.take(BlockId::LEN)?).ok_or(SHORT)?;
@@ -256,9 +291,12 @@ impl<'a> Rest<'a> {
 mod tests {
     use super::*;
     use crate::block::Kind;
+    use crate::store::RepositorySalt;
 
-    fn place() -> Place {
-        Place { store: [7; 16], log: 3, offset: 0 }
+    static STORE: Identity = Identity::plain([7; 16], RepositorySalt([0; 32]));
+
+    fn place() -> Place<'static> {
+        Place { store: &STORE, log: 3, offset: 0 }
     }
 
     fn sample() -> Commit {
@@ -301,6 +339,7 @@ mod tests {
         assert!(Raw::check(&bytes, &place()).is_some());
         assert!(Raw::check(&bytes, &Place { offset: 8, ..place() }).is_none());
         assert!(Raw::check(&bytes, &Place { log: 4, ..place() }).is_none());
-        assert!(Raw::check(&bytes, &Place { store: [8; 16], ..place() }).is_none());
+        let other = Identity::plain([8; 16], RepositorySalt([0; 32]));
+        assert!(Raw::check(&bytes, &Place { store: &other, ..place() }).is_none());
     }
 }

@@ -118,14 +118,14 @@ fn close(
 ) -> Result<Option<u64>, Error> {
     let file = target.disk.open(path, Access::Write)?;
     let size = file.size()?;
-    match check_header(&*file, &target.store, id) {
+    match check_header(&*file, &target.identity.uuid, id) {
         // The header is synced before any record: without it there are none.
         Err(Error::Damaged { .. }) if committed.is_none() => return remove(target, path),
         Err(Error::Damaged { what, .. }) => tracing::error!(segment = %id, what, "damage"),
-        other => other?,
+        other => _ = other?,
     }
     let unproven = committed.unwrap_or(0);
-    if let Ok((trailer, _)) = read_footer(&*file, &target.store, id)?
+    if let Ok((trailer, _)) = read_footer(&*file, &target.identity.uuid, id)?
         && committed.is_none_or(|len| trailer.data_end >= len)
     {
         if !target.durable {
@@ -133,7 +133,7 @@ fn close(
         }
         write_again(&*file, unproven..size)?;
         // What was in memory only may have left it between the reading and the writing.
-        if read_footer(&*file, &target.store, id)?.is_ok() {
+        if read_footer(&*file, &target.identity.uuid, id)?.is_ok() {
             return Ok(Some(size));
         }
     }
@@ -175,8 +175,8 @@ fn whole_prefix(
         let what = "the segment is shorter than the newest commit says";
         return Err(Error::Damaged { path: file.path().to_owned(), offset: size, what });
     }
-    let mut dictionaries = OfSegment::new(Arc::clone(&file), target.store);
-    let mut scanner = Scanner::new(file, target.store, id, size);
+    let mut dictionaries = OfSegment::new(Arc::clone(&file), &target.identity);
+    let mut scanner = Scanner::new(file, target.identity.uuid, id, size);
     let mut whole = Whole { end: SEGMENT_HEADER_BYTES, raw_bytes: 0, entries: Vec::new() };
     loop {
         match scanner.step() {
@@ -184,7 +184,8 @@ fn whole_prefix(
                 let intact = || {
                     let dictionary = dictionaries.get(header.form);
                     crc32fast::hash(payload) == header.payload_crc
-                        && open_payload(&header, payload, dictionary.as_deref()).is_ok()
+                        && open_payload(&target.identity, &header, payload, dictionary.as_deref())
+                            .is_ok()
                 };
                 if offset >= committed && !intact() {
                     break;

@@ -3,11 +3,14 @@
 //! Recovery, readers of the active segment, fsck and compaction all see records through this one
 //! walk. A record's header is believed only if its seeded checksum holds.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::fs::{File, FsError};
+use super::identity::Identity;
 use super::layout::{
-    ALIGNMENT, Entry, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentId, StoreUuid,
+    ALIGNMENT, Entry, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, Sealing, SegmentId,
+    StoreUuid,
 };
 use crate::block::{self, BlockId, Dictionary, StoredForm};
 
@@ -142,6 +145,7 @@ pub(super) const fn entry_of(segment: SegmentId, offset: u64, header: &RecordHea
 /// Restores and checks the raw bytes of a record, which needs the dictionary that its header names; says which check
 /// failed.
 pub(super) fn open_payload(
+    identity: &Identity,
     header: &RecordHeader,
     payload: &[u8],
     dictionary: Option<&Dictionary>,
@@ -150,10 +154,29 @@ pub(super) fn open_payload(
     if header.form != dictionary.map_or(StoredForm::PLAIN, Dictionary::form) {
         return Err(damaged("the dictionary that it was compressed with cannot be had"));
     }
-    let raw = block::decompress(header.codec, payload, header.raw_len as usize, dictionary)
+    let stored = unseal(identity, header, payload).map_err(damaged)?;
+    let raw = block::decompress(header.codec, &stored, header.raw_len as usize, dictionary)
         .map_err(|_| damaged("the stored bytes do not decompress"))?;
-    if BlockId::of(header.kind, &raw) != header.id {
+    if identity.name(header.kind, &raw) != header.id {
         return Err(damaged("the content does not hash to its name"));
     }
     Ok(raw)
+}
+
+/// The stored bytes of a record without their seal. An encrypted store has no record without one.
+pub(super) fn unseal<'a>(
+    identity: &Identity,
+    header: &RecordHeader,
+    payload: &'a [u8],
+) -> Result<Cow<'a, [u8]>, &'static str> {
+    match (&identity.keys, header.sealing) {
+        (None, Sealing::None) => Ok(Cow::Borrowed(payload)),
+        (Some(keys), Sealing::XChaCha20Poly1305) => keys.open(header, payload).map(Cow::Owned),
+        (None, Sealing::XChaCha20Poly1305) => {
+            Err("the record is sealed, and the store has no keys")
+        }
+        (Some(_), Sealing::None) => {
+            Err("the record is not sealed, as every one of an encrypted store is")
+        }
+    }
 }

@@ -8,6 +8,8 @@ use bytes::Bytes;
 
 use super::Error;
 use super::fs::{Access, Disk, File};
+use super::identity::Identity;
+use super::keys::Epoch;
 use super::layout::{
     ENTRY_BYTES, Entry, HeaderFault, MAX_STORED_BYTES, RECORD_HEADER_BYTES, RecordHeader,
     SEGMENT_HEADER_BYTES, SegmentId, StoreUuid, TRAILER_BYTES, Trailer, check_segment_header,
@@ -30,7 +32,7 @@ pub(super) type FindDictionary<'a> = &'a dyn Fn(StoredForm) -> Option<Arc<Dictio
 pub(super) struct Segment {
     pub(super) id: SegmentId,
     pub(super) file: Arc<dyn File>,
-    store: StoreUuid,
+    identity: Identity,
     /// Present for sealed segments where maps are in use.
     map: Option<Arc<Map>>,
 }
@@ -41,7 +43,7 @@ impl Segment {
     pub(super) fn open(
         disk: &dyn Disk,
         path: &Path,
-        store: StoreUuid,
+        identity: &Identity,
         id: SegmentId,
         map: bool,
     ) -> Result<Self, Error> {
@@ -52,16 +54,24 @@ impl Segment {
                 Error::from(error)
             }
         })?;
-        match check_header(&*file, &store, id) {
+        match check_header(&*file, &identity.uuid, id) {
             Err(Error::Damaged { what, .. }) => tracing::warn!(segment = %id, what, "damage"),
-            other => other?,
+            other => _ = other?,
         }
         let map = if map { Some(Arc::new(file.map(file.size()?)?)) } else { None };
-        Ok(Self { id, file, store, map })
+        Ok(Self { id, file, identity: identity.clone(), map })
     }
 
     fn damaged(&self, offset: u64, what: &'static str) -> Error {
         Error::Damaged { path: self.file.path().to_owned(), offset, what }
+    }
+
+    /// The data key that its records are sealed with; none if its header cannot tell.
+    pub(super) fn epoch(&self) -> Result<Option<Epoch>, Error> {
+        match check_header(&*self.file, &self.identity.uuid, self.id) {
+            Err(Error::Damaged { .. }) => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     /// Reads the block of an entry and checks it against its name. One that names other blocks needs no dictionary.
@@ -83,11 +93,11 @@ impl Segment {
         if let Some(map) = &self.map {
             let record = map.get(from..from + len);
             let record = record.ok_or_else(|| self.damaged(entry.offset, "past the end"))?;
-            check_record(&self.store, entry, record, dictionary)
+            check_record(&self.identity, entry, record, dictionary)
         } else {
             let mut record = vec![0; len];
             self.file.read_at(entry.offset, &mut record)?;
-            check_record(&self.store, entry, &record, dictionary)
+            check_record(&self.identity, entry, &record, dictionary)
         }
     }
 
@@ -95,7 +105,7 @@ impl Segment {
     pub(super) fn form(&self, entry: &Entry) -> Result<StoredForm, Error> {
         let mut header = [0; RECORD_HEADER_BYTES];
         self.file.read_at(entry.offset, &mut header)?;
-        let header = RecordHeader::decode(&header, &self.store, self.id, entry.offset);
+        let header = RecordHeader::decode(&header, &self.identity.uuid, self.id, entry.offset);
         header.map(|header| header.form).map_err(|what| self.damaged(entry.offset, what))
     }
 
@@ -113,7 +123,7 @@ impl Segment {
     }
 
     fn read_footer(&self) -> Result<Footer, Error> {
-        let footer = read_footer(&*self.file, &self.store, self.id)?;
+        let footer = read_footer(&*self.file, &self.identity.uuid, self.id)?;
         footer.map_err(|(offset, what)| self.damaged(offset, what))
     }
 
@@ -133,7 +143,7 @@ impl Segment {
     /// passed over: its own block is lost with it, which fsck tells, and no other.
     pub(super) fn scan(&self, limit: u64) -> Result<Table, Error> {
         let limit = limit.min(self.file.size()?);
-        let mut scanner = Scanner::new(Arc::clone(&self.file), self.store, self.id, limit);
+        let mut scanner = Scanner::new(Arc::clone(&self.file), self.identity.uuid, self.id, limit);
         let mut entries = Vec::new();
         loop {
             match scanner.step() {
@@ -171,25 +181,29 @@ impl Segment {
 
 /// Restores the block of an entry from the bytes of its record, checked against its name.
 pub(super) fn check_record(
-    store: &StoreUuid,
+    identity: &Identity,
     entry: &Entry,
     record: &[u8],
     dictionary: FindDictionary<'_>,
 ) -> Result<Block, Error> {
     let (header, payload) = record.split_at(RECORD_HEADER_BYTES);
     let damaged = |what| Error::Block(block::Error::Damaged { id: entry.id, what });
-    let header =
-        RecordHeader::decode(header, store, entry.segment, entry.offset).map_err(damaged)?;
+    let header = RecordHeader::decode(header, &identity.uuid, entry.segment, entry.offset)
+        .map_err(damaged)?;
     if header.id != entry.id || header.stored_len != entry.stored_len {
         return Err(damaged("the record is not the one its index entry names"));
     }
     let dictionary = if header.form == StoredForm::PLAIN { None } else { dictionary(header.form) };
-    let raw = open_payload(&header, payload, dictionary.as_deref())?;
+    let raw = open_payload(identity, &header, payload, dictionary.as_deref())?;
     Ok(Block { kind: header.kind, bytes: Bytes::from(raw) })
 }
 
-/// Checks the header sector of a segment file.
-pub(super) fn check_header(file: &dyn File, store: &StoreUuid, id: SegmentId) -> Result<(), Error> {
+/// Checks the header sector of a segment file. Returns the epoch of its records.
+pub(super) fn check_header(
+    file: &dyn File,
+    store: &StoreUuid,
+    id: SegmentId,
+) -> Result<Epoch, Error> {
     let damaged = |what| Error::Damaged { path: file.path().to_owned(), offset: 0, what };
     if file.size()? < SEGMENT_HEADER_BYTES {
         return Err(damaged("the file is shorter than a segment header"));
@@ -197,7 +211,7 @@ pub(super) fn check_header(file: &dyn File, store: &StoreUuid, id: SegmentId) ->
     let mut sector = vec![0; SEGMENT_HEADER_BYTES as usize];
     file.read_at(0, &mut sector)?;
     match check_segment_header(&sector, store, id) {
-        Ok(()) => Ok(()),
+        Ok(epoch) => Ok(epoch),
         Err(HeaderFault::Version(version)) => {
             Err(Error::UnknownVersion { path: file.path().to_owned(), version })
         }
@@ -240,7 +254,7 @@ pub(super) fn read_footer(
 pub(super) struct Segments {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    store: StoreUuid,
+    identity: Identity,
     mmap: bool,
     open: Mutex<OpenSegments>,
 }
@@ -283,9 +297,14 @@ impl OpenSegments {
 }
 
 impl Segments {
-    pub(super) fn new(disk: Arc<dyn Disk>, store_dir: &Path, store: StoreUuid, mmap: bool) -> Self {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        store_dir: &Path,
+        identity: Identity,
+        mmap: bool,
+    ) -> Self {
         let dir = directory(store_dir);
-        Self { disk, dir, store, mmap, open: Mutex::default() }
+        Self { disk, dir, identity, mmap, open: Mutex::default() }
     }
 
     pub(super) fn path(&self, id: SegmentId) -> PathBuf {
@@ -299,14 +318,14 @@ impl Segments {
             return Ok(segment);
         }
         let path = self.path(id);
-        let segment = Arc::new(Segment::open(&*self.disk, &path, self.store, id, self.mmap)?);
+        let segment = Arc::new(Segment::open(&*self.disk, &path, &self.identity, id, self.mmap)?);
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&segment));
         Ok(segment)
     }
 
     /// A segment that may still be written, never mapped and not kept.
     pub(super) fn unsealed(&self, id: SegmentId) -> Result<Segment, Error> {
-        Segment::open(&*self.disk, &self.path(id), self.store, id, false)
+        Segment::open(&*self.disk, &self.path(id), &self.identity, id, false)
     }
 
     /// Forgets an open segment that is about to be removed.

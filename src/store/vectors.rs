@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::fs::{Disk, RealDisk};
-use super::identity::Identity;
+use super::identity::{Found, Identity};
+use super::keys::Epoch;
 use super::layout::{
     Entry, RecordHeader, SegmentId, StoreUuid, TRAILER_BYTES, Trailer, check_segment_header,
     encode_segment_header,
@@ -52,7 +53,8 @@ fn names_and_references_of_blocks() {
 #[test]
 fn a_block_stored_with_a_dictionary() {
     let vectors = vectors("dictionary.txt");
-    let dictionary = Dictionary::new(vectors["dictionary"].clone().into());
+    let raw = vectors["dictionary"].clone();
+    let dictionary = Dictionary::new(BlockId::of(Kind::Dictionary, &raw), raw.into());
     assert_eq!(dictionary.form().0.to_le_bytes()[..], vectors["form"]);
     let (raw, frame) = (&vectors["raw"], &vectors["frame"]);
     let expand = |with| block::decompress(Codec::Zstd, frame, raw.len(), with);
@@ -68,18 +70,19 @@ fn a_block_stored_with_a_dictionary() {
 fn a_segment_of_one_record() {
     let vectors = vectors("segment.txt");
     let (store, id, offset) = (store(&vectors), SegmentId(0x2a), 4096);
-    let sector = encode_segment_header(&store, id);
+    let sector = encode_segment_header(&store, id, Epoch::NONE);
     assert_eq!(sector[..64], vectors["header_start"]);
     assert_eq!(sector[4092..], vectors["header_crc"]);
     assert!(sector[64..4092].iter().all(|byte| *byte == 0));
-    check_segment_header(&sector, &store, id).unwrap();
+    assert_eq!(check_segment_header(&sector, &store, id), Ok(Epoch::NONE));
 
     let record = &vectors["record"];
     let header = RecordHeader::decode(&record[..64], &store, id, offset).unwrap();
     assert_eq!((header.kind, header.codec), (Kind::Leaf, Codec::Raw));
     assert_eq!(header.span(), record.len() as u64);
+    let plain = Identity::plain(store, RepositorySalt([0; 32]));
     let payload = &record[64..64 + header.stored_len as usize];
-    assert_eq!(open_payload(&header, payload, None).unwrap(), payload);
+    assert_eq!(open_payload(&plain, &header, payload, None).unwrap(), payload);
     assert_eq!(crc32fast::hash(payload), header.payload_crc);
     assert_eq!(header.encode(&store, id, offset)[..], record[..64]);
     assert!(RecordHeader::decode(&record[..64], &store, id, offset + 8).is_err());
@@ -101,7 +104,8 @@ fn a_log_of_two_commits() {
     let vectors = vectors("commit-log.txt");
     let store = store(&vectors);
     let (a, b) = (BlockId::of(Kind::Leaf, b"a"), BlockId::of(Kind::Leaf, b"b"));
-    let place = Place { store, log: 5, offset: 0 };
+    let plain = Identity::plain(store, RepositorySalt([0; 32]));
+    let place = Place { store: &plain, log: 5, offset: 0 };
     let mut first = Commit {
         seq: CommitSeq(7),
         time_ms: 1_700_000_000_000,
@@ -135,11 +139,11 @@ fn a_log_of_two_commits() {
 #[test]
 fn a_copy_of_name_and_salt() {
     let vectors = vectors("commit-log.txt");
-    let identity = Identity { uuid: store(&vectors), salt: RepositorySalt([0x5a; 32]) };
-    assert_eq!(identity.encode()[..], vectors["identity"]);
+    let identity = Identity::plain(store(&vectors), RepositorySalt([0x5a; 32]));
+    let found = Found::of(&identity);
+    assert_eq!(found.encode()[..], vectors["identity"]);
     let dir = tempfile::tempdir().unwrap();
-    identity.write(&RealDisk, dir.path()).unwrap();
-    let read = Identity::read(&RealDisk, dir.path()).unwrap();
-    assert!(read.uuid == identity.uuid && read.salt == identity.salt);
+    found.write(&RealDisk, dir.path()).unwrap();
+    assert_eq!(Found::read(&RealDisk, dir.path()).unwrap(), found);
     assert_eq!(RealDisk.list(dir.path()).unwrap(), ["STORE"]);
 }

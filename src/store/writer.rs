@@ -18,16 +18,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::append::{Active, Target};
 use super::fs::{File, Operation};
+use super::identity::Identity;
 use super::index::Index;
-use super::layout::{Entry, RECORD_HEADER_BYTES, RecordHeader, SegmentId, aligned};
+use super::keys::{Keys, PAYLOAD_BYTES};
+use super::layout::{Entry, RECORD_HEADER_BYTES, RecordHeader, Sealing, SegmentId, aligned};
 use super::log::{LogFile, LogFiles, Slot};
 use super::record::{Commit, MAX_ROOT_NAME_BYTES, MAX_ROOTS};
 use super::reserve::{Purpose, Reserve};
-use super::scan::open_payload;
+use super::scan::{open_payload, unseal};
 use super::segment::{FindDictionary, Segments, check_record};
 use super::sync::{Condvar, Mutex, MutexGuard};
 use super::{CommitSeq, Error, Roots, sync};
-use crate::block::{self, Block, BlockId, Codec, Dictionary, Kind, StoredForm};
+use crate::block::{self, Block, BlockId, Dictionary, Kind, StoredForm};
 
 /// How often a committer that waits for a seal looks whether the store was latched meanwhile.
 const LATCH_CHECK: Duration = Duration::from_millis(100);
@@ -265,13 +267,13 @@ impl Writer {
         if let Some(record) = segment.buffered(&entry) {
             let record = record.to_vec();
             drop(append);
-            return Some(check_record(&self.target.store, &entry, &record, dictionary));
+            return Some(check_record(&self.target.identity, &entry, &record, dictionary));
         }
         let file = segment.file();
         drop(append);
         let mut record = vec![0; super::layout::RECORD_HEADER_BYTES + entry.stored_len as usize];
         let read = file.read_at(entry.offset, &mut record).map_err(Error::from);
-        Some(read.and_then(|()| check_record(&self.target.store, &entry, &record, dictionary)))
+        Some(read.and_then(|()| check_record(&self.target.identity, &entry, &record, dictionary)))
     }
 
     /// Compresses and appends a block that the caller found nowhere. Returns the bytes added.
@@ -286,7 +288,7 @@ impl Writer {
             let mut append = lock(&self.append);
             append.active.as_mut().is_some_and(|active| active.may_use(one, raw.len()))
         });
-        self.append(shared, &Stored::of(id, kind, raw, used), purpose)
+        self.append(shared, &Stored::of(&self.target.identity, (id, kind, raw), used)?, purpose)
     }
 
     /// Appends the block of a record of another segment, checked against its name: as it is stored there, or compressed
@@ -298,13 +300,14 @@ impl Writer {
         dictionary: Option<&Dictionary>,
         purpose: Purpose,
     ) -> Result<u64, Error> {
-        let raw = open_payload(header, payload, dictionary)?;
-        let RecordHeader { id, kind, codec, .. } = *header;
-        if dictionary.is_some_and(|one| !self.fits(one)) {
-            return self.append(shared, &Stored::of(id, kind, &raw, None), purpose);
-        }
-        let (raw_len, bytes) = (raw.len(), Cow::Borrowed(payload));
-        self.append(shared, &Stored { id, kind, codec, raw_len, bytes, dictionary }, purpose)
+        let identity = &self.target.identity;
+        let raw = open_payload(identity, header, payload, dictionary)?;
+        let stored = if dictionary.is_some_and(|one| !self.fits(one)) {
+            Stored::of(identity, (header.id, header.kind, &raw), None)?
+        } else {
+            Stored::moved(identity, header, payload, dictionary)?
+        };
+        self.append(shared, &stored, purpose)
     }
 
     /// Whether a dictionary is small enough for segments of this store.
@@ -321,7 +324,6 @@ impl Writer {
         purpose: Purpose,
     ) -> Result<u64, Error> {
         self.check_latch()?;
-        let header = stored.header()?;
         let mut append = lock(&self.append);
         let allocated = append.active.as_ref().map_or(0, Active::allocated);
         let room = self.with_space(purpose, || self.make_room(&mut append, stored));
@@ -329,12 +331,12 @@ impl Writer {
         let active = append.active.as_mut().expect("make_room leaves an active segment");
         let first = stored.dictionary.filter(|one| active.entry(&one.id()).is_none());
         let first = first.map_or(Ok(0), |one| {
-            let first = Stored::of(one.id(), Kind::Dictionary, one.raw(), None);
-            let header = first.header()?;
-            self.with_space(purpose, || active.append(&header, &first.bytes))
+            let block = (one.id(), Kind::Dictionary, &one.raw()[..]);
+            let first = Stored::of(&self.target.identity, block, None)?;
+            self.with_space(purpose, || active.append(&first.header, &first.bytes))
         });
         let appended = first.and_then(|first| {
-            let added = self.with_space(purpose, || active.append(&header, &stored.bytes));
+            let added = self.with_space(purpose, || active.append(&stored.header, &stored.bytes));
             added.map(|added| first + added)
         });
         if active.allocated() != allocated {
@@ -367,7 +369,8 @@ impl Writer {
         stored: &Stored<'_>,
     ) -> Result<Option<Arc<Active>>, Error> {
         let alone = record_span(stored.bytes.len());
-        let both = alone + stored.dictionary.map_or(0, |one| record_span(one.raw().len()));
+        let dictionary_bytes = |one: &Dictionary| record_span(one.raw().len() + PAYLOAD_BYTES);
+        let both = alone + stored.dictionary.map_or(0, dictionary_bytes);
         let fits = |active: &Active| {
             let dictionary = stored.dictionary.map(Dictionary::id);
             let is_here = dictionary.is_none_or(|id| active.entry(&id).is_some());
@@ -585,35 +588,58 @@ pub(super) struct Figures {
 
 /// A block as it is stored.
 pub(super) struct Stored<'a> {
-    pub(super) id: BlockId,
-    pub(super) kind: Kind,
-    pub(super) codec: Codec,
-    pub(super) raw_len: usize,
-    pub(super) bytes: Cow<'a, [u8]>,
+    header: RecordHeader,
+    bytes: Cow<'a, [u8]>,
     /// What it was compressed with.
-    pub(super) dictionary: Option<&'a Dictionary>,
+    dictionary: Option<&'a Dictionary>,
 }
 
 impl<'a> Stored<'a> {
-    /// Compresses a block.
-    fn of(id: BlockId, kind: Kind, raw: &'a [u8], dictionary: Option<&'a Dictionary>) -> Self {
+    /// Compresses a block, and seals it in an encrypted store.
+    fn of(
+        identity: &Identity,
+        (id, kind, raw): (BlockId, Kind, &'a [u8]),
+        dictionary: Option<&'a Dictionary>,
+    ) -> Result<Self, Error> {
         let (codec, form, bytes) = block::compress(raw, dictionary);
         let dictionary = dictionary.filter(|one| one.form() == form);
-        Self { id, kind, codec, raw_len: raw.len(), bytes, dictionary }
+        let raw_len = length(raw.len())?;
+        let (sealing, stored_len, payload_crc) = (Sealing::None, 0, 0);
+        let header =
+            RecordHeader { kind, codec, sealing, stored_len, raw_len, id, payload_crc, form };
+        Self { header, bytes, dictionary }.sealed(identity)
     }
 
-    fn header(&self) -> Result<RecordHeader, Error> {
-        let length = |len| u32::try_from(len).map_err(|_| too_large(len));
-        Ok(RecordHeader {
-            kind: self.kind,
-            codec: self.codec,
-            stored_len: length(self.bytes.len())?,
-            raw_len: length(self.raw_len)?,
-            id: self.id,
-            payload_crc: crc32fast::hash(&self.bytes),
-            form: self.dictionary.map_or(StoredForm::PLAIN, Dictionary::form),
-        })
+    /// The block of a record of another segment: its bytes as they are, unless they are sealed with an older key.
+    fn moved(
+        identity: &Identity,
+        header: &RecordHeader,
+        payload: &'a [u8],
+        dictionary: Option<&'a Dictionary>,
+    ) -> Result<Self, Error> {
+        if Keys::epoch_of(payload).is_some_and(|epoch| epoch == identity.epoch())
+            || identity.keys.is_none()
+        {
+            return Ok(Self { header: *header, bytes: Cow::Borrowed(payload), dictionary });
+        }
+        let bytes = unseal(identity, header, payload)
+            .map_err(|what| block::Error::Damaged { id: header.id, what })?;
+        Self { header: *header, bytes, dictionary }.sealed(identity)
     }
+
+    fn sealed(mut self, identity: &Identity) -> Result<Self, Error> {
+        if let Some(keys) = &identity.keys {
+            self.bytes = Cow::Owned(keys.seal(&self.header, &self.bytes));
+            self.header.sealing = Sealing::XChaCha20Poly1305;
+        }
+        self.header.stored_len = length(self.bytes.len())?;
+        self.header.payload_crc = crc32fast::hash(&self.bytes);
+        Ok(self)
+    }
+}
+
+fn length(len: usize) -> Result<u32, Error> {
+    u32::try_from(len).map_err(|_| too_large(len))
 }
 
 /// Bytes of a record that stores so many.

@@ -5,17 +5,26 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use bson::raw::cstr;
 use bson::{RawArrayBuf, rawdoc};
-use headstock::block::{self, BlockId, BlockRead, BlockWrite, Dictionary, Kind};
-use headstock::store::{Options, Store};
+use headstock::block::{self, BlockId, BlockRead, BlockWrite, Kind};
+use headstock::crypt::Key;
+use headstock::store::{Options, Secret, Store};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// Small segments, so that a test has many.
+/// Small segments, so that a test has many. With `HEADSTOCK_ENCRYPTED=1` what they are used for is encrypted.
 pub fn small(mmap: bool) -> Options {
-    Options { segment_bytes: 64 << 10, mmap, ..Options::default() }
+    let encrypted = std::env::var_os("HEADSTOCK_ENCRYPTED").is_some();
+    let secret = encrypted.then(|| Arc::new(key(1)));
+    Options { segment_bytes: 64 << 10, mmap, secret, ..Options::default() }
+}
+
+/// A key of bytes that are all the same.
+pub fn key(byte: u8) -> Secret {
+    Secret::Key(Key::from_slice(&[byte; 32]).expect("a key"))
 }
 
 /// The same without fsync, for tests that open a store thousands of times.
@@ -34,8 +43,8 @@ fn content_of(random: &mut StdRng, len: usize) -> Vec<u8> {
 }
 
 /// A dictionary that the smallest segments have room for, and that few blocks make worth its place.
-pub fn dictionary() -> Dictionary {
-    Dictionary::new(content_of(&mut StdRng::seed_from_u64(512), 512).into())
+pub fn dictionary() -> Vec<u8> {
+    content_of(&mut StdRng::seed_from_u64(512), 512)
 }
 
 /// Stores a graph of fresh leaves, every other with a dictionary, under nodes under a `Links` block, and returns that.

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use bson::raw::cstr;
 use bson::{RawArrayBuf, rawdoc};
-use headstock::block::{self, BlockId, BlockRead as _, BlockWrite as _, Dictionary, Kind};
+use headstock::block::{self, BlockId, BlockRead as _, BlockWrite as _, Kind};
 use headstock::lab::{SimDisk, Survives};
 use headstock::store::fs::{Access, Disk};
 use headstock::store::{Options, RepositorySalt, Roots, Store};
@@ -179,8 +179,8 @@ pub fn put_block(store: &Store, kind: Kind, raw: &[u8]) -> Result<BlockId, block
 }
 
 /// The one that they use.
-pub fn dictionary() -> Dictionary {
-    Dictionary::new(content(1, 256).into())
+pub fn dictionary() -> Vec<u8> {
+    content(1, 256)
 }
 
 /// Puts leaves under nodes under a `Links` block, and returns that.

@@ -7,7 +7,6 @@
 //! on from the backup's last entry.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use crate::oplog::slice::entries;
 use crate::oplog::{OpTime, Position, Ts, Uuid, position};
 use crate::restore::{Cancel, Overlay};
 use crate::source::Source;
-use crate::store::Store;
+use crate::store::{Location, Store};
 
 /// How long a daemon may take to store the entry that the source was read at: it commits a slice a
 /// second.
@@ -53,13 +52,13 @@ impl Opened {
     ///
     /// # Errors
     /// Those of [`crate::job::open_backup`], [`Error::Scratch`].
-    pub fn open(dir: &Path, job: Option<&str>) -> Result<Self, Error> {
-        let (store, job, state) = open(dir, job)?;
+    pub fn open(location: &Location, job: Option<&str>) -> Result<Self, Error> {
+        let (store, job, state) = open(location, job)?;
         let parent = store.scratch_dir();
         let scratch = tempfile::Builder::new().prefix("verify-").tempdir_in(&parent);
         let scratch = scratch.map_err(|source| Error::Scratch { path: parent, source })?;
-        let path = scratch.path().join("blocks");
-        let blocks = Arc::new(Overlay::new(Arc::new(store.clone()), store.salt(), &path)?);
+        let derived = store.scratch(&scratch.path().join("blocks"))?;
+        let blocks = Arc::new(Overlay::new(Arc::new(store.clone()), derived));
         Ok(Self { job, state, blocks, scratch, store })
     }
 
@@ -77,6 +76,7 @@ impl Opened {
             salt: self.salt(),
             scope: self.state.scope.clone(),
             scratch_dir,
+            seals_scratch: self.store.is_encrypted(),
             change_budget_bytes: CHANGE_BUDGET_BYTES,
             trims_capped_unlogged: is_before_5(&self.state.identity.server_version),
         })
@@ -89,8 +89,8 @@ impl Opened {
     }
 }
 
-fn open(dir: &Path, job: Option<&str>) -> Result<(Store, String, State), Error> {
-    let store = read::open(dir)?;
+fn open(location: &Location, job: Option<&str>) -> Result<(Store, String, State), Error> {
+    let store = read::open(location)?;
     let (job, id) = pick(&store, job)?;
     let state = State::read(&store, &id)?;
     Ok((store, job, state))
@@ -114,13 +114,13 @@ pub struct Brought {
 /// [`Error::Undecided`], [`Error::Cancelled`], and those of reading the store and the source.
 pub async fn bring(
     opened: &Arc<Opened>,
-    dir: &Path,
+    location: &Location,
     source: &Source,
     (to, decide): (Position, bool),
     figures: &Figures,
     cancel: &Cancel,
 ) -> Result<Brought, Error> {
-    let later = later(opened, dir, to.optime.ts).await?;
+    let later = later(opened, location, to.optime.ts).await?;
     let (opened, figures, cancel) = (opened.clone(), figures.clone(), cancel.clone());
     let job = opened.job.clone();
     let mut advance = blocking("verifier", &job, move || {
@@ -155,7 +155,7 @@ pub async fn bring(
 /// The slices of a later commit of the store, one that has the optime if a daemon is at work.
 async fn later(
     opened: &Arc<Opened>,
-    dir: &Path,
+    location: &Location,
     ts: Ts,
 ) -> Result<Option<(Store, SliceChain)>, Error> {
     let received = |state: &State| state.received.is_some_and(|last| last.optime.ts >= ts);
@@ -164,8 +164,8 @@ async fn later(
     }
     let deadline = Instant::now() + RECEIVED_WAIT;
     loop {
-        let (dir, job) = (dir.to_owned(), opened.job.clone());
-        let reopen = move || open(&dir, Some(&job));
+        let (location, job) = (location.clone(), opened.job.clone());
+        let reopen = move || open(&location, Some(&job));
         let (store, _, state) = blocking("verifier", &opened.job, reopen).await?;
         if received(&state) || Instant::now() >= deadline {
             return Ok(Some((store, state.slices)));

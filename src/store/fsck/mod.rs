@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::block::BlockId;
 use crate::store::dictionaries::OfSegment;
 use crate::store::fs::{Access, FsError};
-use crate::store::identity::{self, Identity};
+use crate::store::identity::{self, Found};
 use crate::store::layout::{Entry, RecordHeader, SegmentId, Trailer};
 use crate::store::log::LogFiles;
 use crate::store::run::{Cursor, Run};
@@ -66,7 +66,7 @@ pub fn run_on(
 ) -> Result<Report, Error> {
     match Store::open_reader(dir, options) {
         Ok(store) => run(&store, settings, on_progress),
-        Err(error @ (Error::Io(_) | Error::Full(_) | Error::NotAStore { .. })) => Err(error),
+        Err(error) if error.is_no_damage() => Err(error),
         Err(error) => {
             let mut report = Report::default();
             report.add(Finding::new(Code::Open, error.to_string()).in_file(dir.to_owned()));
@@ -145,14 +145,14 @@ impl Check<'_> {
         let shared = self.shared;
         let path = identity::path(&shared.dir);
         let file = shared.disk.open(&path, Access::Read)?;
-        for copy in Identity::copies(&*file)? {
+        for copy in Found::copies(&*file)? {
             if let Err(fault) = copy {
                 let what = format!("a copy of the store's name and salt: {fault:?}");
                 self.report.add(Finding::new(Code::Identity, what).in_file(path.clone()));
             }
         }
         let disk = Arc::clone(&shared.disk);
-        let log = LogFiles::new(disk, &shared.dir, shared.identity.uuid, true);
+        let log = LogFiles::new(disk, &shared.dir, shared.identity.clone(), true);
         for (at, slot) in log.slots()?.into_iter().enumerate() {
             if let Err(what) = slot
                 && !log.is_unused(at)?
@@ -316,7 +316,7 @@ impl Check<'_> {
         let id = segment.id;
         let mut scanner =
             Scanner::new(Arc::clone(&segment.file), self.shared.identity.uuid, id, limit);
-        let mut dictionaries = OfSegment::new(Arc::clone(&segment.file), self.shared.identity.uuid);
+        let mut dictionaries = OfSegment::new(Arc::clone(&segment.file), &self.shared.identity);
         let mut listed = BTreeSet::new();
         loop {
             match scanner.step() {
@@ -396,7 +396,7 @@ impl Check<'_> {
         let Entry { segment: id, offset, .. } = *entry;
         let problem = if crc32fast::hash(payload) == header.payload_crc {
             let dictionary = self.shared.dictionary_in(dictionaries, header.form);
-            open_payload(header, payload, dictionary.as_deref())
+            open_payload(&self.shared.identity, header, payload, dictionary.as_deref())
                 .err()
                 .map(|error| (Code::RecordContent, error.to_string()))
         } else {

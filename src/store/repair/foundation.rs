@@ -15,19 +15,20 @@ use std::sync::Arc;
 use super::{Foundation, Repair};
 use crate::block::Kind;
 use crate::store::fs::{Access, Disk};
-use crate::store::identity::Identity;
-use crate::store::layout::{ENTRY_BYTES, Entry, SegmentId, StoreUuid};
+use crate::store::identity::{Found, Identity};
+use crate::store::layout::{ENTRY_BYTES, Entry, SegmentId};
 use crate::store::log::{LogFiles, Slot, content, whole_records};
 use crate::store::record::{Commit, Place};
 use crate::store::segment::{self, Segments};
 use crate::store::{CommitSeq, Error, Roots, identity, open};
 
 /// Says what keeps a store from opening, and what is done about it.
-pub(super) fn plan(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<Foundation>, Error> {
-    let identity = Identity::read(&**disk, dir)?;
+pub(super) fn plan(repair: &Repair) -> Result<Option<Foundation>, Error> {
+    let (disk, dir) = (&repair.disk, &*repair.dir);
+    let identity = repair.identity()?;
     let file = disk.open(&identity::path(dir), Access::Read)?;
-    let damaged_copy = Identity::copies(&*file)?.iter().any(Result::is_err);
-    let log_files = log_files(disk, dir, identity.uuid);
+    let damaged_copy = Found::copies(&*file)?.iter().any(Result::is_err);
+    let log_files = log_files(disk, dir, &identity);
     let present = present(&**disk, dir)?;
     let plan = match log_files.read() {
         Ok(read) => {
@@ -38,7 +39,7 @@ pub(super) fn plan(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<Foundation
             Foundation { identity: damaged_copy, log, commit: commit.seq, source: "the log", gone }
         }
         Err(error @ (Error::Damaged { .. } | Error::LogGone { .. } | Error::Io(_))) => {
-            let (newest, source) = newest(disk, dir, identity.uuid)?;
+            let (newest, source) = newest(disk, dir, &identity)?;
             let gone = Vec::new();
             let log = Some(error.to_string());
             Foundation { identity: damaged_copy, log, commit: newest.seq, source, gone }
@@ -51,19 +52,19 @@ pub(super) fn plan(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<Foundation
 /// Does what a plan says, under the store's lock.
 pub(super) fn execute(repair: &Repair, plan: &Foundation) -> Result<(), Error> {
     let (disk, dir) = (&repair.disk, &*repair.dir);
-    let identity = Identity::read(&**disk, dir)?;
+    let identity = repair.identity()?;
     if plan.identity {
-        identity.write(&**disk, dir)?;
+        Found::of(&identity).write(&**disk, dir)?;
     }
     if plan.log.is_none() {
         return Ok(());
     }
-    let files = log_files(disk, dir, identity.uuid);
+    let files = log_files(disk, dir, &identity);
     let present = present(&**disk, dir)?;
     let base = match files.read() {
         Ok(read) => read.newest,
         Err(_) => {
-            let (newest, _) = newest(disk, dir, identity.uuid)?;
+            let (newest, _) = newest(disk, dir, &identity)?;
             // Which of them the commit named is not known; blocks that nothing names do no harm.
             Commit { segments: present.clone(), active: None, ..newest }
         }
@@ -82,8 +83,8 @@ pub(super) fn execute(repair: &Repair, plan: &Foundation) -> Result<(), Error> {
     Ok(())
 }
 
-fn log_files(disk: &Arc<dyn Disk>, dir: &Path, store: StoreUuid) -> LogFiles {
-    LogFiles::new(Arc::clone(disk), dir, store, true)
+fn log_files(disk: &Arc<dyn Disk>, dir: &Path, store: &Identity) -> LogFiles {
+    LogFiles::new(Arc::clone(disk), dir, store.clone(), true)
 }
 
 /// The segment files that are there, with their lengths in bytes.
@@ -135,7 +136,7 @@ fn numbers(disk: &dyn Disk, files: &LogFiles) -> Result<Vec<u64>, Error> {
 fn newest(
     disk: &Arc<dyn Disk>,
     dir: &Path,
-    store: StoreUuid,
+    store: &Identity,
 ) -> Result<(Commit, &'static str), Error> {
     let files = log_files(disk, dir, store);
     let mut contents = Vec::new();
@@ -181,9 +182,9 @@ const COPY: &str = "a copy among the blocks";
 fn newest_copy(
     disk: &Arc<dyn Disk>,
     dir: &Path,
-    store: StoreUuid,
+    store: &Identity,
 ) -> Result<Option<(CommitSeq, Roots)>, Error> {
-    let segments = Segments::new(Arc::clone(disk), dir, store, false);
+    let segments = Segments::new(Arc::clone(disk), dir, store.clone(), false);
     let mut newest: Option<(CommitSeq, Roots)> = None;
     for id in present(&**disk, dir)?.into_keys() {
         let Ok(segment) = segments.unsealed(id) else { continue };

@@ -21,8 +21,9 @@ use serde::Serialize;
 
 use super::fs::{Disk, FsError, RealDisk};
 use super::fsck::{self, Level, Report};
+use super::identity::{Found, Identity};
 use super::layout::SegmentId;
-use super::{CommitSeq, Error, Options, Store, index, recover};
+use super::{CommitSeq, Error, Location, Options, Store, index, recover};
 use crate::block::BlockId;
 
 /// What repair does so that a store opens.
@@ -106,10 +107,11 @@ pub struct Repair {
 impl Repair {
     /// A repair of the store in a directory, which may take lost blocks from the stores `from`.
     #[must_use]
-    pub fn new(dir: &Path, from: Vec<PathBuf>, now_ms: u64) -> Self {
+    pub fn new(location: impl Into<Location>, from: Vec<PathBuf>, now_ms: u64) -> Self {
+        let location = location.into();
         // A bad sector is an error of a read, and a signal of a map.
-        let options = Options { mmap: false, ..Options::default() };
-        Self::on(Arc::new(RealDisk), dir, options, from, now_ms)
+        let options = Options { mmap: false, ..location.options() };
+        Self::on(Arc::new(RealDisk), &location.dir, options, from, now_ms)
     }
 
     /// The same on a given disk. The stores that blocks are taken from are on the machine's.
@@ -134,7 +136,7 @@ impl Repair {
     pub fn plan(&self, on_progress: &mut dyn FnMut(fsck::Progress)) -> Result<Plan, Error> {
         let others = self.others()?;
         let _lock = recover::take_lock(&*self.disk, &self.dir)?;
-        let foundation = foundation::plan(&self.disk, &self.dir)?;
+        let foundation = foundation::plan(self)?;
         if foundation.as_ref().is_some_and(|found| found.log.is_some()) {
             return Ok(Plan { foundation, ..Plan::default() });
         }
@@ -152,7 +154,7 @@ impl Repair {
     pub fn execute(&self, on_progress: &mut dyn FnMut(fsck::Progress)) -> Result<Outcome, Error> {
         let others = self.others()?;
         let lock = recover::take_lock(&*self.disk, &self.dir)?;
-        let foundation = foundation::plan(&self.disk, &self.dir)?;
+        let foundation = foundation::plan(self)?;
         if let Some(planned) = &foundation {
             foundation::execute(self, planned)?;
         }
@@ -165,6 +167,11 @@ impl Repair {
         let set_aside = self.disk.list(&self.quarantine).is_ok_and(|names| !names.is_empty());
         let quarantine = set_aside.then(|| self.quarantine.clone());
         Ok(Outcome { foundation, salvage, saved_records, quarantine })
+    }
+
+    fn identity(&self) -> Result<Identity, Error> {
+        let secret = self.options.secret.as_deref();
+        Found::read(&*self.disk, &self.dir)?.unlock(&*self.disk, &self.dir, secret)
     }
 
     fn others(&self) -> Result<Vec<Store>, Error> {

@@ -95,7 +95,7 @@ fn save_records(shared: &Shared, writer: &Writer, id: SegmentId) -> Result<u64, 
         }
     };
     let (file, size) = (Arc::clone(&segment.file), segment.file.size()?);
-    let mut dictionaries = OfSegment::new(Arc::clone(&file), shared.identity.uuid);
+    let mut dictionaries = OfSegment::new(Arc::clone(&file), &shared.identity);
     let mut scanner = Scanner::new(file, shared.identity.uuid, id, size);
     let mut saved = 0;
     loop {
@@ -128,7 +128,7 @@ fn save_record(
         return Ok(false);
     }
     if header.kind == Kind::Dictionary {
-        return Ok(open_payload(header, payload, None).is_ok());
+        return Ok(open_payload(&shared.identity, header, payload, None).is_ok());
     }
     let dictionary = shared.dictionary_in(dictionaries, header.form);
     let parts = (&shared.segments, &shared.index);
@@ -146,7 +146,7 @@ fn bring_in(
     others: &[Store],
 ) -> Result<Option<BlockId>, Error> {
     let Some(found) = others.iter().find_map(|other| other.get(&id).ok()) else { return Ok(None) };
-    if BlockId::of(found.kind, &found.bytes) != id {
+    if shared.identity.name(found.kind, &found.bytes) != id {
         return Err(block::Error::Damaged { id, what: "another store gave another block" }.into());
     }
     let parts = (&shared.segments, &shared.index);

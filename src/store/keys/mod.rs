@@ -1,0 +1,162 @@
+//! The keys of an encrypted store: what its blocks are named with, and what they and its commits are sealed with.
+//!
+//! One key names blocks, for as long as the store lives: a name that changed would be another block. What seals them is a *data
+//! key* of an *epoch*: a new one is begun at any time, what is written from then on uses it, compaction moves the rest over, and the
+//! old one is forgotten (`rotation`). All stand in the *ring*, sealed in the file `KEYS` (`file`) with a key that each of several
+//! slots holds, opened by a key file or a passphrase (`secret`).
+
+mod file;
+mod manage;
+mod secret;
+
+use std::collections::BTreeMap;
+
+pub(super) use file::{create, unlock};
+pub(super) use manage::retire;
+pub use manage::{SlotInfo, SlotKind, add, list, remove, rotate};
+pub use secret::Secret;
+
+use super::RepositorySalt;
+use super::layout::{FORMAT_VERSION, RecordHeader, u32_at};
+use crate::block::{BlockId, Kind};
+use crate::crypt::{Cipher, Key, SEAL_BYTES};
+
+const NAMES: &str = "Headstock 2026-11 names of blocks";
+const CHAIN: &str = "Headstock 2026-11 hashes of commits";
+const BLOCKS: &str = "Headstock 2026-11 contents of blocks";
+const COMMITS: &str = "Headstock 2026-11 contents of commits";
+
+const EPOCH_BYTES: usize = 4;
+/// Bytes that encryption adds to a record.
+pub(super) const PAYLOAD_BYTES: usize = EPOCH_BYTES + SEAL_BYTES;
+/// Data keys at most. Each rotation adds one, and a compaction forgets those that nothing uses any more.
+pub(super) const MAX_EPOCHS: usize = 32;
+
+/// The number of a data key, from 1; 0 stands for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub struct Epoch(pub u32);
+
+impl Epoch {
+    /// That of what is not encrypted.
+    pub(super) const NONE: Self = Self(0);
+}
+
+/// A data key and when it was made, in milliseconds since 1970.
+#[derive(Debug, Clone)]
+struct DataKey {
+    made_ms: u64,
+    key: Key,
+}
+
+/// What `KEYS` holds sealed.
+#[derive(Debug, Clone)]
+struct Ring {
+    naming: Key,
+    salt: [u8; 32],
+    current: Epoch,
+    data: BTreeMap<Epoch, DataKey>,
+}
+
+/// The keys of an open store.
+#[derive(Debug)]
+pub(super) struct Keys {
+    ring: Ring,
+    /// What the ring is sealed with.
+    ring_key: Key,
+    names: Key,
+    chain: Key,
+    ciphers: BTreeMap<Epoch, Ciphers>,
+}
+
+#[derive(Debug)]
+struct Ciphers {
+    blocks: Cipher,
+    commits: Cipher,
+}
+
+impl Keys {
+    fn new(ring: Ring, ring_key: Key) -> Self {
+        let cipher = |key: &Key, purpose| Cipher::new(&key.derive(purpose));
+        let ciphers = ring.data.iter().map(|(epoch, data)| {
+            let (blocks, commits) = (cipher(&data.key, BLOCKS), cipher(&data.key, COMMITS));
+            (*epoch, Ciphers { blocks, commits })
+        });
+        let ciphers = ciphers.collect();
+        let (names, chain) = (ring.naming.derive(NAMES), ring.naming.derive(CHAIN));
+        Self { ring, ring_key, names, chain, ciphers }
+    }
+
+    /// The salt of the store's trees.
+    pub(super) fn salt(&self) -> RepositorySalt {
+        RepositorySalt(self.ring.salt)
+    }
+
+    /// The epoch of what is written.
+    pub(super) fn current(&self) -> Epoch {
+        self.ring.current
+    }
+
+    /// Whether something may still use an older key.
+    pub(super) fn has_older(&self) -> bool {
+        self.ring.data.len() > 1
+    }
+
+    /// The name of a block.
+    pub(super) fn name(&self, kind: Kind, raw: &[u8]) -> BlockId {
+        BlockId::keyed(self.names.bytes(), kind, raw)
+    }
+
+    /// Seals the stored bytes of a record.
+    pub(super) fn seal(&self, header: &RecordHeader, stored: &[u8]) -> Vec<u8> {
+        let epoch = self.current();
+        let mut sealed = Vec::with_capacity(stored.len() + PAYLOAD_BYTES);
+        sealed.extend_from_slice(&epoch.0.to_le_bytes());
+        self.ciphers[&epoch].blocks.seal(&associated(header, epoch), stored, &mut sealed);
+        sealed
+    }
+
+    /// The epoch that a record's payload says it is of.
+    pub(super) fn epoch_of(payload: &[u8]) -> Option<Epoch> {
+        (payload.len() >= PAYLOAD_BYTES).then(|| Epoch(u32_at(payload, 0)))
+    }
+
+    /// Restores the stored bytes of a record, or says which check failed.
+    pub(super) fn open(
+        &self,
+        header: &RecordHeader,
+        payload: &[u8],
+    ) -> Result<Vec<u8>, &'static str> {
+        let epoch = Self::epoch_of(payload).ok_or("the record is shorter than its seal")?;
+        let ciphers = self.ciphers.get(&epoch).ok_or("the record's data key is not in the ring")?;
+        let opened = ciphers.blocks.open(&associated(header, epoch), &payload[EPOCH_BYTES..]);
+        opened.ok_or("the record's seal is broken")
+    }
+
+    /// Seals the lists of a commit record behind its fixed part.
+    pub(super) fn seal_commit(&self, fixed: &[u8], lists: &[u8], out: &mut Vec<u8>) {
+        self.ciphers[&self.current()].commits.seal(fixed, lists, out);
+    }
+
+    /// Restores them.
+    pub(super) fn open_commit(&self, epoch: Epoch, fixed: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        self.ciphers.get(&epoch)?.commits.open(fixed, sealed)
+    }
+
+    /// The hash of a commit record, which only who has the keys can make.
+    pub(super) fn chain_hasher(&self) -> blake3::Hasher {
+        blake3::Hasher::new_keyed(self.chain.bytes())
+    }
+}
+
+/// What a record's seal vouches for beyond its bytes: nothing of its place, so that it can be moved as it is.
+fn associated(header: &RecordHeader, epoch: Epoch) -> [u8; 56] {
+    let mut bytes = [0; 56];
+    bytes[..2].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes[2] = header.kind.to_byte();
+    bytes[3] = header.codec.to_byte();
+    bytes[4..8].copy_from_slice(&epoch.0.to_le_bytes());
+    bytes[8..12].copy_from_slice(&header.raw_len.to_le_bytes());
+    bytes[12..44].copy_from_slice(header.id.as_bytes());
+    bytes[44..52].copy_from_slice(&header.form.0.to_le_bytes());
+    bytes
+}
