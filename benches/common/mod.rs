@@ -145,6 +145,7 @@ pub fn head(store: &Store, documents: &[RawDocumentBuf]) -> Head {
         salt: store.salt(),
         scope: headstock::head::Scope::all(),
         scratch_dir: store.scratch_dir(),
+        seals_scratch: false,
         change_budget_bytes: CHANGE_BUDGET_BYTES,
         trims_capped_unlogged: false,
     };

@@ -6,14 +6,13 @@
 
 use std::collections::btree_map;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Error;
 use super::catalog::Incarnation;
 use super::change::{Change, Context};
 use super::merge::{Merged, Source, combine, update_failed};
-use super::runs::{CHUNK_BYTES, Record, Run};
+use super::runs::{CHUNK_BYTES, Record, Run, Scratch};
 use crate::block::BlockRead;
 use crate::oplog::Uuid;
 use crate::tree::{self, Key};
@@ -71,20 +70,13 @@ pub(super) struct Changes {
     bytes: usize,
     runs: Vec<Arc<Run>>,
     budget_bytes: usize,
-    directory: PathBuf,
+    scratch: Scratch,
     context: Context,
 }
 
 impl Changes {
-    pub fn new(budget_bytes: usize, directory: PathBuf, context: Context) -> Self {
-        Self {
-            slots: BTreeMap::new(),
-            bytes: 0,
-            runs: Vec::new(),
-            budget_bytes,
-            directory,
-            context,
-        }
+    pub fn new(budget_bytes: usize, scratch: Scratch, context: Context) -> Self {
+        Self { slots: BTreeMap::new(), bytes: 0, runs: Vec::new(), budget_bytes, scratch, context }
     }
 
     /// Bytes in memory and in runs.
@@ -146,7 +138,7 @@ impl Changes {
 
     fn spill(&mut self) -> Result<(), Error> {
         let mut memory = self.take_memory();
-        let run = Run::write(&self.directory, &mut memory)?;
+        let run = Run::write(&self.scratch, &mut memory)?;
         self.runs.push(Arc::new(run));
         if self.runs.len() > MAX_RUNS { self.merge_runs() } else { Ok(()) }
     }
@@ -166,7 +158,7 @@ impl Changes {
         let range = first..(first + MERGE_RUNS).min(self.runs.len());
         let sources = self.runs[range.clone()].iter().map(run_source).collect();
         let mut merged = Merged::new(sources, self.context.clone())?;
-        let run = Run::write(&self.directory, &mut merged)?;
+        let run = Run::write(&self.scratch, &mut merged)?;
         self.runs.splice(range, [Arc::new(run)]);
         Ok(())
     }

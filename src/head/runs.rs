@@ -5,10 +5,11 @@
 //! anything, so a crash leaves at most a file that nobody reads. Every chunk has a checksum: scratch is
 //! a disk like any other.
 //!
-//! A run is a sequence of chunks `length u32 | CRC-32 u32 | records`, numbers little-endian. A record:
+//! A run is a sequence of chunks `length u32 | CRC-32 u32 | records`, numbers little-endian; beside an encrypted store, the records of a
+//! chunk are sealed with a key of the run that is nowhere but in memory. A record:
 //! `uuid 16 | incarnation u64 | key length u32 | key | tag u8 | body`, in order of (uuid, key).
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bson::RawDocumentBuf;
@@ -17,6 +18,7 @@ use super::Error;
 use super::catalog::Incarnation;
 use super::change::{Change, Form, Missing, Pending};
 use super::foreign;
+use crate::crypt::{self, Cipher};
 use crate::oplog::{Ts, Uuid};
 use crate::store::fs::{Disk, File, RealDisk};
 use crate::tree::Key;
@@ -45,9 +47,18 @@ struct Chunk {
     offset: u64,
 }
 
+/// Where runs go.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    pub dir: PathBuf,
+    /// Whether they are encrypted.
+    pub seals: bool,
+}
+
 /// A finished run.
 #[derive(Debug)]
 pub(super) struct Run {
+    cipher: Option<Cipher>,
     file: Arc<dyn File>,
     chunks: Vec<Chunk>,
     /// Collections that it has records of, ascending.
@@ -67,12 +78,13 @@ impl Drop for Run {
 impl Run {
     /// Writes a run from records in order.
     pub fn write(
-        directory: &Path,
+        scratch: &Scratch,
         records: &mut dyn Iterator<Item = Result<Record, Error>>,
     ) -> Result<Self, Error> {
-        let path = directory.join(format!("changes-{:016x}", rand::random::<u64>()));
+        let path = scratch.dir.join(format!("changes-{:016x}", rand::random::<u64>()));
         let file = RealDisk.create(&path)?;
-        let mut run = Self { file, chunks: Vec::new(), collections: Vec::new(), bytes: 0 };
+        let cipher = scratch.seals.then(|| Cipher::new(&crypt::Key::random()));
+        let mut run = Self { cipher, file, chunks: Vec::new(), collections: Vec::new(), bytes: 0 };
         let mut chunk = Vec::with_capacity(CHUNK_BYTES * 2);
         for record in records {
             let record = record?;
@@ -97,6 +109,10 @@ impl Run {
     }
 
     fn close(&mut self, chunk: &mut Vec<u8>) -> Result<(), Error> {
+        if let Some(cipher) = &self.cipher {
+            let plain = chunk.split_off(CHUNK_HEADER_BYTES);
+            cipher.seal(&self.bytes.to_le_bytes(), &plain, chunk);
+        }
         let (header, body) = chunk.split_at_mut(CHUNK_HEADER_BYTES);
         let len = u32::try_from(body.len()).map_err(|_| self.damaged(self.bytes, "chunk size"))?;
         header[..4].copy_from_slice(&len.to_le_bytes());
@@ -162,6 +178,10 @@ impl Run {
         self.file.read_at(start, body)?;
         if crc32fast::hash(body) != u32::from_le_bytes([c0, c1, c2, c3]) {
             return Err(self.damaged(chunk.offset, "checksum"));
+        }
+        if let Some(cipher) = &self.cipher {
+            let plain = cipher.open(&chunk.offset.to_le_bytes(), body);
+            *body = plain.ok_or_else(|| self.damaged(chunk.offset, "seal"))?;
         }
         Ok(())
     }
@@ -327,6 +347,8 @@ fn document(rest: &mut &[u8]) -> Option<RawDocumentBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use bson::raw::RawBsonRef;
     use bson::rawdoc;
 
@@ -351,15 +373,22 @@ mod tests {
         Record { uuid: Uuid([(n / 1000) as u8; 16]), key, incarnation: Incarnation(5), change }
     }
 
-    fn run(directory: &Path) -> Arc<Run> {
+    fn run(dir: &Path, seals: bool) -> Arc<Run> {
+        let scratch = Scratch { dir: dir.to_owned(), seals };
         let mut records = (0..3000).filter(|n| n % 2 == 0).map(|n| Ok(record(n)));
-        Arc::new(Run::write(directory, &mut records).expect("written"))
+        Arc::new(Run::write(&scratch, &mut records).expect("written"))
     }
 
     #[test]
     fn reads_back_in_order_and_by_key() {
+        [false, true].into_iter().for_each(reads_back);
+    }
+
+    fn reads_back(seals: bool) {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let run = run(directory.path());
+        let run = run(directory.path(), seals);
+        let file = std::fs::read(run.file.path()).expect("read");
+        assert_eq!(file.windows(9).any(|some| some == b"fffffffff"), !seals);
         assert!(run.chunks.len() > 5, "{} chunks", run.chunks.len());
         let all: Vec<Record> = run.records().map(|record| record.expect("whole")).collect();
         assert!(all.iter().eq((0..3000).step_by(2).map(record).collect::<Vec<_>>().iter()));
@@ -375,7 +404,7 @@ mod tests {
     #[test]
     fn damage_is_found() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let run = run(directory.path());
+        let run = run(directory.path(), false);
         let mut byte = [0];
         run.file.read_at(run.bytes / 2, &mut byte).expect("read");
         run.file.write_at(run.bytes / 2, &[byte[0] ^ 1]).expect("written");

@@ -13,6 +13,7 @@ use super::changes::Changes;
 use super::held::Held;
 use super::options::{is_finished_index, is_temporary, whole};
 use super::pending::{self, Pending};
+use super::runs::Scratch;
 use super::sweep::sweep;
 use super::{Collection, Error, HeadRoot, Scanned, Scope};
 use crate::block::{BlockRead, BlockWrite};
@@ -33,6 +34,8 @@ pub struct Config {
     pub salt: RepositorySalt,
     /// Where sorted runs of changes go: an existing directory that only this head uses.
     pub scratch_dir: PathBuf,
+    /// Whether they are encrypted, each with a key that nobody keeps.
+    pub seals_scratch: bool,
     /// Which namespaces are tracked.
     pub scope: Scope,
     /// Bytes of pending changes held in memory before a run is written.
@@ -103,8 +106,8 @@ impl Head {
             positional: Shape::new(config.salt, Order::Positional, Content::Documents),
             links: Shape::new(config.salt, Order::Keyed, Content::Links),
         };
-        let changes =
-            Changes::new(config.change_budget_bytes, config.scratch_dir.clone(), context.clone());
+        let scratch = Scratch { dir: config.scratch_dir.clone(), seals: config.seals_scratch };
+        let changes = Changes::new(config.change_budget_bytes, scratch, context.clone());
         Self {
             blocks,
             config,

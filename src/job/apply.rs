@@ -354,6 +354,7 @@ impl Worker {
             salt: self.job.store().salt(),
             scope: state.scope.clone(),
             scratch_dir: self.job.store().scratch_dir(),
+            seals_scratch: self.job.store().is_encrypted(),
             change_budget_bytes: CHANGE_BUDGET_BYTES,
             trims_capped_unlogged: is_before_5(&state.identity.server_version),
         }

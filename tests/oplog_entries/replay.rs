@@ -37,6 +37,7 @@ impl Place {
             salt: SALT,
             scope: headstock::head::Scope::all(),
             scratch_dir: PathBuf::from(self.scratch.path()),
+            seals_scratch: false,
             change_budget_bytes: CHANGE_BUDGET_BYTES,
             trims_capped_unlogged: self.trims_capped_unlogged,
         }

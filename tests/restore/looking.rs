@@ -10,7 +10,7 @@ use headstock::blockstore::Repository;
 use headstock::inspect::{self, Counts, Event, Id, json_of_document, json_of_id};
 use headstock::lab::ReplicaSet;
 use headstock::restore::{At, Backup, Cancel, Silent, View};
-use headstock::store::RepositorySalt;
+use headstock::store::{self, RepositorySalt, Store};
 use headstock::tree::{Cursor, Difference};
 
 use crate::support::{Made, command, run, shared, source};
@@ -44,6 +44,14 @@ impl Repository for Counting {
 
     fn salt(&self) -> RepositorySalt {
         self.inner.salt()
+    }
+
+    fn scratch_store(&self, dir: &std::path::Path) -> Result<Store, store::Error> {
+        self.inner.scratch_store(dir)
+    }
+
+    fn is_encrypted(&self) -> bool {
+        self.inner.is_encrypted()
     }
 
     fn scratch_dir(&self) -> PathBuf {

@@ -168,7 +168,7 @@ impl Jobs {
 
     /// A job to restore from.
     fn backup(&self, number: usize) -> Backup {
-        job::open_backup(&self.store(), Some(&self.names[number])).expect("a store")
+        job::open_backup(self.store(), Some(&self.names[number])).expect("a store")
     }
 }
 

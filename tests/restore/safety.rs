@@ -7,7 +7,7 @@ use headstock::block::{Block, BlockId, BlockRead, Error as BlockError, Kind};
 use headstock::blockstore::Repository;
 use headstock::lab::{Options, Standalone};
 use headstock::restore::{Backup, Error, Request};
-use headstock::store::RepositorySalt;
+use headstock::store::{self, RepositorySalt, Store};
 
 use crate::support::{Made, command, plan, request, run, shared, source, target};
 
@@ -26,6 +26,14 @@ impl Repository for Lossy {
     fn salt(&self) -> RepositorySalt {
         self.inner.salt()
     }
+    fn scratch_store(&self, dir: &std::path::Path) -> Result<Store, store::Error> {
+        self.inner.scratch_store(dir)
+    }
+
+    fn is_encrypted(&self) -> bool {
+        self.inner.is_encrypted()
+    }
+
     fn scratch_dir(&self) -> std::path::PathBuf {
         self.inner.scratch_dir()
     }

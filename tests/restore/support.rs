@@ -111,7 +111,8 @@ impl Made {
     /// Reads a quiet source whole.
     pub async fn of(source: &ReplicaSet) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let options = store::Options { segment_bytes: 64 << 20, durable: false, mmap: false };
+        let options =
+            store::Options { segment_bytes: 64 << 20, durable: false, mmap: false, secret: None };
         let store = Store::create(&dir.path().join("store"), options).expect("a store");
         let manifest = scanned(source, &store, dir.path()).await;
         let at = manifest.head.position.optime;
@@ -234,6 +235,7 @@ fn config(store: &Store, dir: &Path) -> Config {
         salt: store.salt(),
         scope: head::Scope::all(),
         scratch_dir,
+        seals_scratch: false,
         change_budget_bytes: 1 << 20,
         trims_capped_unlogged: false,
     }

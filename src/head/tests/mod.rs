@@ -37,6 +37,7 @@ impl Place {
             salt: SALT,
             scope: self.scope.clone(),
             scratch_dir: PathBuf::from(self.scratch.path()),
+            seals_scratch: true,
             change_budget_bytes: self.budget_bytes,
             trims_capped_unlogged: self.trims,
         }

@@ -109,6 +109,7 @@ impl Machine {
             salt: SALT,
             scope: Scope::all(),
             scratch_dir,
+            seals_scratch: false,
             change_budget_bytes: 1 << 20,
             trims_capped_unlogged: false,
         }
