@@ -1,6 +1,7 @@
 //! Arguments that several subcommands share.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,6 +9,7 @@ use clap::Args;
 use super::Error;
 use crate::head::scope::{Pattern, Scope};
 use crate::source::ReadFrom;
+use crate::store::{Location, Secret, Store};
 
 /// Bytes of a connection string file; a longer file is not one.
 const SOURCE_FILE_BYTES_MAX: u64 = 64 << 10;
@@ -27,6 +29,41 @@ pub struct StoreArgs {
     /// Directory of the store
     #[arg(long, value_name = "DIR", env = "HEADSTOCK_STORE")]
     pub store: PathBuf,
+    #[command(flatten)]
+    pub key: KeyArgs,
+}
+
+impl StoreArgs {
+    /// Where it is, with the key read.
+    pub fn location(&self) -> Result<Location, Error> {
+        let secret = self.key.secret()?.map(Arc::new);
+        Ok(Location { dir: self.store.clone(), secret })
+    }
+}
+
+/// What opens an encrypted store.
+#[derive(Debug, Args)]
+pub struct KeyArgs {
+    /// Key file that opens an encrypted store
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "HEADSTOCK_KEY_FILE",
+        conflicts_with = "passphrase_file"
+    )]
+    pub key_file: Option<PathBuf>,
+    /// File whose first line is the passphrase that opens an encrypted store
+    #[arg(long, value_name = "FILE", env = "HEADSTOCK_PASSPHRASE_FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+impl KeyArgs {
+    /// Reads it, if one is given.
+    pub fn secret(&self) -> Result<Option<Secret>, Error> {
+        let key = self.key_file.as_deref().map(Secret::read_key);
+        let secret = key.or_else(|| self.passphrase_file.as_deref().map(Secret::read_passphrase));
+        Ok(secret.transpose()?)
+    }
 }
 
 /// The store and one of its jobs.
@@ -46,6 +83,10 @@ pub struct FollowArgs {
     pub source: SourceArgs,
     #[command(flatten)]
     pub store: StoreArgs,
+    /// Make a store that is not there yet an encrypted one, which the key file or passphrase given opens;
+    /// without it nothing of it can ever be read
+    #[arg(long)]
+    pub encrypt: bool,
     /// Name of the job; the replica set's name unless given
     #[arg(long, value_name = "NAME")]
     pub job: Option<String>,
@@ -68,6 +109,17 @@ pub struct FollowArgs {
 }
 
 impl FollowArgs {
+    /// Where the store is. One that is made here is encrypted if that is said, and only then.
+    pub fn location(&self) -> Result<Location, Error> {
+        let location = self.store.location()?;
+        let exists = Store::exists(&location.dir);
+        match (self.encrypt, &location.secret) {
+            (true, None) => Err(Error::EncryptNeedsKey),
+            (false, Some(_)) if !exists => Err(Error::KeyWithoutEncrypt { dir: location.dir }),
+            _ => Ok(location),
+        }
+    }
+
     /// Which namespaces are to be backed up from now on; none if nothing was said.
     pub fn scope(&self) -> Result<Option<Scope>, Error> {
         if self.include.is_empty() && self.exclude.is_empty() {

@@ -38,7 +38,7 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
     let request = Request::Compact { dry_run: args.dry_run };
-    let report = match daemon::ask_or_do(&args.store.store, request).await? {
+    let report = match daemon::ask_or_do(&args.store.location()?, request).await? {
         Answer::Compacted(report) => report,
         other => return Err(daemon::Error::unexpected(&other).into()),
     };

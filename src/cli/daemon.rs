@@ -56,7 +56,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
     let scope = args.follow.scope()?;
     let options = daemon::Options {
         scope,
-        store: args.follow.store.store,
+        store: args.follow.location()?,
         job: args.follow.job,
         snapshot_every: args.snapshot_every,
         restore_window: args.restore_window,

@@ -24,6 +24,17 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// An encrypted store is to be made, and nothing is to open it.
+    #[error(
+        "--encrypt asks for what is to open the store: give --key-file (`headstock key new` makes one) or --passphrase-file"
+    )]
+    EncryptNeedsKey,
+    /// A key is given, and the store that would be made would not be encrypted.
+    #[error("a key is given and there is no store in {} yet: add --encrypt to make an encrypted one, or leave the key away", dir.display())]
+    KeyWithoutEncrypt {
+        /// Where the store would be.
+        dir: PathBuf,
+    },
     /// Standard output is gone.
     #[error("cannot write to standard output")]
     Output {
@@ -100,7 +111,10 @@ impl Error {
             Self::Job(job::Error::WhichJob { .. } | job::Error::BadName { .. })
             | Self::Rewind { source: job::Error::WhichJob { .. } }
             | Self::Daemon(daemon::Error::Job(job::Error::WhichJob { .. })) => Exit::Usage,
-            Self::Filters(_) | Self::RewindTarget { .. } => Exit::Usage,
+            Self::Filters(_)
+            | Self::RewindTarget { .. }
+            | Self::EncryptNeedsKey
+            | Self::KeyWithoutEncrypt { .. } => Exit::Usage,
             Self::Plan { .. } | Self::Rewind { .. } => Exit::Refused,
             Self::Daemon(error) if error.is_refusal() => Exit::Refused,
             _ => Exit::Failed,

@@ -145,9 +145,9 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
 }
 
 fn check(args: &Args, settings: &Settings) -> Result<check::Report, Error> {
-    let meter = Meter::new();
+    let (location, meter) = (args.store.location()?, Meter::new());
     let report = tokio::task::block_in_place(|| {
-        check::run(&args.store.store, settings, &mut |checked| meter.show(checked))
+        check::run(&location, settings, &mut |checked| meter.show(checked))
     })?;
     meter.stop();
     Ok(report)
@@ -166,7 +166,7 @@ struct Repaired<'a> {
 
 fn repair(args: &Args, settings: &Settings) -> Result<Exit, Error> {
     let now_ms = now_ms().cast_unsigned();
-    let repair = Repair::new(&args.store.store, args.from.clone(), now_ms);
+    let repair = Repair::new(args.store.location()?, args.from.clone(), now_ms);
     let meter = Meter::new();
     let mut show = |at| meter.show_store(at);
     let plan = tokio::task::block_in_place(|| repair.plan(&mut show))?;

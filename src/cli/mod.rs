@@ -12,6 +12,7 @@ mod error;
 mod exit;
 mod fsck;
 mod get;
+mod key;
 mod log;
 mod logging;
 mod namespaces;
@@ -46,6 +47,10 @@ THE SOURCE
   Every command that talks to MongoDB takes its connection string from --source, from the
   environment variable HEADSTOCK_SOURCE, or from a file named by --source-file. A string with a
   password belongs into one of the last two: arguments are visible in the list of processes.
+
+ENCRYPTED STORES
+  A store made with --encrypt is opened by a key file or a passphrase: --key-file or --passphrase-file,
+  or the names of these files in HEADSTOCK_KEY_FILE or HEADSTOCK_PASSPHRASE_FILE. See `headstock key --help`.
 
 EXAMPLES
   headstock demo
@@ -83,6 +88,7 @@ enum Command {
     Fsck(fsck::Args),
     Verify(verify::Args),
     Compact(compact::Args),
+    Key(key::Args),
     Namespaces(namespaces::Args),
 }
 
@@ -124,6 +130,7 @@ fn run(command: Command) -> Result<Exit, Error> {
             Command::Fsck(args) => fsck::run(args).await,
             Command::Verify(args) => verify::run(args).await,
             Command::Compact(args) => compact::run(args).await,
+            Command::Key(args) => tokio::task::block_in_place(|| key::run(args)),
             Command::Namespaces(args) => namespaces::run(&args),
         }
     })

@@ -35,9 +35,8 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
-    let points = tokio::task::block_in_place(|| {
-        job::points(&args.job.store.store, args.job.job.as_deref())
-    })?;
+    let location = args.job.store.location()?;
+    let points = tokio::task::block_in_place(|| job::points(location, args.job.job.as_deref()))?;
     if args.json {
         output::json(&points)?;
     } else {

@@ -57,7 +57,7 @@ pub async fn read<T: Send + 'static>(
     let (cancel, watch) = (Cancel::new(), Arc::new(RestoreWatch::new()));
     let asked = cancel.clone();
     let mut working = tokio::task::spawn_blocking(move || {
-        let backup = job::open_backup(&args.store.store, args.job.as_deref())?;
+        let backup = job::open_backup(args.store.location()?, args.job.as_deref())?;
         let reading = Reading { backup, cancel, watch };
         let outcome = work(&reading);
         reading.watch.stop();

@@ -120,9 +120,9 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         return rewind(args).await;
     }
     let mut signals = Signals::listen()?;
-    let backup = tokio::task::block_in_place(|| {
-        job::open_backup(&args.job.store.store, args.job.job.as_deref())
-    })?;
+    let location = args.job.store.location()?;
+    let backup =
+        tokio::task::block_in_place(|| job::open_backup(location, args.job.job.as_deref()))?;
     let request = Request {
         at: args.at.unwrap_or(At::Latest),
         namespaces: args.ns,
@@ -170,7 +170,7 @@ async fn rewind(args: Args) -> Result<Exit, Error> {
     };
     let mut signals = Signals::listen()?;
     let request = rewind::Request {
-        store: args.job.store.store,
+        store: args.job.store.location()?,
         job: args.job.job,
         rewind: RewindRequest {
             at: args.at.unwrap_or(At::Latest),

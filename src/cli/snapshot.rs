@@ -71,7 +71,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
             (job, false, request)
         }
     };
-    match daemon::ask_or_do(&job.store.store, request).await? {
+    match daemon::ask_or_do(&job.store.location()?, request).await? {
         Answer::Snapshot(snapshot) if json => output::json(&*snapshot)?,
         Answer::Snapshot(snapshot) => output::line(&snapshot.id)?,
         other => return Err(daemon::Error::unexpected(&other).into()),

@@ -36,9 +36,9 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
-    let snapshots = tokio::task::block_in_place(|| {
-        job::list_snapshots(&args.job.store.store, args.job.job.as_deref())
-    })?;
+    let location = args.job.store.location()?;
+    let snapshots =
+        tokio::task::block_in_place(|| job::list_snapshots(location, args.job.job.as_deref()))?;
     if args.json {
         output::json(&snapshots)?;
     } else {

@@ -46,7 +46,7 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
-    let status = daemon::status(&args.store.store).await?;
+    let status = daemon::status(&args.store.location()?).await?;
     if args.json {
         output::json(&status)?;
     } else {

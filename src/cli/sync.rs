@@ -75,7 +75,7 @@ async fn start(args: &Args) -> Result<Follow, Error> {
     if let Some(limit) = args.follow.pace.bytes_per_second() {
         source.limit_scans(limit);
     }
-    let (store, name) = (&args.follow.store.store, args.follow.job.as_deref());
+    let (store, name) = (args.follow.location()?, args.follow.job.as_deref());
     let job = Job::open_or_create(store, name, &source, args.new_timeline).await?;
     let options = FollowOptions {
         restore_window: args.restore_window,

@@ -100,7 +100,7 @@ async fn compare(args: &Args, figures: &Figures, cancel: &Cancel) -> Result<Repo
         source.limit_scans(limit);
     }
     let request = Request {
-        store: args.job.store.store.clone(),
+        store: args.job.store.location()?,
         job: args.job.job.clone(),
         namespaces: args.ns.clone(),
         by_oplog: args.by_oplog,

@@ -6,6 +6,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use super::{Answer, Error, Request, control, socket};
 use crate::job::{self, StoreStatus};
+use crate::store::Location;
 
 /// Bytes of the longest answer: the status of a store with thousands of jobs.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
@@ -14,12 +15,12 @@ const ANSWER_BYTES_MAX: u64 = 16 << 20;
 ///
 /// # Errors
 /// [`Error::Refused`], [`Error::Failed`], [`Error::Talk`], and those of doing it here.
-pub async fn ask_or_do(store: &Path, request: Request) -> Result<Answer, Error> {
-    let answer = match ask(store, &request).await? {
+pub async fn ask_or_do(store: &Location, request: Request) -> Result<Answer, Error> {
+    let answer = match ask(&store.dir, &request).await? {
         Some(answer) => answer,
         None => {
-            let dir = store.to_owned();
-            let work = move || control::alone(&dir, request);
+            let store = store.clone();
+            let work = move || control::alone(&store, request);
             let lost = |_| Error::Failed("the worker ended without a result".to_owned());
             tokio::task::spawn_blocking(work).await.map_err(lost)??
         }
@@ -35,8 +36,8 @@ pub async fn ask_or_do(store: &Path, request: Request) -> Result<Answer, Error> 
 ///
 /// # Errors
 /// Those of reading the store.
-pub async fn status(store: &Path) -> Result<StoreStatus, Error> {
-    match ask(store, &Request::Status).await? {
+pub async fn status(store: &Location) -> Result<StoreStatus, Error> {
+    match ask(&store.dir, &Request::Status).await? {
         Some(Answer::Status(status)) => Ok(*status),
         Some(other) => Err(Error::unexpected(&other)),
         None => Ok(tokio::task::block_in_place(|| job::status(store))?),

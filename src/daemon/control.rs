@@ -1,22 +1,21 @@
 //! Doing what is asked: in a daemon with its jobs running, or alone with the store opened for it.
 
-use std::path::Path;
-
 use super::Error;
 use super::protocol::{Answer, CompactReport, Refusal, Request};
 use crate::job::{self, Job, snapshot};
-use crate::store::{self, Store, compact};
+use crate::store::{Location, Store, compact};
 
 /// Opens a store for writing and does what is asked, without a source.
-pub fn alone(dir: &Path, request: Request) -> Result<Answer, Error> {
+pub fn alone(location: &Location, request: Request) -> Result<Answer, Error> {
+    let dir = &location.dir;
     if !Store::exists(dir) {
-        return Err(job::Error::NoStore { dir: dir.to_owned() }.into());
+        return Err(job::Error::NoStore { dir: dir.clone() }.into());
     }
     if let Request::Compact { dry_run: true } = request {
-        let store = Store::open_reader(dir, store::Options::default())?;
+        let store = Store::open_reader(dir, location.options())?;
         return compact(&store, true, compact::Settings::thorough()).map(Answer::Compacted);
     }
-    let store = Store::open(dir, store::Options::default())?;
+    let store = Store::open(dir, location.options())?;
     match request {
         Request::SnapshotTake { job } => {
             let taken = job::snapshot_of_what_is_stored(Job::open(store, job.as_deref())?)?;
@@ -28,7 +27,7 @@ pub fn alone(dir: &Path, request: Request) -> Result<Answer, Error> {
         }
         Request::Status => {
             drop(store);
-            Ok(Answer::Status(Box::new(job::status(dir)?)))
+            Ok(Answer::Status(Box::new(job::status(location)?)))
         }
         Request::Compact { dry_run } => {
             compact(&store, dry_run, compact::Settings::thorough()).map(Answer::Compacted)

@@ -1,6 +1,5 @@
 //! The life of a daemon: start, schedule, end.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use super::{Answers, Error, Scrub, Signals, control};
 use crate::head::Scope;
 use crate::job::{Figures, Follow, FollowOptions, Job, snapshot};
 use crate::source::{ReadFrom, Source};
+use crate::store::Location;
 use crate::store::compact::{self, Settings};
 
 /// Share of dead bytes, in percent, at which a daemon compacts its store unless told otherwise.
@@ -29,8 +29,8 @@ const LOOK_GROWTH_BYTES: u64 = 64 << 20;
 /// How a daemon works.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The store's directory.
-    pub store: PathBuf,
+    /// The store.
+    pub store: Location,
     /// The job's name; the replica set's unless given.
     pub job: Option<String>,
     /// Time between snapshots.
@@ -78,9 +78,9 @@ impl Daemon {
             heal: options.heal,
             patient: true,
         };
-        tracing::info!(job = job.name(), store = %options.store.display(), "daemon started");
+        tracing::info!(job = job.name(), store = %options.store.dir.display(), "daemon started");
         let follow = Arc::new(Follow::start(job, source, follow_options).await?);
-        let answers = Answers::start(&options.store, follow.clone(), true)?;
+        let answers = Answers::start(&options.store.dir, follow.clone(), true)?;
         Ok(Self { follow, answers, options })
     }
 

@@ -4,7 +4,6 @@
 //! It is the check of `headstock fsck`, on a reader of its own, a few minutes at a time: while one runs, files
 //! that compaction drops stay. What it finds is logged, and stays in the status until the segment is repaired.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,8 +11,8 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::Error;
-use crate::store;
 use crate::store::fsck::{self, Level, Part, Settings, Severity};
+use crate::store::{self, Location};
 
 /// Longest time between looks for segments that are due.
 const LOOK_EVERY: Duration = Duration::from_secs(10 * 60);
@@ -46,7 +45,7 @@ impl Drop for Stop {
 
 impl Scrub {
     /// Checks what is due, for ever. Cancel it by dropping it.
-    pub async fn run(self, store: PathBuf) {
+    pub async fn run(self, store: Location) {
         if self.within.is_zero() {
             return std::future::pending().await;
         }
@@ -78,10 +77,10 @@ impl Scrub {
     }
 }
 
-fn look(store: &Path, settings: Settings) -> Result<(), Error> {
+fn look(store: &Location, settings: Settings) -> Result<(), Error> {
     // A bad sector is an error of a read, and a signal of a map.
-    let options = store::Options { mmap: false, ..store::Options::default() };
-    let report = fsck::run_on(store, options, settings, &mut |_| {}).map_err(Error::Store)?;
+    let options = store::Options { mmap: false, ..store.options() };
+    let report = fsck::run_on(&store.dir, options, settings, &mut |_| {}).map_err(Error::Store)?;
     let damage = || report.findings.iter().filter(|one| one.severity == Severity::Error);
     for finding in damage().take(LOGGED_MAX) {
         tracing::error!(

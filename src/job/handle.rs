@@ -1,13 +1,12 @@
 //! A job open for writing: its state in memory, and the one way to change it.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Error, State};
 use crate::block::BlockId;
 use crate::source::{self, Identity, Source};
-use crate::store::{self, Session, Store};
+use crate::store::{Location, Session, Store};
 
 /// Bytes of the longest job name. It becomes a key of every commit and part of messages.
 pub const NAME_BYTES_MAX: usize = 128;
@@ -39,11 +38,12 @@ impl Job {
     /// [`Error::AnotherSet`] if the job backs up another replica set; [`Error::Store`], among them
     /// that another process writes the store; those of asking the source.
     pub async fn open_or_create(
-        dir: &Path,
+        location: impl Into<Location>,
         name: Option<&str>,
         source: &Source,
         new_timeline: bool,
     ) -> Result<Self, Error> {
+        let location = location.into();
         let identity = source.identity().await?;
         if !source::TESTED_VERSIONS.contains(&identity.server_version.as_str()) {
             tracing::warn!(
@@ -57,11 +57,10 @@ impl Job {
         if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(char::is_control) {
             return Err(Error::BadName { name, max: NAME_BYTES_MAX });
         }
-        let dir = dir.to_owned();
         super::blocking("opener", &name.clone(), move || {
-            let store = match Store::exists(&dir) {
-                true => Store::open(&dir, store::Options::default())?,
-                false => Store::create(&dir, store::Options::default())?,
+            let store = match Store::exists(&location.dir) {
+                true => Store::open(&location.dir, location.options())?,
+                false => Store::create(&location.dir, location.options())?,
             };
             Self::in_store(store, name, identity, new_timeline)
         })

@@ -1,6 +1,5 @@
 //! Reading jobs beside whoever writes the store.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::{
@@ -9,22 +8,25 @@ use super::{
 };
 use crate::oplog::OpTime;
 use crate::restore;
-use crate::store::{self, Store, fsck};
+use crate::store::{Location, Store, fsck};
 
 /// Opens a store for reading.
-pub(super) fn open(dir: &Path) -> Result<Store, Error> {
-    if !Store::exists(dir) {
-        return Err(Error::NoStore { dir: dir.to_owned() });
+pub(super) fn open(location: &Location) -> Result<Store, Error> {
+    if !Store::exists(&location.dir) {
+        return Err(Error::NoStore { dir: location.dir.clone() });
     }
-    Ok(Store::open_reader(dir, store::Options::default())?)
+    Ok(Store::open_reader(&location.dir, location.options())?)
 }
 
 /// Lists the snapshots of one job, or of all jobs, oldest first within a job.
 ///
 /// # Errors
 /// [`Error::NoStore`], [`Error::NoSuchJob`], and those of reading the store.
-pub fn list_snapshots(dir: &Path, job: Option<&str>) -> Result<Vec<SnapshotInfo>, Error> {
-    let store = open(dir)?;
+pub fn list_snapshots(
+    location: impl Into<Location>,
+    job: Option<&str>,
+) -> Result<Vec<SnapshotInfo>, Error> {
+    let store = open(&location.into())?;
     let mut found = Vec::new();
     for (name, state) in states(&store, job)? {
         let manifests = snapshot::manifests(&store, &state)?;
@@ -37,8 +39,8 @@ pub fn list_snapshots(dir: &Path, job: Option<&str>) -> Result<Vec<SnapshotInfo>
 ///
 /// # Errors
 /// [`Error::NoStore`], [`Error::NoSuchJob`], and those of reading the store.
-pub fn points(dir: &Path, job: Option<&str>) -> Result<Vec<JobPoints>, Error> {
-    let store = open(dir)?;
+pub fn points(location: impl Into<Location>, job: Option<&str>) -> Result<Vec<JobPoints>, Error> {
+    let store = open(&location.into())?;
     let points = |(name, state): (String, State)| {
         let restorable = restorable(&store, &state)?;
         let stopped = state.stopped.map(|stopped| stopped.reason);
@@ -60,8 +62,11 @@ fn states(store: &Store, job: Option<&str>) -> Result<Vec<(String, State)>, Erro
 ///
 /// # Errors
 /// [`Error::NoStore`], [`Error::NoSuchJob`], [`Error::WhichJob`], and those of reading the store.
-pub fn open_backup(dir: &Path, job: Option<&str>) -> Result<restore::Backup, Error> {
-    backup_of(open(dir)?, job)
+pub fn open_backup(
+    location: impl Into<Location>,
+    job: Option<&str>,
+) -> Result<restore::Backup, Error> {
+    backup_of(open(&location.into())?, job)
 }
 
 /// A job of an open store as a restore sees it.
@@ -82,8 +87,8 @@ pub(super) fn backup_of(store: Store, job: Option<&str>) -> Result<restore::Back
 ///
 /// # Errors
 /// [`Error::NoStore`] and those of reading the store.
-pub fn status(dir: &Path) -> Result<StoreStatus, Error> {
-    status_of(&open(dir)?)
+pub fn status(location: impl Into<Location>) -> Result<StoreStatus, Error> {
+    status_of(&open(&location.into())?)
 }
 
 /// Tells what an open store holds.

@@ -9,7 +9,6 @@
 //! The store is only read. What a rewind writes reaches it as any other write, so that the points before
 //! and between stay, and a rewind can be undone by another.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,12 +22,13 @@ use crate::restore::{
     RewindRequest, Written,
 };
 use crate::source::{self, ReadFrom, Source};
+use crate::store::Location;
 
 /// What to rewind.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The store's directory.
-    pub store: PathBuf,
+    /// The store.
+    pub store: Location,
     /// The job; the store's only one unless given.
     pub job: Option<String>,
     /// The point, namespaces and target.

@@ -16,7 +16,7 @@ use crate::block::{self, BlockId, BlockRead, Kind};
 use crate::head::{self, HeadRoot};
 use crate::oplog::OpTime;
 use crate::store::fsck::{self, Coverage, Level, Settings};
-use crate::store::{self, Store};
+use crate::store::{self, Location, Store};
 use crate::tree::{self, Content, Order, Root, Shape};
 
 pub use harm::LostRange;
@@ -101,17 +101,18 @@ const ERROR: &str = "error";
 /// # Errors
 /// [`Error::NoStore`], and what keeps the check itself from running. Damage is no error.
 pub fn run(
-    dir: &Path,
+    location: impl Into<Location>,
     settings: &Settings,
     progress: &mut dyn FnMut(&Checked),
 ) -> Result<Report, Error> {
-    if !Store::exists(dir) {
-        return Err(Error::NoStore { dir: dir.to_owned() });
+    let location = location.into();
+    if !Store::exists(&location.dir) {
+        return Err(Error::NoStore { dir: location.dir });
     }
-    let store = match Store::open_reader(dir, store::Options::default()) {
+    let store = match Store::open_reader(&location.dir, location.options()) {
         Ok(store) => store,
-        Err(error @ (store::Error::Io(_) | store::Error::Full(_))) => return Err(error.into()),
-        Err(error) => return Ok(does_not_open(dir, &error)),
+        Err(error) if error.is_no_damage() => return Err(error.into()),
+        Err(error) => return Ok(does_not_open(&location.dir, &error)),
     };
     let mut check = Check {
         store: &store,

@@ -21,7 +21,6 @@ mod gather;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -41,6 +40,7 @@ use crate::oplog::slice::entries;
 use crate::oplog::{Position, Ts, Uuid, position};
 use crate::restore::{Cancel, Filter};
 use crate::source::{Listed, Source, StartPoint};
+use crate::store::Location;
 use crate::tree::{Content, Order, Shape};
 
 /// Rounds of reading as of an optime. Each needs the head to be brought to another optime; collections
@@ -56,8 +56,8 @@ const BUCKETS: &str = "system.buckets.";
 /// What to compare.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The store's directory.
-    pub store: PathBuf,
+    /// The store.
+    pub store: Location,
     /// The job; the store's only one unless given.
     pub job: Option<String>,
     /// Which namespaces; none means all.
