@@ -231,6 +231,35 @@ fn there_is_an_end_to_rotations_without_a_compaction() {
     assert_eq!(keys::rotate(&dir, &key(7)).expect("rotated"), Epoch(33));
 }
 
+/// Who had a secret, and a copy of `KEYS` from when it opened the store, does not open later ones after a rotation by the only secret
+/// left. With another slot there, which holds the ring's key too, a rotation changes the data key alone.
+#[test]
+fn a_rotation_with_one_slot_shuts_out_who_had_another() {
+    let (_folder, dir, marked) = scene();
+    keys::add(&dir, &key(7), &key(8), "left the company").expect("added");
+    let slots = |content: &[u8]| content[64..1600].to_vec();
+    let read = || std::fs::read(dir.join("KEYS")).expect("read");
+    let before = read();
+    keys::rotate(&dir, &key(7)).expect("rotated");
+    assert_eq!(slots(&read()), slots(&before));
+    keys::remove(&dir, &key(7), 1).expect("removed");
+    keys::rotate(&dir, &key(7)).expect("rotated");
+    assert_ne!(slots(&read())[..192], slots(&before)[..192]);
+    let store = Store::open(&dir, with(key(7))).expect("open");
+    assert_eq!(&store.get(&marked).expect("is there").bytes[..], MARKER);
+    drop(store);
+    // The old slots before the new ring, as who knows the format would try.
+    let mut forged = read();
+    for copy in [0, 8192] {
+        forged[copy + 64..copy + 1600].copy_from_slice(&slots(&before));
+        let crc = crc32fast::hash(&forged[copy..copy + 8188]);
+        forged[copy + 8188..copy + 8192].copy_from_slice(&crc.to_le_bytes());
+    }
+    std::fs::write(dir.join("KEYS"), forged).expect("write");
+    let refused = Store::open(&dir, with(key(8))).err().expect("is refused");
+    assert!(refused.to_string().contains("seal is broken"), "{refused}");
+}
+
 /// The same content is stored once, also after a rotation: names stay.
 #[test]
 fn the_same_content_is_stored_once() {

@@ -24,7 +24,8 @@ Stop the daemon before add, remove and rotate.
   remove  takes a slot away; not the one that the key given opens
   rotate  what is written from now on is encrypted with a new data key. Compaction moves the rest over
           and forgets the old key: then a copy of KEYS from now on opens nothing that was deleted before.
-          Whoever held a removed key and a copy of KEYS of then can still read what was stored then
+          Whoever held a removed key and a copy of KEYS of then can still read what was stored then, and
+          open later copies of KEYS, unless there is but one slot when this is run: then that ends
 
 EXAMPLES
   headstock key new /etc/headstock/backup.key

@@ -147,8 +147,8 @@ pub(in crate::store) fn remove_on(
     change.commit()
 }
 
-/// Begins a new data key: what is written from now on uses it. A compaction moves the rest over and forgets the old one. Returns
-/// the new epoch.
+/// Begins a new data key: what is written from now on uses it. A compaction moves the rest over and forgets the old one. If there is
+/// one slot only, the key that the ring is sealed with is a new one too. Returns the new epoch.
 ///
 /// # Errors
 /// [`Error::Slots`] if there are too many keys that a compaction has not forgotten yet, and as [`add`].
@@ -170,7 +170,15 @@ pub(in crate::store) fn rotate_on(
     let next = ring.current.0.checked_add(1).ok_or(Error::Exhausted { what: "data key" })?;
     ring.current = Epoch(next);
     ring.data.insert(ring.current, DataKey { made_ms: now_ms(), key: Key::random() });
-    change.file.put_ring(&ring, &change.keys.ring_key);
+    let mut ring_key = change.keys.ring_key.clone();
+    // Other slots hold the ring's key sealed with secrets that are not at hand.
+    if change.file.slots.iter().flatten().count() == 1
+        && let Some(only) = &mut change.file.slots[change.opened]
+    {
+        ring_key = Key::random();
+        *only = Slot::new(&change.file.store, secret, &only.label, &ring_key);
+    }
+    change.file.put_ring(&ring, &ring_key);
     change.commit()?;
     Ok(ring.current)
 }
