@@ -111,12 +111,19 @@ pub struct StoreLine {
 pub struct Backup {
     program: Program,
     store: PathBuf,
+    key_file: Option<PathBuf>,
 }
 
 impl Backup {
     /// Names both; the store is made by the first sync.
     pub fn new(program: Program, store: impl Into<PathBuf>) -> Self {
-        Self { program, store: store.into() }
+        Self { program, store: store.into(), key_file: None }
+    }
+
+    /// The same for an encrypted store, which that key file opens.
+    #[must_use]
+    pub fn with_key(self, file: impl Into<PathBuf>) -> Self {
+        Self { key_file: Some(file.into()), ..self }
     }
 
     /// The store's directory.
@@ -133,7 +140,12 @@ impl Backup {
     fn line<'a>(&'a self, command: &[&'a str], more: &[&'a str]) -> Vec<&'a std::ffi::OsStr> {
         let words = command.iter().map(|word| std::ffi::OsStr::new(*word));
         let store = ["--store".as_ref(), self.store.as_os_str()];
-        words.chain(store).chain(more.iter().map(|word| std::ffi::OsStr::new(*word))).collect()
+        let key = self.key_file.iter().flat_map(|file| ["--key-file".as_ref(), file.as_os_str()]);
+        words
+            .chain(store)
+            .chain(key)
+            .chain(more.iter().map(|word| std::ffi::OsStr::new(*word)))
+            .collect()
     }
 
     /// `headstock sync`.

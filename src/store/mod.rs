@@ -6,6 +6,7 @@
 //! | path | module | what |
 //! |---|---|---|
 //! | `STORE` | `identity` | name and salt, written once |
+//! | `KEYS` | `keys` | of an encrypted store: its keys, sealed |
 //! | `LOCK`, `readers/` | `recover`, `readers` | who writes, who reads |
 //! | `segments/<id>.seg` | `append`, `segment`, `scan` | blocks |
 //! | `HEAD`, `log/<n>.log` | `log`, `record` | commits: all that the store holds |
@@ -29,11 +30,11 @@ pub mod keys;
 #[cfg(test)]
 mod last_numbers;
 mod layout;
+mod location;
 mod log;
 mod map;
 mod marks;
 mod open;
-mod location;
 mod readers;
 mod record;
 mod recover;

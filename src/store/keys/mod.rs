@@ -160,3 +160,71 @@ fn associated(header: &RecordHeader, epoch: Epoch) -> [u8; 56] {
     bytes[44..52].copy_from_slice(&header.form.0.to_le_bytes());
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::manage::{add_on, remove_on, rotate_on};
+    use super::*;
+    use crate::block::{BlockRead as _, BlockWrite as _};
+    use crate::lab::{SimDisk, Survives};
+    use crate::store::{Error, Options, RepositorySalt, Store};
+
+    const STORE: &str = "/disk/store";
+
+    fn key(byte: u8) -> Secret {
+        Secret::Key(Key::from_slice(&[byte; 32]).expect("a key"))
+    }
+
+    fn open(disk: &SimDisk, byte: u8) -> Result<Store, Error> {
+        let options = Options { secret: Some(Arc::new(key(byte))), ..Options::default() };
+        Store::open_on(Arc::new(disk.clone()), Path::new(STORE), options)
+    }
+
+    /// Changes the keys twice in a way of each kind.
+    fn change(disk: &SimDisk) -> Result<(), Error> {
+        let on = || Arc::new(disk.clone());
+        rotate_on(on(), Path::new(STORE), &key(1))?;
+        let slot = add_on(on(), Path::new(STORE), &key(1), &key(2), "second")?;
+        rotate_on(on(), Path::new(STORE), &key(2))?;
+        remove_on(on(), Path::new(STORE), &key(1), slot)
+    }
+
+    /// The power goes after every operation of changes of the keys: the first key opens the store, and what it holds is
+    /// read; the second does between its slot's making and its end, and then no more.
+    #[test]
+    fn the_power_goes_while_keys_are_changed() {
+        let disk = SimDisk::new(Path::new("/disk"));
+        let options = Options { secret: Some(Arc::new(key(1))), ..Options::default() };
+        let salt = RepositorySalt([3; 32]);
+        let store = Store::create_on(Arc::new(disk.clone()), Path::new(STORE), options, salt);
+        let store = store.expect("create");
+        let id = store.put(Kind::Links, &[5, 0, 0, 0, 0]).expect("put");
+        store.commit(|roots| _ = roots.insert("one".to_owned(), id)).expect("commit");
+        drop(store);
+        let (mut cut, mut opened_by_second) = (0, 0);
+        loop {
+            for survives in [Survives::Nothing, Survives::Whole] {
+                let disk = disk.restarted(|_| Survives::Whole);
+                let before = disk.operations();
+                disk.cut_after(before + cut);
+                let changed = change(&disk).is_ok();
+                let disk = disk.restarted(|_| survives);
+                let store = open(&disk, 1).expect("the first key opens it");
+                assert!(store.salt() == salt && store.get(&id).is_ok(), "cut after {cut}");
+                drop(store);
+                let second = open(&disk, 2).is_ok();
+                opened_by_second += usize::from(second);
+                assert!(!(changed && second), "its slot was removed");
+                if changed {
+                    println!("{cut} operations, {opened_by_second} opened by the second key");
+                    assert!(opened_by_second > 4);
+                    return;
+                }
+            }
+            cut += 1;
+        }
+    }
+}
