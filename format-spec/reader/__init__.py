@@ -10,14 +10,17 @@ and the packages of `requirements.txt`:
     python3 -m reader --store DIR restore --snapshot ID --ns shop.orders --to orders.bson
     python3 -m reader --store DIR check
 
+An encrypted store needs `--key-file FILE` or `--passphrase-file FILE` before the command.
+
 | file | page |
 |---|---|
-| `segment.py`, `index.py` | 01-segment |
+| `segment.py`, `footer.py`, `check_files.py` | 01-segment |
 | `log.py`, `store.py` | 02-commit-log |
 | `blocks.py`, `documents.py` | 03-blocks |
 | `keys.py`, `trees.py` | 04-trees |
 | `slices.py` | 05-slices |
 | `heads.py`, `content_root.py` | 06-heads |
 | `jobs.py` | 07-jobs |
+| `encryption.py`, `keyring.py` | 08-encryption |
 | `check.py` | all of them: walks everything |
 """

@@ -13,6 +13,7 @@ from . import check, heads, jobs, trees
 from .damage import Damage
 from .heads import Collection
 from .jobs import Snapshot
+from .keyring import Refused, Secret
 from .store import Store
 
 DONE, FAILED, DAMAGED = 0, 1, 3
@@ -30,17 +31,25 @@ def main(arguments: Optional[List[str]] = None) -> int:
     # Damage that costs nothing by itself: what it hides is known from elsewhere.
     findings: List[Damage] = []
     try:
-        with closing(Store(options.store, findings)) as store:
+        with closing(Store(options.store, findings, secret(options))) as store:
             code = run(store, options)
     except Damage as damage:
         print(f"damaged: {damage}", file=sys.stderr)
         code = DAMAGED
-    except (Failed, OSError) as why:
+    except (Failed, Refused, OSError) as why:
         print(f"failed: {why}", file=sys.stderr)
         code = FAILED
     for finding in findings:
         print(f"damaged{', but not needed' if code == DONE else ''}: {finding}", file=sys.stderr)
     return code
+
+
+def secret(options: argparse.Namespace) -> Optional[Secret]:
+    if options.key_file is not None:
+        return Secret.of_key_file(options.key_file)
+    if options.passphrase_file is not None:
+        return Secret.of_passphrase_file(options.passphrase_file)
+    return None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,6 +59,13 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
     )
     whole.add_argument("--store", required=True, metavar="DIR", help="directory of the store")
+    secrets = whole.add_mutually_exclusive_group()
+    secrets.add_argument(
+        "--key-file", metavar="FILE", help="of an encrypted store: a file with its key"
+    )
+    secrets.add_argument(
+        "--passphrase-file", metavar="FILE", help="of an encrypted store: a file with a passphrase"
+    )
     commands = whole.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("snapshots", help="list the snapshots of all jobs, oldest first")
     listing.add_argument(
@@ -111,13 +127,13 @@ def list_snapshots(store: Store, as_json: bool) -> None:
 
 
 def list_collections(store: Store, of: Snapshot) -> None:
-    found = heads.catalog(store, store.identity.salt, of.head)
+    found = heads.catalog(store, store.salt, of.head)
     for one in sorted(found, key=lambda one: one.ns):
         print(f"{one.ns}  {one.uuid}  {one.root.documents} documents, {one.root.length} bytes")
 
 
 def restore(store: Store, of: Snapshot, ns: Optional[str], to: str) -> None:
-    collections = heads.catalog(store, store.identity.salt, of.head)
+    collections = heads.catalog(store, store.salt, of.head)
     if ns is None:
         os.makedirs(to, exist_ok=True)
         for one in collections:
@@ -141,7 +157,7 @@ def write_file(store: Store, collection: Collection, path: str) -> None:
 
 
 def write(store: Store, collection: Collection, file: BinaryIO) -> None:
-    salt, root, form = store.identity.salt, collection.root, collection.form
+    salt, root, form = store.salt, collection.root, collection.form
     for document, _ in trees.documents(store, salt, root, form, collection.ns):
         file.write(document)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Iterator, List, NamedTuple, Optional, Sequence
 
 import zstandard
-from blake3 import blake3
 
 from .damage import Damage
+from .encryption import hasher
 
 BLOCK_MAX = 1 << 20
 LEAF, PART, NODE, STREAM, LINKS, COMMIT, DICTIONARY = 1, 2, 3, 4, 5, 6, 7
@@ -62,8 +62,9 @@ class Source:
         return b"".join(parts)
 
 
-def name_of(kind: int, raw: bytes) -> bytes:
-    name: bytes = blake3(bytes([kind]) + raw).digest()
+def name_of(kind: int, raw: bytes, key: Optional[bytes] = None) -> bytes:
+    """The name of a block. An encrypted store has a key for it."""
+    name: bytes = hasher(key).update(bytes([kind]) + raw).digest()
     return name
 
 

@@ -23,7 +23,7 @@ class Check:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.salt = store.identity.salt
+        self.salt = store.salt
         self.findings = store.findings
         # Snapshots share most of their trees: each is read once.
         self.read: Set[Tuple[Root, Form]] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Optional, Set, Tuple
 
 from .damage import Damage
 from .footer import Footer, Run
@@ -31,6 +31,7 @@ def files(store: Store) -> Iterator[Damage]:
 def listed(segment: Segment, footer: Footer) -> Iterator[Damage]:
     """The records of a sealed segment. Between them torn bytes of a crash may stand."""
     records, raw_bytes, by_kind, last = 0, 0, [0] * len(footer.by_kind), b""
+    epochs: Set[int] = set()
     for entry in map(footer.entry, range(footer.count)):
         if entry.name <= last or entry.segment != segment.number:
             yield Damage(
@@ -46,6 +47,7 @@ def listed(segment: Segment, footer: Footer) -> Iterator[Damage]:
             yield Damage(
                 segment.path, entry.offset, "the footer tells something else of the record"
             )
+        epochs.add(segment.sealed_in(header))
         records += 1
         raw_bytes += header.raw
         by_kind[header.kind] += 1
@@ -56,15 +58,30 @@ def listed(segment: Segment, footer: Footer) -> Iterator[Damage]:
         yield Damage(
             segment.path, footer.end, "the sums in the trailer are not those of the records"
         )
+    yield from others(segment, epochs)
 
 
 def scanned(segment: Segment) -> Iterator[Damage]:
     """The records of a segment without a footer. Opening it found where none is valid."""
+    epochs: Set[int] = set()
     for header in segment.headers():
         try:
             segment.content(header)
         except Damage as why:
             yield why
+            continue
+        epochs.add(segment.sealed_in(header))
+    yield from others(segment, epochs)
+
+
+def others(segment: Segment, epochs: Set[int]) -> Iterator[Damage]:
+    """Epochs of records that are not that of the header sector."""
+    for epoch in sorted(epochs - {segment.epoch} if segment.epoch is not None else ()):
+        yield Damage(
+            segment.path,
+            0,
+            f"the header sector says epoch {segment.epoch}, but records are of epoch {epoch}",
+        )
 
 
 def run(store: Store, path: str) -> Iterator[Damage]:

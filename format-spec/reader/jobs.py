@@ -69,9 +69,7 @@ def jobs(store: Store) -> Iterator[Job]:
 
 def snapshots(store: Store, job: Job) -> Iterator[Snapshot]:
     """The snapshots of a job, oldest first."""
-    for manifest in ours(
-        store, store.identity.salt, job.snapshots, f"the snapshots of job {job.name}"
-    ):
+    for manifest in ours(store, store.salt, job.snapshots, f"the snapshots of job {job.name}"):
         yield Snapshot(
             manifest.need("_id", str), job.name, Head.of(manifest.need("head", Document)), manifest
         )

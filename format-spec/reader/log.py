@@ -7,9 +7,8 @@ import struct
 from typing import Dict, List, NamedTuple, Optional
 from zlib import crc32
 
-from blake3 import blake3
-
-from .damage import Damage
+from .damage import Damage, Malformed
+from .encryption import Keys, hasher
 
 VERSION = 1
 SLOT = 4096
@@ -19,17 +18,20 @@ STORE_COPY = struct.Struct("<12s2xHQ8x16s32s44xI")
 HEAD_MAGIC = b"HEADSLT\x1a\n\xa9\r\n"
 HEAD_SLOT = struct.Struct("<12s4x16sQQ32s44xI")
 RECORD_MAGIC = b"HSC\x1a"
-RECORD = struct.Struct("<4sIQQQIIQIIII8x32s")
+RECORD = struct.Struct("<4sIQQQIIQ5I4x32s")
 RECORD_MAX = 64 << 20
 HASH = 32
-FULL = 1
+FULL, SEALED = 1, 2
+ENCRYPTED = 1
 
 
 class Identity(NamedTuple):
     """What `STORE` says."""
 
     uuid: bytes
+    # Zeros if the store is encrypted: the true one is among the keys.
     salt: bytes
+    encrypted: bool
 
 
 class Slot(NamedTuple):
@@ -96,9 +98,9 @@ def read_identity(folder: str, findings: List[Damage]) -> Identity:
             findings.append(Damage(path, at, "the copy is damaged"))
             continue
         _, reader, incompatible, uuid, salt, _ = STORE_COPY.unpack(copy)
-        if reader > VERSION or incompatible:
+        if reader > VERSION or incompatible & ~ENCRYPTED:
             raise Damage(path, at, "the store needs a newer reader")
-        copies.append(Identity(uuid, salt))
+        copies.append(Identity(uuid, salt, bool(incompatible & ENCRYPTED)))
     if not copies:
         raise Damage(path, 0, "neither copy is valid")
     return copies[0]
@@ -126,7 +128,7 @@ def read_head(folder: str, uuid: bytes, findings: List[Damage]) -> Slot:
     return max(slots)
 
 
-def read_log(folder: str, uuid: bytes, slot: Slot) -> Commit:
+def read_log(folder: str, uuid: bytes, slot: Slot, keys: Optional[Keys] = None) -> Commit:
     """The newest commit: records count as long as they are valid and follow each other."""
     path = os.path.join(folder, "log", f"{slot.log:016x}.log")
     if not os.path.exists(path):
@@ -134,13 +136,13 @@ def read_log(folder: str, uuid: bytes, slot: Slot) -> Commit:
         raise Damage(head, slot.offset, f"the newest valid slot names {path}, which is gone")
     bytes_ = read_file(path)
     seed = uuid + struct.pack("<Q", slot.log)
-    last = read_record(path, bytes_, seed, 0)
+    last = read_record(path, bytes_, seed, 0, keys)
     if last is None or not last.full or last.hash != slot.first:
         raise Damage(path, 0, "the first record is not the one that HEAD names")
     commit = last.apply(None)
     while True:
         at = last.end
-        following = read_record(path, bytes_, seed, at)
+        following = read_record(path, bytes_, seed, at, keys)
         if following is None:
             break
         if following.full or (following.number, following.parent) != (last.number + 1, last.hash):
@@ -153,13 +155,15 @@ def read_log(folder: str, uuid: bytes, slot: Slot) -> Commit:
     # A torn record is always the last: a valid one behind it means that the file was damaged.
     found = bytes_.find(RECORD_MAGIC, at)
     while found >= 0:
-        if found % 8 == 0 and read_record(path, bytes_, seed, found) is not None:
+        if found % 8 == 0 and read_record(path, bytes_, seed, found, keys) is not None:
             raise Damage(path, at, f"the record is damaged: one at {found} is whole")
         found = bytes_.find(RECORD_MAGIC, found + 1)
     return commit
 
 
-def read_record(path: str, bytes_: bytes, seed: bytes, at: int) -> Optional[Record]:
+def read_record(
+    path: str, bytes_: bytes, seed: bytes, at: int, keys: Optional[Keys]
+) -> Optional[Record]:
     """The record at `at` if it is valid. `seed` is what its hash starts with: store and log."""
     if len(bytes_) - at < RECORD.size + HASH or not bytes_.startswith(RECORD_MAGIC, at):
         return None
@@ -169,15 +173,21 @@ def read_record(path: str, bytes_: bytes, seed: bytes, at: int) -> Optional[Reco
         return None
     body = memoryview(bytes_)[at : end - HASH]
     hash_ = bytes_[end - HASH : end]
-    if blake3(seed + struct.pack("<Q", at)).update(body).digest() != hash_:
+    hash_of = hasher(None if keys is None else keys.chain)
+    if hash_of.update(seed + struct.pack("<Q", at)).update(body).digest() != hash_:
         return None
-    number, _, active, next_segment, active_length, *counts = fixed
-    lists = Lists(bytes(body), RECORD.size)
+    number, _, active, next_segment, active_length, *counts, epoch = fixed
+    if bool(flags & SEALED) != (keys is not None):
+        raise Damage(path, at, f"the record is {'' if flags & SEALED else 'not '}sealed")
+    data, rest = bytes(body[: RECORD.size]), bytes(body[RECORD.size :])
     try:
+        lists = Lists(rest if keys is None else keys.lists(epoch, rest, data))
         roots_set = {lists.name(): lists.take(HASH) for _ in range(counts[0])}
         roots_removed = [lists.name() for _ in range(counts[1])]
         added = {lists.number(4): lists.number(8) for _ in range(counts[2])}
         dropped = [lists.number(4) for _ in range(counts[3])]
+    except Malformed as why:
+        raise Damage(path, at, f"the record's lists: {why}") from why
     except ValueError as why:
         raise Damage(path, at, f"the record's lists are malformed: {why}") from why
     return Record(
@@ -199,9 +209,9 @@ def read_record(path: str, bytes_: bytes, seed: bytes, at: int) -> Optional[Reco
 class Lists:
     """Takes the lists of a record apart."""
 
-    def __init__(self, bytes_: bytes, at: int) -> None:
+    def __init__(self, bytes_: bytes) -> None:
         self.bytes = bytes_
-        self.at = at
+        self.at = 0
 
     def take(self, count: int) -> bytes:
         taken = self.bytes[self.at : self.at + count]

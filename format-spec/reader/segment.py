@@ -10,7 +10,8 @@ from zlib import crc32
 import zstandard
 
 from .blocks import BLOCK_MAX, DICTIONARY, KINDS, LEAF, PART, Block, expand, name_of
-from .damage import Damage
+from .damage import Damage, Malformed
+from .encryption import EPOCH, Keys
 from .footer import PIECE, Footer
 
 VERSION = 1
@@ -28,6 +29,7 @@ class Header(NamedTuple):
     offset: int
     kind: int
     codec: int
+    sealed: bool
     stored: int
     raw: int
     name: bytes
@@ -45,11 +47,20 @@ class Segment:
     """An open segment, as much of it as a commit names."""
 
     def __init__(
-        self, path: str, number: int, store: bytes, length: Optional[int], sealed: bool
+        self,
+        path: str,
+        number: int,
+        store: bytes,
+        length: Optional[int],
+        sealed: bool,
+        keys: Optional[Keys] = None,
     ) -> None:
         self.path = path
         self.number = number
         self.store = store
+        self.keys = keys
+        # What the header sector says of the records, if it is whole.
+        self.epoch: Optional[int] = None
         self.findings: List[Damage] = []
         self.footer: Optional[Footer] = None
         # Without a footer: where each block is.
@@ -137,37 +148,55 @@ class Segment:
         )
         # The place is part of the checksum, so bytes of another file or place are never valid.
         place = self.store + struct.pack("<IQ", self.number, offset)
-        known = kind in KINDS and codec <= 1 and (cipher, flags) == (0, 0)
+        known = kind in KINDS and codec <= 1 and cipher <= 1 and flags == 0
         plain = form == PLAIN or (codec == 1 and kind in (LEAF, PART))
         if crc32(place + bytes_[:60]) != crc or not known or not plain:
             return None
-        header = Header(offset, kind, codec, stored, raw, name, stored_crc, form)
+        header = Header(offset, kind, codec, cipher == 1, stored, raw, name, stored_crc, form)
         small = stored <= STORED_MAX and raw <= BLOCK_MAX
         return header if small and header.end <= self.length else None
 
     def content(self, header: Header) -> Block:
-        """The block of a record: checksum, codec and name are checked."""
+        """The block of a record: checksum, seal, codec and name are checked."""
         at = header.offset
         stored = self.read(at + RECORD_HEADER.size, header.stored)
         if crc32(stored) != header.stored_crc:
             raise Damage(self.path, at, f"the checksum of block {header.name.hex()} differs")
         try:
-            raw = stored if header.codec == 0 else self._expand(header, stored)
-        except zstandard.ZstdError as why:
+            coded = self._unseal(header, stored)
+            raw = coded if header.codec == 0 else self._expand(header, coded)
+        except (Malformed, zstandard.ZstdError) as why:
             raise Damage(self.path, at, f"block {header.name.hex()}: {why}") from why
-        if len(raw) != header.raw or name_of(header.kind, raw) != header.name:
+        key = None if self.keys is None else self.keys.names
+        if len(raw) != header.raw or name_of(header.kind, raw, key) != header.name:
             raise Damage(self.path, at, f"block {header.name.hex()} has another content")
         return Block(header.name, header.kind, raw, self.path, at)
 
-    def _expand(self, header: Header, stored: bytes) -> bytes:
+    def _unseal(self, header: Header, stored: bytes) -> bytes:
+        if header.sealed != (self.keys is not None):
+            raise Malformed(f"it is {'' if header.sealed else 'not '}sealed")
+        if self.keys is None:
+            return stored
+        return self.keys.block(
+            stored, header.kind, header.codec, header.raw, header.name, header.form
+        )
+
+    def sealed_in(self, header: Header) -> int:
+        """The epoch of a record, 0 if it is not sealed."""
+        if not header.sealed:
+            return 0
+        epoch = self.read(header.offset + RECORD_HEADER.size, min(EPOCH.size, header.stored))
+        return int.from_bytes(epoch, "little")
+
+    def _expand(self, header: Header, coded: bytes) -> bytes:
         if header.form == PLAIN:
-            return expand(stored, header.raw, None)
+            return expand(coded, header.raw, None)
         dictionary = self.dictionary(header.form) or self.elsewhere(header.form)
         if dictionary is None:
             raise Damage(
                 self.path, header.offset, f"the dictionary of block {header.name.hex()} is damaged"
             )
-        return expand(stored, header.raw, dictionary)
+        return expand(coded, header.raw, dictionary)
 
     def dictionary(self, form: bytes) -> Optional[zstandard.ZstdCompressionDict]:
         """The dictionary whose name begins so, if it can be read here."""
@@ -222,8 +251,13 @@ class Segment:
         )
         if (magic, store, number) != (MAGIC, self.store, self.number):
             self._find(0, "the header sector is of another file")
-        elif reader > VERSION or (incompatible, epoch, hashing) != (0, 0, 1):
+        elif reader > VERSION or (incompatible, hashing) != (0, 1):
             raise Damage(self.path, 0, "the segment needs a newer reader")
+        else:
+            self.epoch = epoch
+            # Each record says for itself how it is sealed.
+            if epoch not in ([0] if self.keys is None else self.keys.blocks):
+                self._find(0, f"the header sector says epoch {epoch}, of which there is no key")
 
     def _find(self, offset: int, what: str) -> None:
         self.findings.append(Damage(self.path, offset, what))

@@ -15,6 +15,8 @@ from zstandard import ZstdCompressionDict
 from .blocks import COMMIT, Block, Source
 from .damage import Damage
 from .documents import Document, Link, only
+from .encryption import Keys
+from .keyring import Refused, Secret, read_keys
 from .log import Commit, read_head, read_identity, read_log
 from .segment import Header, Segment
 
@@ -27,11 +29,16 @@ SEGMENT_NAME = re.compile(r"([0-9a-f]{8})\.seg")
 class Store(Source):
     """Finds blocks in the segments that the newest commit names."""
 
-    def __init__(self, folder: str, findings: List[Damage]) -> None:
+    def __init__(
+        self, folder: str, findings: List[Damage], secret: Optional[Secret] = None
+    ) -> None:
         self.folder = folder
         # Takes the damage that does not stop us.
         self.findings = findings
         self.identity = read_identity(folder, findings)
+        self.secret = secret
+        self.keys = self._read_keys()
+        self.salt = self.identity.salt if self.keys is None else self.keys.salt
         self.segments: Dict[int, Segment] = {}
         allow_many_files()
         self.registration = Registration(folder, self._newest().number)
@@ -74,6 +81,19 @@ class Store(Source):
         copies = (segment.dictionary(form) for segment in self.segments.values())
         return next((copy for copy in copies if copy is not None), None)
 
+    def _read_keys(self) -> Optional[Keys]:
+        if not self.identity.encrypted:
+            if self.secret is not None:
+                raise Refused(f"{self.folder} is not encrypted: no secret opens it")
+            return None
+        if self.secret is None:
+            raise Refused(f"{self.folder} is encrypted: a key file or a passphrase opens it")
+        findings: List[Damage] = []
+        try:
+            return read_keys(self.folder, self.identity.uuid, self.secret, findings)
+        finally:
+            self._note(findings)
+
     def _note(self, findings: List[Damage]) -> None:
         """Each once, however often it is met."""
         known = set(map(str, self.findings))
@@ -84,13 +104,15 @@ class Store(Source):
             findings: List[Damage] = []
             try:
                 slot = read_head(self.folder, self.identity.uuid, findings)
-                commit = read_log(self.folder, self.identity.uuid, slot)
+                commit = read_log(self.folder, self.identity.uuid, slot, self.keys)
                 break
             except Damage:
                 if attempt == ATTEMPTS:
                     self._note(findings)
                     raise
             time.sleep(PAUSE_SECONDS)
+            # The log may be of an epoch that began just now.
+            self.keys = self._read_keys()
         self._note(findings)
         return commit
 
@@ -118,7 +140,7 @@ class Store(Source):
     def _add(self, number: int, length: int, sealed: bool) -> None:
         path = segment_path(self.folder, number)
         try:
-            segment = Segment(path, number, self.identity.uuid, length, sealed)
+            segment = Segment(path, number, self.identity.uuid, length, sealed, self.keys)
         except Damage as why:
             # Other segments may have what is asked for.
             self.findings.append(why)
@@ -157,7 +179,7 @@ class Store(Source):
                 continue
             path = segment_path(self.folder, number)
             try:
-                unlisted[number] = Segment(path, number, self.identity.uuid, None, True)
+                unlisted[number] = Segment(path, number, self.identity.uuid, None, True, self.keys)
             except Damage as why:
                 self._note([why])
         return unlisted
