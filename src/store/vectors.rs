@@ -12,8 +12,9 @@ use super::layout::{
 use super::log::Slot;
 use super::record::{self, Commit, Place, Raw};
 use super::scan::open_payload;
-use super::{CommitSeq, RepositorySalt};
+use super::{CommitSeq, RepositorySalt, Secret};
 use crate::block::{self, BlockId, Codec, Dictionary, Kind};
+use crate::crypt::Key;
 
 /// The `name = hex` lines of a file of vectors.
 fn vectors(file: &str) -> BTreeMap<String, Vec<u8>> {
@@ -146,4 +147,55 @@ fn a_copy_of_name_and_salt() {
     found.write(&RealDisk, dir.path()).unwrap();
     assert_eq!(Found::read(&RealDisk, dir.path()).unwrap(), found);
     assert_eq!(RealDisk.list(dir.path()).unwrap(), ["STORE"]);
+}
+
+/// Those of page 08, which another program computed: both secrets open the keys, and these a record and a commit.
+#[test]
+fn keys_a_record_and_a_commit_of_an_encrypted_store() {
+    let vectors = vectors("encryption.txt");
+    let dir = tempfile::tempdir().unwrap();
+    let mut copy = vectors["keys_start"].clone();
+    copy.resize(1600, 0);
+    copy.extend_from_slice(&vectors["keys_ring"]);
+    copy.resize(8188, 0);
+    copy.extend_from_slice(&vectors["keys_crc"]);
+    std::fs::write(dir.path().join("KEYS"), [&copy[..], &copy[..]].concat()).unwrap();
+    let mut start = vectors["identity"].clone();
+    start.resize(4096, 0);
+    let identity = [&start[..], &vectors["identity"]].concat();
+    std::fs::write(dir.path().join("STORE"), identity).unwrap();
+    let found = Found::read(&RealDisk, dir.path()).unwrap();
+    assert!(found.encrypted && found.uuid == store(&vectors));
+    assert_eq!(found.encode()[..], vectors["identity"]);
+    let secrets = [
+        Secret::Key(Key::from_slice(&vectors["key_file_key"]).unwrap()),
+        Secret::Passphrase(vectors["passphrase"].clone().into()),
+    ];
+    for secret in &secrets {
+        let identity = found.unlock(&RealDisk, dir.path(), Some(secret)).unwrap();
+        check_encrypted(&vectors, &identity);
+    }
+}
+
+fn check_encrypted(vectors: &BTreeMap<String, Vec<u8>>, identity: &Identity) {
+    assert_eq!(identity.salt.0[..], vectors["ring"][32..64]);
+    assert_eq!(identity.epoch(), Epoch(2));
+    let name = identity.name(Kind::Leaf, &vectors["raw"]);
+    assert_eq!(name.as_bytes()[..], vectors["name"]);
+
+    let (id, record) = (SegmentId(42), &vectors["record"]);
+    let header = RecordHeader::decode(&record[..64], &identity.uuid, id, 4096).unwrap();
+    let payload = &record[64..64 + header.stored_len as usize];
+    assert_eq!(crc32fast::hash(payload), header.payload_crc);
+    assert_eq!(open_payload(identity, &header, payload, None).unwrap()[..], vectors["raw"]);
+    let plain = Identity::plain(identity.uuid, identity.salt);
+    assert!(open_payload(&plain, &header, payload, None).is_err());
+
+    let place = Place { store: identity, log: 5, offset: 0 };
+    let commit = Raw::check(&vectors["commit"], &place).unwrap().apply(None).unwrap();
+    assert_eq!((commit.seq, commit.next_segment), (CommitSeq(7), SegmentId(5)));
+    assert_eq!(commit.roots.keys().collect::<Vec<_>>(), ["rs0", "rs1"]);
+    assert_eq!(commit.segments, [(SegmentId(2), 65_536), (SegmentId(3), 66_000)].into());
+    assert_eq!(commit.active, Some((SegmentId(4), 4096)));
+    assert!(Raw::check(&vectors["commit"], &Place { store: &plain, ..place }).is_none());
 }
