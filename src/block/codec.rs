@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::io::Cursor;
 
 use zstd::zstd_safe::{CCtx, DCtx, compress_bound};
 
@@ -83,14 +84,32 @@ pub fn decompress(
     raw_len: usize,
     dictionary: Option<&Dictionary>,
 ) -> Result<Vec<u8>, Error> {
+    decompress_behind(&[], codec, stored, raw_len, dictionary)
+}
+
+/// The same behind some bytes in one buffer.
+///
+/// # Errors
+/// As [`decompress`].
+pub fn decompress_behind(
+    before: &[u8],
+    codec: Codec,
+    stored: &[u8],
+    raw_len: usize,
+    dictionary: Option<&Dictionary>,
+) -> Result<Vec<u8>, Error> {
     if raw_len > MAX_BLOCK_BYTES {
         return Err(Error::TooLarge { len: raw_len });
     }
-    let raw = match codec {
-        Codec::Raw => stored.to_vec(),
+    let whole_len = before.len() + raw_len;
+    let mut whole = Vec::with_capacity(whole_len);
+    whole.extend_from_slice(before);
+    match codec {
+        Codec::Raw => whole.extend_from_slice(stored),
         Codec::Zstd => {
             let decoder = dictionary.map(Dictionary::decoder).transpose()?;
-            let mut raw = Vec::with_capacity(raw_len);
+            let mut raw = Cursor::new(whole);
+            raw.set_position(before.len() as u64);
             DECOMPRESSOR.with_borrow_mut(|slot| {
                 if slot.is_none() {
                     *slot = DCtx::try_create();
@@ -102,8 +121,8 @@ pub fn decompress(
                 };
                 read.map_err(|_| Error::Codec { what: "not a zstd frame of that length" })
             })?;
-            raw
+            whole = raw.into_inner();
         }
-    };
-    if raw.len() == raw_len { Ok(raw) } else { Err(Error::Codec { what: "length differs" }) }
+    }
+    if whole.len() == whole_len { Ok(whole) } else { Err(Error::Codec { what: "length differs" }) }
 }

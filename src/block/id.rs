@@ -1,5 +1,6 @@
 //! The name of a block.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
@@ -18,19 +19,24 @@ impl BlockId {
     /// Names a block.
     #[must_use]
     pub fn of(kind: Kind, raw: &[u8]) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&[kind.to_byte()]);
-        hasher.update(raw);
-        Self(*hasher.finalize().as_bytes())
+        Self(*with_kind(kind, raw, blake3::Hasher::new, blake3::hash).as_bytes())
     }
 
     /// Names a block of an encrypted store, so that only who has the key can tell the name of given content.
     #[must_use]
     pub fn keyed(key: &[u8; 32], kind: Kind, raw: &[u8]) -> Self {
-        let mut hasher = blake3::Hasher::new_keyed(key);
-        hasher.update(&[kind.to_byte()]);
-        hasher.update(raw);
-        Self(*hasher.finalize().as_bytes())
+        let (begin, whole) =
+            (|| blake3::Hasher::new_keyed(key), |joined: &[u8]| blake3::keyed_hash(key, joined));
+        Self(*with_kind(kind, raw, begin, whole).as_bytes())
+    }
+
+    /// The same of a kind byte and the raw bytes behind it, in one piece.
+    #[must_use]
+    pub fn of_joined(joined: &[u8], key: Option<&[u8; 32]>) -> Self {
+        Self(
+            *key.map_or_else(|| blake3::hash(joined), |key| blake3::keyed_hash(key, joined))
+                .as_bytes(),
+        )
     }
 
     /// A name from its bytes.
@@ -50,6 +56,32 @@ impl BlockId {
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
+}
+
+/// Raw bytes up to which a copy behind the kind byte is hashed: as one piece, small blocks are hashed nearly twice as fast as in two, of
+/// which the first is a byte.
+const JOINED_BYTES: usize = 32 << 10;
+
+thread_local! {
+    static JOINED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The hash of the kind byte followed by the raw content.
+fn with_kind(
+    kind: Kind,
+    raw: &[u8],
+    begin: impl FnOnce() -> blake3::Hasher,
+    whole: impl FnOnce(&[u8]) -> blake3::Hash,
+) -> blake3::Hash {
+    if raw.len() > JOINED_BYTES {
+        return begin().update(&[kind.to_byte()]).update(raw).finalize();
+    }
+    JOINED.with_borrow_mut(|joined| {
+        joined.clear();
+        joined.push(kind.to_byte());
+        joined.extend_from_slice(raw);
+        whole(joined)
+    })
 }
 
 impl fmt::Display for BlockId {

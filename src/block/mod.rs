@@ -13,7 +13,7 @@ mod links;
 mod memory;
 pub mod stream;
 
-pub use codec::{Codec, compress, decompress};
+pub use codec::{Codec, compress, decompress, decompress_behind};
 pub use dictionary::{Dictionary, MAX_DICTIONARY_BYTES, StoredForm};
 pub use error::Error;
 pub use id::BlockId;

@@ -51,6 +51,11 @@ impl Identity {
         }
     }
 
+    /// The same of a kind byte and the raw bytes behind it, in one piece.
+    pub(super) fn name_joined(&self, joined: &[u8]) -> BlockId {
+        BlockId::of_joined(joined, self.keys.as_ref().map(|keys| keys.name_key()))
+    }
+
     /// What is written now is of this epoch.
     pub(super) fn epoch(&self) -> Epoch {
         self.keys.as_ref().map_or(Epoch::NONE, |keys| keys.current())

@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::fs::{File, FsError};
 use super::identity::Identity;
 use super::layout::{
@@ -149,18 +151,19 @@ pub(super) fn open_payload(
     header: &RecordHeader,
     payload: &[u8],
     dictionary: Option<&Dictionary>,
-) -> Result<Vec<u8>, block::Error> {
+) -> Result<Bytes, block::Error> {
     let damaged = |what| block::Error::Damaged { id: header.id, what };
     if header.form != dictionary.map_or(StoredForm::PLAIN, Dictionary::form) {
         return Err(damaged("the dictionary that it was compressed with cannot be had"));
     }
     let stored = unseal(identity, header, payload).map_err(damaged)?;
-    let raw = block::decompress(header.codec, &stored, header.raw_len as usize, dictionary)
+    let (kind, raw_len) = ([header.kind.to_byte()], header.raw_len as usize);
+    let joined = block::decompress_behind(&kind, header.codec, &stored, raw_len, dictionary)
         .map_err(|_| damaged("the stored bytes do not decompress"))?;
-    if identity.name(header.kind, &raw) != header.id {
+    if identity.name_joined(&joined) != header.id {
         return Err(damaged("the content does not hash to its name"));
     }
-    Ok(raw)
+    Ok(Bytes::from(joined).slice(kind.len()..))
 }
 
 /// The stored bytes of a record without their seal. An encrypted store has no record without one.

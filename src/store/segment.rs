@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use bytes::Bytes;
-
 use super::Error;
 use super::fs::{Access, Disk, File};
 use super::identity::Identity;
@@ -195,7 +193,7 @@ pub(super) fn check_record(
     }
     let dictionary = if header.form == StoredForm::PLAIN { None } else { dictionary(header.form) };
     let raw = open_payload(identity, &header, payload, dictionary.as_deref())?;
-    Ok(Block { kind: header.kind, bytes: Bytes::from(raw) })
+    Ok(Block { kind: header.kind, bytes: raw })
 }
 
 /// Checks the header sector of a segment file. Returns the epoch of its records.

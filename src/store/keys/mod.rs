@@ -19,7 +19,7 @@ pub use secret::Secret;
 use super::RepositorySalt;
 use super::layout::{FORMAT_VERSION, RecordHeader, u32_at};
 use crate::block::{BlockId, Kind};
-use crate::crypt::{Cipher, Key, SEAL_BYTES};
+use crate::crypt::{Cipher, KEY_BYTES, Key, SEAL_BYTES};
 
 const NAMES: &str = "Headstock 2026-11 names of blocks";
 const CHAIN: &str = "Headstock 2026-11 hashes of commits";
@@ -104,6 +104,11 @@ impl Keys {
     /// The name of a block.
     pub(super) fn name(&self, kind: Kind, raw: &[u8]) -> BlockId {
         BlockId::keyed(self.names.bytes(), kind, raw)
+    }
+
+    /// What names are keyed with.
+    pub(super) fn name_key(&self) -> &[u8; KEY_BYTES] {
+        self.names.bytes()
     }
 
     /// Seals the stored bytes of a record.
