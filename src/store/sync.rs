@@ -11,6 +11,40 @@ pub(crate) use std::sync::{
 #[cfg(not(feature = "schedules"))]
 pub(super) use std::thread::sleep;
 
+/// Threads that work on pieces of one thing.
+#[cfg(not(feature = "schedules"))]
+const CORES_MAX: usize = 8;
+
+/// Does the same to each of several things, on the machine's cores. Results are in the order of the things.
+///
+/// # Panics
+/// If `work` does.
+#[cfg(not(feature = "schedules"))]
+pub(crate) fn on_cores<T: Sync, R: Send>(things: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(CORES_MAX);
+    if threads == 1 || things.len() < 2 {
+        return things.iter().map(work).collect();
+    }
+    let next = atomic::AtomicUsize::new(0);
+    let some = || {
+        let mut done = Vec::new();
+        while let at = next.fetch_add(1, atomic::Ordering::Relaxed)
+            && let Some(thing) = things.get(at)
+        {
+            done.push((at, work(thing)));
+        }
+        done
+    };
+    let mut all: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(some)).collect();
+        let mut all = some();
+        all.extend(others.into_iter().flat_map(|one| one.join().expect("work does not panic")));
+        all
+    });
+    all.sort_unstable_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, result)| result).collect()
+}
+
 /// Waits for a notification, or so long.
 #[cfg(not(feature = "schedules"))]
 pub(super) fn wait<'a, T>(
@@ -26,6 +60,12 @@ pub(super) fn wait<'a, T>(
 pub(crate) use shuttle::sync::{
     Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic,
 };
+
+/// On one thread: the test decides about others.
+#[cfg(feature = "schedules")]
+pub(crate) fn on_cores<T: Sync, R: Send>(things: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    things.iter().map(work).collect()
+}
 
 /// Nobody waits for time to pass: others go on.
 #[cfg(feature = "schedules")]

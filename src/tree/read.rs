@@ -3,7 +3,7 @@
 use bson::RawDocument;
 use bytes::Bytes;
 
-use crate::block::{BlockId, BlockRead, Kind};
+use crate::block::{Block, BlockId, BlockRead, Kind};
 
 use super::node::{self, Entry, Node};
 use super::{Error, MAX_DOCUMENT_BYTES, PART_BYTES};
@@ -28,6 +28,10 @@ pub(super) fn child_id(entry: &Entry) -> &BlockId {
 
 /// Reads a leaf.
 pub(super) fn leaf(blocks: &dyn BlockRead, id: &BlockId) -> Result<Bytes, Error> {
+    leaf_block(blocks, id).map(|block| block.bytes)
+}
+
+fn leaf_block(blocks: &dyn BlockRead, id: &BlockId) -> Result<Block, Error> {
     let block = blocks.get(id)?;
     if !matches!(block.kind, Kind::Leaf | Kind::Links) {
         return Err(Error::malformed(id, "a child of another kind than a leaf"));
@@ -35,16 +39,17 @@ pub(super) fn leaf(blocks: &dyn BlockRead, id: &BlockId) -> Result<Bytes, Error>
     if block.bytes.is_empty() {
         return Err(Error::malformed(id, "an empty leaf"));
     }
-    Ok(block.bytes)
+    Ok(block)
 }
 
 /// Reads a large document from its parts.
 pub(super) fn large(blocks: &dyn BlockRead, parts: &[BlockId]) -> Result<Bytes, Error> {
     let mut bytes = Vec::with_capacity(parts.len() * PART_BYTES);
-    for id in parts {
+    for (index, id) in parts.iter().enumerate() {
         let block = blocks.get(id)?;
-        if block.kind != Kind::Part {
-            return Err(Error::malformed(id, "a part of another kind"));
+        let (full, is_last) = (block.bytes.len() == PART_BYTES, index + 1 == parts.len());
+        if block.kind != Kind::Part || block.bytes.is_empty() || (!full && !is_last) {
+            return Err(Error::malformed(id, "a part of another kind or length"));
         }
         bytes.extend_from_slice(&block.bytes);
     }
@@ -67,14 +72,14 @@ pub(super) fn document_len(id: &BlockId, bytes: &[u8]) -> Result<usize, Error> {
 
 /// The documents of one chunk, read.
 pub(super) struct Chunk {
-    leaf: Option<(BlockId, Bytes)>,
+    leaf: Option<(BlockId, Block)>,
     large: Option<(BlockId, Bytes)>,
 }
 
 /// Reads the documents of an entry at level 1.
 pub(super) fn chunk(blocks: &dyn BlockRead, entry: &Entry) -> Result<Chunk, Error> {
     let leaf = match &entry.child {
-        Some(id) => Some((*id, leaf(blocks, id)?)),
+        Some(id) => Some((*id, leaf_block(blocks, id)?)),
         None => None,
     };
     let large = match entry.parts.first() {
@@ -85,9 +90,14 @@ pub(super) fn chunk(blocks: &dyn BlockRead, entry: &Entry) -> Result<Chunk, Erro
 }
 
 impl Chunk {
+    /// The kind of its leaf, if it has one.
+    pub fn leaf_kind(&self) -> Option<Kind> {
+        self.leaf.as_ref().map(|(_, block)| block.kind)
+    }
+
     /// The documents in order. Ends after the first error.
     pub fn documents(&self) -> impl Iterator<Item = Result<&RawDocument, Error>> {
-        let mut rest = self.leaf.as_ref().map_or(&[][..], |(_, bytes)| bytes);
+        let mut rest = self.leaf.as_ref().map_or(&[][..], |(_, block)| &block.bytes);
         let in_leaf = std::iter::from_fn(move || {
             let (id, _) = self.leaf.as_ref().filter(|_| !rest.is_empty())?;
             let document = document_len(id, rest).and_then(|len| {

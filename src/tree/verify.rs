@@ -1,15 +1,22 @@
 //! Checks a tree against every rule of the format, so that a tree that passes is the one that a
 //! bulk build of its documents gives.
+//!
+//! Nodes over nodes are checked in order on one thread. A *unit* is a node at level 1 with the chunks under it: several
+//! are checked at a time, on all cores, and then joined: the first key of each is compared with the last of the one before.
 
 use crate::block::{self, BlockId, BlockRead, Kind};
+use crate::store::sync::on_cores;
 
 use super::graft::check_form;
 use super::node::{Entry, Node, Separator, shortest_above};
 use super::shape::{MIN_NODE_ENTRIES, Shape};
 use super::{Error, Key, PART_BYTES, Root, read};
 
+/// Units that are checked at a time: each names up to a megabyte or two of documents, of which a core holds one chunk.
+const UNITS: usize = 64;
+
 /// Checks a whole tree: node forms, key order, separators, counts, sizes, cut rule.
-/// `visited` gets each block as it is checked, for progress.
+/// `visited` gets each block when it is checked, for progress.
 ///
 /// # Errors
 /// The first rule found broken: [`Error::Malformed`] naming the block, [`Error::MalformedRoot`],
@@ -20,7 +27,7 @@ pub fn verify(
     root: &Root,
     visited: &mut dyn FnMut(&BlockId),
 ) -> Result<(), Error> {
-    run(Check { blocks, shape, visited, documents: true, last: None }, root)
+    run(Check::new(Rules { blocks, shape, documents: true }, visited), root)
 }
 
 /// Checks a tree without reading its documents: node forms, counts, the cut rule of nodes, and that
@@ -34,16 +41,26 @@ pub fn verify_nodes(
     root: &Root,
     visited: &mut dyn FnMut(&BlockId),
 ) -> Result<(), Error> {
-    run(Check { blocks, shape, visited, documents: false, last: None }, root)
+    run(Check::new(Rules { blocks, shape, documents: false }, visited), root)
 }
 
 fn run(mut check: Check<'_>, root: &Root) -> Result<(), Error> {
     let Some(entry) = root.entry()? else { return Ok(()) };
     if root.level == 0 {
-        return check.chunk(&entry, read::child_id(&entry), true);
+        let mut part = Part::default();
+        check.rules.chunk(&mut part, &entry, read::child_id(&entry), true)?;
+        return check.join(part);
     }
-    let top = check.node(&entry, root.level, true)?;
-    match &top.entries[..] {
+    let children = if root.level == 1 {
+        let (part, children) = check.rules.unit(&entry, true)?;
+        check.join(part)?;
+        children
+    } else {
+        let children = check.node(&entry, root.level, true)?;
+        check.units()?;
+        children
+    };
+    match &children[..] {
         [only] if only.parts.is_empty() => {
             Err(Error::MalformedRoot { what: "a top node with a single child" })
         }
@@ -51,20 +68,92 @@ fn run(mut check: Check<'_>, root: &Root) -> Result<(), Error> {
     }
 }
 
-struct Check<'a> {
+/// What a tree is checked against.
+#[derive(Clone, Copy)]
+struct Rules<'a> {
     blocks: &'a dyn BlockRead,
     shape: &'a Shape,
-    visited: &'a mut dyn FnMut(&BlockId),
     /// Whether documents are read.
     documents: bool,
+}
+
+/// A check under way, from the first key to the last.
+struct Check<'a> {
+    rules: Rules<'a>,
+    visited: &'a mut dyn FnMut(&BlockId),
+    /// Units that wait, and whether each may end without a cut.
+    waiting: Vec<(Entry, bool)>,
     /// The last key seen.
     last: Option<Vec<u8>>,
 }
 
-impl Check<'_> {
-    /// Checks a node and all under it. `rightmost`: it is the last of its level, which may end
-    /// without a cut.
-    fn node(&mut self, entry: &Entry, level: u8, rightmost: bool) -> Result<Node, Error> {
+/// What is known of a run of chunks.
+#[derive(Default)]
+struct Part {
+    first: Option<First>,
+    last: Option<Vec<u8>>,
+    visited: Vec<BlockId>,
+}
+
+/// The first key of a run of chunks, which must be above the last before it.
+struct First {
+    id: BlockId,
+    key: Vec<u8>,
+    separator: Separator,
+}
+
+impl<'a> Check<'a> {
+    fn new(rules: Rules<'a>, visited: &'a mut dyn FnMut(&BlockId)) -> Self {
+        Self { rules, visited, waiting: Vec::new(), last: None }
+    }
+
+    /// Checks a node above level 1 and all under it but the units that wait. `rightmost`: it is the last of its level, which
+    /// may end without a cut.
+    fn node(&mut self, entry: &Entry, level: u8, rightmost: bool) -> Result<Vec<Entry>, Error> {
+        let (id, node) = self.rules.node(entry, level, rightmost)?;
+        (self.visited)(&id);
+        let last = node.entries.len() - 1;
+        for (index, child) in node.entries.iter().enumerate() {
+            let rightmost = rightmost && index == last;
+            if level > 2 {
+                self.node(child, level - 1, rightmost)?;
+                continue;
+            }
+            self.waiting.push((child.clone(), rightmost));
+            if self.waiting.len() >= UNITS {
+                self.units()?;
+            }
+        }
+        Ok(node.entries)
+    }
+
+    /// Checks the units that wait.
+    fn units(&mut self) -> Result<(), Error> {
+        let (rules, waiting) = (self.rules, std::mem::take(&mut self.waiting));
+        let checked = on_cores(&waiting, |(entry, rightmost)| rules.unit(entry, *rightmost));
+        checked.into_iter().try_for_each(|unit| self.join(unit?.0))
+    }
+
+    /// Goes on behind a run of chunks that is right by itself.
+    fn join(&mut self, part: Part) -> Result<(), Error> {
+        if let Some(First { id, key, separator }) = part.first {
+            let needed = needed_above(self.last.as_deref(), &key, &id)?;
+            if *separator.load(self.rules.blocks)? != *needed {
+                return Err(Error::malformed(&id, NOT_SHORTEST));
+            }
+            separator.pieces().iter().for_each(|piece| (self.visited)(piece));
+            self.last = part.last;
+        }
+        part.visited.iter().for_each(|id| (self.visited)(id));
+        Ok(())
+    }
+}
+
+const NOT_SHORTEST: &str = "separator is not the shortest that separates";
+
+impl Rules<'_> {
+    /// Checks a node by itself.
+    fn node(&self, entry: &Entry, level: u8, rightmost: bool) -> Result<(BlockId, Node), Error> {
         let id = *read::child_id(entry);
         let node = read::node(self.blocks, &id, level)?;
         check_form(&node, &id, self.shape)?;
@@ -77,17 +166,7 @@ impl Check<'_> {
         if (documents, bytes) != (Some(entry.documents), Some(entry.bytes)) {
             return Err(Error::malformed(&id, "counts are not the parent's"));
         }
-        (self.visited)(&id);
-        let last = node.entries.len() - 1;
-        for (index, child) in node.entries.iter().enumerate() {
-            let rightmost = rightmost && index == last;
-            if level == 1 {
-                self.chunk(child, &id, rightmost)?;
-            } else {
-                self.node(child, level - 1, rightmost)?;
-            }
-        }
-        Ok(node)
+        Ok((id, node))
     }
 
     fn node_cuts(&self, id: &BlockId, node: &Node, rightmost: bool) -> Result<(), Error> {
@@ -101,14 +180,34 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Checks a node at level 1 and the chunks under it, but for the first key.
+    fn unit(&self, entry: &Entry, rightmost: bool) -> Result<(Part, Vec<Entry>), Error> {
+        let (id, node) = self.node(entry, 1, rightmost)?;
+        let mut part = Part { visited: vec![id], ..Part::default() };
+        let last = node.entries.len() - 1;
+        for (index, child) in node.entries.iter().enumerate() {
+            self.chunk(&mut part, child, &id, rightmost && index == last)?;
+        }
+        Ok((part, node.entries))
+    }
+
     /// Checks a chunk of documents. `parent` is named where no block of the chunk can be.
-    fn chunk(&mut self, entry: &Entry, parent: &BlockId, rightmost: bool) -> Result<(), Error> {
+    fn chunk(
+        &self,
+        part: &mut Part,
+        entry: &Entry,
+        parent: &BlockId,
+        rightmost: bool,
+    ) -> Result<(), Error> {
         let id = entry.child.as_ref().or(entry.parts.first()).unwrap_or(parent);
         if !self.documents {
-            return self.chunk_is_there(entry);
+            return self.chunk_is_there(part, entry);
         }
-        self.kinds(entry)?;
         let chunk = read::chunk(self.blocks, entry)?;
+        if chunk.leaf_kind().is_some_and(|kind| kind != self.shape.content.leaf_kind()) {
+            return Err(Error::malformed(id, "a leaf of another kind than the tree's"));
+        }
+        part.visited.extend(entry.child.iter().chain(&entry.parts));
         let (mut documents, mut bytes) = (0, 0);
         let mut documents_left = chunk.documents().peekable();
         while let Some(document) = documents_left.next() {
@@ -129,7 +228,7 @@ impl Check<'_> {
             let cut = self.shape.leaf.cuts(before, after, || self.shape.hash(0, &key));
             check_cut(id, cut, is_last, rightmost)?;
             if self.shape.is_keyed() {
-                self.key(id, key, (documents == 0).then_some(&entry.separator))?;
+                self.key(part, id, key, (documents == 0).then_some(&entry.separator))?;
             }
             documents += 1;
             bytes = after;
@@ -140,11 +239,11 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn chunk_is_there(&mut self, entry: &Entry) -> Result<(), Error> {
+    fn chunk_is_there(&self, part: &mut Part, entry: &Entry) -> Result<(), Error> {
         let leaf = entry.child.iter().map(|id| (id, self.shape.content.leaf_kind()));
         for (id, kind) in leaf.chain(entry.parts.iter().map(|id| (id, Kind::Part))) {
             match self.blocks.kind_of(id)? {
-                Some(found) if found == kind => (self.visited)(id),
+                Some(found) if found == kind => part.visited.push(*id),
                 Some(_) => {
                     return Err(Error::malformed(id, "a block of another kind than its place"));
                 }
@@ -154,48 +253,41 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Checks the kinds of a chunk's blocks and the lengths of its parts.
-    fn kinds(&mut self, entry: &Entry) -> Result<(), Error> {
-        if let Some(id) = &entry.child {
-            if self.blocks.get(id)?.kind != self.shape.content.leaf_kind() {
-                return Err(Error::malformed(id, "a leaf of another kind than the tree's"));
-            }
-            (self.visited)(id);
-        }
-        for (index, id) in entry.parts.iter().enumerate() {
-            let part = self.blocks.get(id)?;
-            let full = part.bytes.len() == PART_BYTES;
-            let is_last = index + 1 == entry.parts.len();
-            if part.kind != Kind::Part || part.bytes.is_empty() || (!full && !is_last) {
-                return Err(Error::malformed(id, "a part of another kind or length"));
-            }
-            (self.visited)(id);
-        }
-        Ok(())
-    }
-
-    /// Checks a key against the one before it, and the separator of the chunk that it starts.
+    /// Checks a key against the one before it, and the separator of the chunk that it starts. The first of a part waits for
+    /// the part before.
     fn key(
-        &mut self,
+        &self,
+        part: &mut Part,
         id: &BlockId,
         key: Vec<u8>,
         separator: Option<&Separator>,
     ) -> Result<(), Error> {
-        let needed = match &self.last {
-            Some(last) if *last >= key => {
-                return Err(Error::malformed(id, "keys out of order"));
+        match (&part.last, separator) {
+            (None, Some(separator)) => {
+                let (key, separator) = (key.clone(), separator.clone());
+                part.first = Some(First { id: *id, key, separator });
             }
-            Some(last) => shortest_above(last, &key),
-            None => &[],
-        };
-        if let Some(separator) = separator {
-            if *separator.load(self.blocks)? != *needed {
-                return Err(Error::malformed(id, "separator is not the shortest that separates"));
+            (last, separator) => {
+                let needed = needed_above(last.as_deref(), &key, id)?;
+                if let Some(separator) = separator {
+                    if *separator.load(self.blocks)? != *needed {
+                        return Err(Error::malformed(id, NOT_SHORTEST));
+                    }
+                    part.visited.extend(separator.pieces());
+                }
             }
-            separator.pieces().iter().for_each(|piece| (self.visited)(piece));
         }
-        self.last = Some(key);
+        part.last = Some(key);
         Ok(())
+    }
+}
+
+/// The shortest separator between a key and the one before it.
+fn needed_above<'k>(last: Option<&[u8]>, key: &'k [u8], id: &BlockId) -> Result<&'k [u8], Error> {
+    match last {
+        Some(last) if last >= key => Err(Error::malformed(id, "keys out of order")),
+        Some(last) => Ok(shortest_above(last, key)),
+        None => Ok(&[]),
     }
 }
 
