@@ -48,6 +48,7 @@ pub(crate) mod sync;
 mod table;
 #[cfg(test)]
 mod vectors;
+mod verified;
 mod walk;
 mod writer;
 
@@ -76,6 +77,7 @@ use reserve::Purpose;
 use segment::{FindDictionary, Segment, Segments};
 use session::Sessions;
 use table::Table;
+use verified::Verified;
 use writer::Writer;
 
 /// The smallest segment: small enough that damage tests can try every byte.
@@ -140,6 +142,8 @@ pub struct Store {
     shared: Arc<Shared>,
     purpose: Purpose,
     compression: Compression,
+    /// Takes note of what is read.
+    verified: Option<Arc<Verified>>,
 }
 
 struct Shared {
@@ -259,7 +263,12 @@ impl Store {
     }
 
     fn of(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), purpose: Purpose::Data, compression: Compression::Plain }
+        Self {
+            shared: Arc::new(shared),
+            purpose: Purpose::Data,
+            compression: Compression::Plain,
+            verified: None,
+        }
     }
 
     /// The same store for deletions: what is put through it may use the space that is kept back for when the
@@ -267,6 +276,13 @@ impl Store {
     #[must_use]
     pub fn reclaiming(&self) -> Self {
         Self { purpose: Purpose::Reclaim, ..self.clone() }
+    }
+
+    /// The same store, which notes what is read through it, and so was found to be what its name says: [`fsck::run`] on it does not
+    /// decompress and hash that again.
+    #[must_use]
+    pub fn noting(&self) -> Self {
+        Self { verified: Some(Arc::default()), ..self.clone() }
     }
 
     /// Whether the disk was too full for anything but giving space back when somebody last tried.
@@ -425,14 +441,14 @@ impl Shared {
         }
     }
 
-    fn get(&self, id: &BlockId) -> Result<Block, Error> {
+    fn get(&self, id: &BlockId, verified: Option<&Verified>) -> Result<Block, Error> {
         let mut looks = 1;
         loop {
             let drops = self.index.drops();
             let dictionary = |form| self.dictionary(form);
             let got = match self.get_open(id, &dictionary) {
                 Some(got) => got,
-                None => self.read_sealed(id, &dictionary),
+                None => self.read_sealed(id, &dictionary, verified),
             };
             let is_gone = matches!(
                 got,
@@ -463,11 +479,21 @@ impl Shared {
         }
     }
 
-    fn read_sealed(&self, id: &BlockId, dictionary: FindDictionary<'_>) -> Result<Block, Error> {
-        match self.index.probes().find(id)? {
-            Some(entry) => self.segments.sealed(entry.segment)?.read_with(&entry, dictionary),
-            None => Err(Error::Block(block::Error::Missing { id: *id })),
+    fn read_sealed(
+        &self,
+        id: &BlockId,
+        dictionary: FindDictionary<'_>,
+        verified: Option<&Verified>,
+    ) -> Result<Block, Error> {
+        let Some(entry) = self.index.probes().find(id)? else {
+            return Err(Error::Block(block::Error::Missing { id: *id }));
+        };
+        let segment = self.segments.sealed(entry.segment)?;
+        let block = segment.read_with(&entry, dictionary)?;
+        if let Some(verified) = verified {
+            verified.note(&entry, segment.file.size()?);
         }
+        Ok(block)
     }
 
     /// A dictionary, of any copy of it that can be read.
@@ -563,7 +589,7 @@ pub struct Stats {
 
 impl BlockRead for Store {
     fn get(&self, id: &BlockId) -> Result<Block, block::Error> {
-        Ok(self.shared.get(id)?)
+        Ok(self.shared.get(id, self.verified.as_deref())?)
     }
 
     fn kind_of(&self, id: &BlockId) -> Result<Option<Kind>, block::Error> {

@@ -147,10 +147,12 @@ impl Table {
 /// How many entries of a window are below an id.
 fn place_in(window: &[u8], id: &BlockId) -> u64 {
     let (mut low, mut high) = (0, window.len() / ENTRY_BYTES);
+    let wanted = prefix(id.as_bytes());
     while low < high {
         let middle = low + (high - low) / 2;
-        let at = middle * ENTRY_BYTES;
-        if window[at..at + BlockId::LEN] < id.as_bytes()[..] {
+        let name = &window[middle * ENTRY_BYTES..][..BlockId::LEN];
+        let first = prefix(name);
+        if first < wanted || (first == wanted && *name < id.as_bytes()[..]) {
             low = middle + 1;
         } else {
             high = middle;

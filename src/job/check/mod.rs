@@ -109,11 +109,15 @@ pub fn run(
     if !Store::exists(&location.dir) {
         return Err(Error::NoStore { dir: location.dir });
     }
-    let store = match Store::open_reader(&location.dir, location.options()) {
+    // A bad sector is an error of a read, and a signal of a map.
+    let options = store::Options { mmap: false, ..location.options() };
+    let store = match Store::open_reader(&location.dir, options) {
         Ok(store) => store,
         Err(error) if error.is_no_damage() => return Err(error.into()),
         Err(error) => return Ok(does_not_open(&location.dir, &error)),
     };
+    // Trees are checked first, and what is read of them is not verified again as a record.
+    let store = store.noting();
     let mut check = Check {
         store: &store,
         settings,
@@ -125,10 +129,10 @@ pub fn run(
         verified: HashMap::new(),
         owners: Vec::new(),
     };
-    check.store()?;
     for (name, id) in store.roots().1 {
         check.job(&name, &id);
     }
+    check.store()?;
     Ok(check.report())
 }
 
@@ -203,7 +207,7 @@ impl Check<'_> {
             .iter()
             .filter_map(|finding| Some((place(finding)?, finding.block?)))
             .collect();
-        self.found.extend(report.findings.iter().map(|finding| Found {
+        let found = report.findings.iter().map(|finding| Found {
             code: finding.code.as_str(),
             severity: match finding.severity {
                 fsck::Severity::Error => ERROR,
@@ -213,7 +217,9 @@ impl Check<'_> {
             place: place_of(finding),
             block: finding.block.or_else(|| blocks.get(&place(finding)?).copied()),
             owner: None,
-        }));
+        });
+        // What is wrong with a record comes before what is wrong with a tree for that.
+        self.found.splice(..0, found);
         Ok(())
     }
 

@@ -7,23 +7,22 @@
 //! everything that the commit reaches. Memory: two bits per block, and what is damaged.
 
 mod memory;
+mod records;
 mod report;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::block::BlockId;
-use crate::store::dictionaries::OfSegment;
 use crate::store::fs::{Access, FsError};
 use crate::store::identity::{self, Found};
-use crate::store::layout::{Entry, RecordHeader, SegmentId, Trailer};
+use crate::store::layout::{Entry, SegmentId, Trailer};
 use crate::store::log::LogFiles;
 use crate::store::run::{Cursor, Run};
-use crate::store::scan::{Scanner, Step, entry_of, open_payload};
 use crate::store::segment::{Segment, check_header};
 use crate::store::sync::Mutex;
 use crate::store::table::Table;
+use crate::store::verified::Verified;
 use crate::store::walk::{Fault, Walk, Why};
 use crate::store::{Error, Options, Role, Shared, Store, index};
 
@@ -107,7 +106,9 @@ pub fn run(
     let throttle = Throttle::new(&settings);
     let report = Report { commit: Some(commit.seq), ..Report::default() };
     let damaged = BTreeSet::new();
-    let mut check = Check { shared, report, damaged, done: 0, total: 0, throttle, on_progress };
+    let verified = store.verified.as_deref();
+    let mut check =
+        Check { shared, verified, report, damaged, done: 0, total: 0, throttle, on_progress };
     check.small_files()?;
     let sealed = match &shared.role {
         Role::Writer(writer) => writer.sealed(),
@@ -132,6 +133,8 @@ pub fn run(
 
 struct Check<'a> {
     shared: &'a Shared,
+    /// What was read before.
+    verified: Option<&'a Verified>,
     report: Report,
     damaged: BTreeSet<(SegmentId, u64)>,
     done: u64,
@@ -305,107 +308,6 @@ impl Check<'_> {
         };
         self.report.add(finding.at(segment.id, size));
         Ok(None)
-    }
-
-    fn records(
-        &mut self,
-        segment: &Segment,
-        (limit, sealed): (u64, bool),
-        footer: Option<&(Trailer, Table)>,
-    ) -> Result<(), Error> {
-        let id = segment.id;
-        let mut scanner =
-            Scanner::new(Arc::clone(&segment.file), self.shared.identity.uuid, id, limit);
-        let mut dictionaries = OfSegment::new(Arc::clone(&segment.file), &self.shared.identity);
-        let mut listed = BTreeSet::new();
-        loop {
-            match scanner.step() {
-                Step::Record { offset, header, payload } => {
-                    self.report.records += 1;
-                    let entry = entry_of(id, offset, &header);
-                    dictionaries.saw(&entry);
-                    self.record(&entry, &header, payload, &dictionaries);
-                    if let Some((_, table)) = footer {
-                        match table.find(&header.id, |other| *other == entry)? {
-                            Some((ordinal, _)) => _ = listed.insert(ordinal),
-                            None => self.unlisted(id, offset, header.id),
-                        }
-                    }
-                    self.advance(header.span());
-                    if self.throttle.is_stopped() {
-                        return Ok(());
-                    }
-                }
-                Step::End => break,
-                Step::Unreadable { offset, block, error } => {
-                    let mut finding = Finding::new(Code::Unreadable, error.to_string());
-                    finding.block = block;
-                    self.report.add(finding.at(id, offset));
-                    self.damaged.insert((id, offset));
-                    if !scanner.resync() {
-                        break;
-                    }
-                }
-                Step::Invalid { offset, what } => {
-                    let more = scanner.resync();
-                    // Without its own footer, a sealed segment's end cannot be told from damage.
-                    if more || footer.is_some() || !sealed {
-                        self.report.add(Finding::new(Code::RecordHeader, what).at(id, offset));
-                        self.damaged.insert((id, offset));
-                    }
-                    if !more {
-                        break;
-                    }
-                }
-            }
-        }
-        if let Some((trailer, table)) = footer
-            && listed.len() as u64 != trailer.count
-        {
-            let there = listed.len();
-            let what = format!("the footer lists {} records, {there} are there", trailer.count);
-            self.report.add(Finding::new(Code::SegmentList, what).at(id, trailer.data_end));
-            self.unseen(id, table, &listed)?;
-        }
-        Ok(())
-    }
-
-    /// Records that a footer lists and that were not come to: of several damaged ones in a row, only the
-    /// first was.
-    fn unseen(&mut self, id: SegmentId, footer: &Table, seen: &BTreeSet<u64>) -> Result<(), Error> {
-        for ordinal in (0..footer.count()).filter(|ordinal| !seen.contains(ordinal)) {
-            if let Some(entry) = Entry::decode(&footer.bytes(ordinal, ordinal + 1)?) {
-                self.damaged.insert((id, entry.offset));
-            }
-        }
-        Ok(())
-    }
-
-    fn unlisted(&mut self, id: SegmentId, offset: u64, block: BlockId) {
-        let finding = Finding::new(Code::SegmentList, "the footer does not list the record");
-        self.report.add(finding.at(id, offset).of_block(block));
-    }
-
-    fn record(
-        &mut self,
-        entry: &Entry,
-        header: &RecordHeader,
-        payload: &[u8],
-        dictionaries: &OfSegment,
-    ) {
-        let Entry { segment: id, offset, .. } = *entry;
-        let problem = if crc32fast::hash(payload) == header.payload_crc {
-            let dictionary = self.shared.dictionary_in(dictionaries, header.form);
-            open_payload(&self.shared.identity, header, payload, dictionary.as_deref())
-                .err()
-                .map(|error| (Code::RecordContent, error.to_string()))
-        } else {
-            Some((Code::RecordPayload, "the stored bytes' checksum differs".to_owned()))
-        };
-        if let Some((code, what)) = problem {
-            self.damaged.insert((id, offset));
-            self.report.add(Finding::new(code, what).at(id, offset).of_block(header.id));
-        }
     }
 
     /// Compares every index run with the footers of the segments it lists.

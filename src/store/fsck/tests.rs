@@ -1,7 +1,8 @@
 //! Damage that takes more than one record.
 
 use super::*;
-use crate::block::{self, BlockWrite as _, Kind};
+
+use crate::block::{self, BlockId, BlockWrite as _, Kind};
 use crate::store::MIN_SEGMENT_BYTES;
 use crate::store::layout::SEGMENT_HEADER_BYTES;
 use crate::store::segment::directory;
