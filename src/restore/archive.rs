@@ -122,7 +122,7 @@ fn segment(
         |out: &mut dyn Write, bytes: &[u8]| out.write_all(bytes).map_err(Error::io("write", path));
     if item.documents() > 0 {
         put(out, namespace_header(item, false, 0).as_bytes())?;
-        sum = files::write_documents(work, item, path, out)?.0;
+        sum = files::write_documents(work, item, path, out)?;
         put(out, &TERMINATOR)?;
     }
     put(out, namespace_header(item, true, sum.crc.value()).as_bytes())?;

@@ -13,6 +13,7 @@ use super::files::{self, BUFFER_BYTES, FileWork};
 use super::items::Item;
 use super::live::Done;
 use super::{Amount, Error, Phase, extjson, metadata};
+use crate::store::sync::on_cores;
 
 /// Writes the directory.
 pub(super) fn restore(work: &FileWork, dir: &Path) -> Result<Done, Error> {
@@ -27,7 +28,7 @@ pub(super) fn restore(work: &FileWork, dir: &Path) -> Result<Done, Error> {
             let path = db.join(format!("{}.bson", metadata::file_name(item.data_name())));
             let file = File::create_new(&path).map_err(Error::io("create", &path))?;
             let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
-            let (sum, _) = files::write_documents(work, item, &path, &mut out)?;
+            let sum = files::write_documents(work, item, &path, &mut out)?;
             let file = out.into_inner().map_err(|why| why.into_error());
             file.and_then(|file| file.sync_all()).map_err(Error::io("sync", &path))?;
             written.push((item, path, sum));
@@ -39,11 +40,13 @@ pub(super) fn restore(work: &FileWork, dir: &Path) -> Result<Done, Error> {
     let mut done = Done::default();
     let bytes = work.items.iter().map(Item::bytes).sum();
     work.progress.begin(Phase::Compare, Amount { documents: 0, bytes });
-    for (item, path, sum) in written {
-        files::compare(item, files::read_back(&path, &work.cancel)?, sum)?;
+    let compared = on_cores(&written, |(item, path, sum)| {
+        files::compare(item, files::read_back(path, &work.cancel)?, *sum)?;
         work.progress.advance(Amount { documents: 0, bytes: sum.bytes });
-        files::count(&mut done, item);
-    }
+        Ok(())
+    });
+    compared.into_iter().collect::<Result<(), Error>>()?;
+    written.iter().for_each(|(item, _, _)| files::count(&mut done, item));
     Ok(done)
 }
 

@@ -172,26 +172,27 @@ pub(super) fn write_documents(
     item: &Item,
     path: &Path,
     out: &mut dyn Write,
-) -> Result<(Written, u64), Error> {
+) -> Result<Written, Error> {
     let mut written = Written::default();
     let (mut pending, mut documents) = (Amount::default(), 0);
-    let summary = read::documents(&*work.blocks, item, &work.cancel, &mut |document| {
-        let bytes = document.as_bytes();
-        out.write_all(bytes).map_err(Error::io("write", path))?;
-        written.crc.update(bytes);
-        documents += 1;
-        pending =
-            Amount { documents: pending.documents + 1, bytes: pending.bytes + bytes.len() as u64 };
+    let Some(data) = &item.data else { return Ok(written) };
+    read::runs(&*work.blocks, data, &work.cancel, &mut |run| {
+        out.write_all(run).map_err(Error::io("write", path))?;
+        written.crc.update(run);
+        written.bytes += run.len() as u64;
+        let count = read::for_each_document(&data.ns, run, &mut |_| Ok(()))?;
+        documents += count;
+        pending.documents += count;
+        pending.bytes += run.len() as u64;
         if pending.bytes >= BUFFER_BYTES as u64 {
             work.progress.advance(std::mem::take(&mut pending));
         }
         Ok(())
     })?;
     work.progress.advance(pending);
-    written.bytes = summary.bytes;
-    same(item, "count", summary.documents, item.documents())?;
-    same(item, "bytes", summary.bytes, item.bytes())?;
-    Ok((written, documents))
+    same(item, "count", documents, item.documents())?;
+    same(item, "bytes", written.bytes, item.bytes())?;
+    Ok(written)
 }
 
 /// Length and checksum of a file, read back.

@@ -5,17 +5,25 @@
 //! whose default collation is not simple, and capped ones, which `dbHash` reads by `_id` too: those are
 //! read back in the tree's order. So the comparison after a restore costs no second read of the backup.
 
+use std::sync::mpsc;
+
 use bson::raw::{RawBsonRef, cstr};
 use bson::spec::ElementType;
 use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
+use bytes::Bytes;
 use md5::{Digest as _, Md5};
 
 use super::items::Item;
 use super::{Cancel, Error};
 use crate::block::BlockRead;
 use crate::elements;
-use crate::tree::Cursor;
+use crate::head::Collection;
+use crate::tree::{self, Cursor};
 
+/// Bytes of documents that are handed from one thread to another at once, beyond the last run.
+const PIECE_BYTES: usize = 256 << 10;
+/// Pieces that are read before they are needed.
+const PIECES_AHEAD: usize = 2;
 /// Bytes of documents in one insert command, beyond its last document: large enough to amortise a
 /// round trip, small enough for several to be under way.
 const MAX_BATCH_BYTES: usize = 4 << 20;
@@ -57,23 +65,71 @@ pub(super) fn documents(
     let mut summary = Summary::default();
     let Some(data) = &item.data else { return Ok(summary) };
     let mut md5 = Md5::new();
-    let mut cursor = Cursor::new(blocks, &data.root);
-    while let Some(run) = cursor.next_run().map_err(|why| Error::unreadable(&data.ns)(why))? {
-        if cancel.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        md5.update(&run);
+    runs(blocks, data, cancel, &mut |run| {
+        md5.update(run);
         summary.bytes += run.len() as u64;
-        let mut rest = &run[..];
-        while !rest.is_empty() {
-            let (document, tail) = split_document(&data.ns, rest)?;
-            summary.documents += 1;
-            each(document)?;
-            rest = tail;
-        }
-    }
+        summary.documents += for_each_document(&data.ns, run, each)?;
+        Ok(())
+    })?;
     summary.md5 = md5.finalize().into();
     Ok(summary)
+}
+
+/// Hands the documents of a collection to `each`, one after the other, as many at once as stand in a leaf. Another thread reads
+/// and checks those that follow. Blocking.
+pub(super) fn runs(
+    blocks: &dyn BlockRead,
+    data: &Collection,
+    cancel: &Cancel,
+    each: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    std::thread::scope(|scope| {
+        let (send, receive) = mpsc::sync_channel(PIECES_AHEAD);
+        scope.spawn(move || {
+            let mut cursor = Cursor::new(blocks, &data.root);
+            // Nobody listens any more where `each` has failed.
+            while let Some(piece) = next_piece(&mut cursor).transpose()
+                && send.send(piece).is_ok()
+            {}
+        });
+        for piece in receive {
+            for run in piece.map_err(|why| Error::unreadable(&data.ns)(why))? {
+                if cancel.is_cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                each(&run)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The next runs of documents, about [`PIECE_BYTES`] of them.
+fn next_piece(cursor: &mut Cursor<'_>) -> Result<Option<Vec<Bytes>>, tree::Error> {
+    let (mut piece, mut bytes) = (Vec::new(), 0);
+    while bytes < PIECE_BYTES
+        && let Some(run) = cursor.next_run()?
+    {
+        bytes += run.len();
+        piece.push(run);
+    }
+    Ok((!piece.is_empty()).then_some(piece))
+}
+
+/// Hands each document of a run on. Returns how many there are.
+pub(super) fn for_each_document(
+    ns: &str,
+    mut run: &[u8],
+    each: &mut dyn FnMut(&RawDocument) -> Result<(), Error>,
+) -> Result<u64, Error> {
+    let mut documents = 0;
+    while !run.is_empty() {
+        let (document, tail) = split_document(ns, run)?;
+        each(document)?;
+        documents += 1;
+        run = tail;
+    }
+    Ok(documents)
 }
 
 fn split_document<'a>(ns: &str, bytes: &'a [u8]) -> Result<(&'a RawDocument, &'a [u8]), Error> {
