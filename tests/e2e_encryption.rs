@@ -1,6 +1,8 @@
 //! An encrypted store of a real replica set, from its first sync through restores, a rotation and a compaction: no file in its
 //! directory ever holds what was written to the source, and what is restored is what was there.
 
+mod python_reader;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +13,7 @@ use headstock::lab::{
     Backup, Detail, Mongod, Options, Plan, Program, Release, ReplicaSet, SourceState, Workload,
 };
 use headstock::store::Secret;
+use python_reader::{Reader, text};
 
 /// Stands in names, in documents and in their keys.
 const MARKER: &str = "SECRETWORD";
@@ -79,6 +82,20 @@ async fn write(set: &ReplicaSet, round: i32) {
     marked.insert_many(documents).await.expect("insert");
 }
 
+/// The reader in Python opens it too, and lists and checks what the program does.
+async fn check_by_reader(backup: &Backup, key: &Path) {
+    let (reader, key) = (Reader::set_up(), key.to_str().expect("text"));
+    let read =
+        |more: &[&str]| reader.succeeds(backup.store(), &[&["--key-file", key], more].concat());
+    read(&["check"]);
+    let listed: serde_json::Value =
+        serde_json::from_slice(&read(&["snapshots", "--json"])).expect("JSON");
+    let told = backup.run(&["snapshots", "--json"], &[]).await.expect("snapshots");
+    assert_eq!(listed, serde_json::from_str::<serde_json::Value>(&told).expect("JSON"));
+    let refused = reader.on_store(backup.store(), &["check"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_the_source_stands_in_the_files_of_an_encrypted_store() {
     let mongod = Some(Mongod::fetch(Release::V6_0_5).expect("a server"));
@@ -123,6 +140,7 @@ async fn nothing_of_the_source_stands_in_the_files_of_an_encrypted_store() {
         equal(&at, expected, &found);
     }
     watch.end();
+    check_by_reader(&backup, &key).await;
     let epoch = |entry: std::io::Result<std::fs::DirEntry>| {
         let content = std::fs::read(entry.expect("an entry").path()).expect("a segment");
         u32::from_le_bytes(content[52..56].try_into().expect("4 bytes"))
