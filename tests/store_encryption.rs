@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use headstock::block::{BlockId, BlockRead, BlockWrite, Kind};
 use headstock::store::compact::{self, Settings};
-use headstock::store::fsck::{self, Level};
+use headstock::store::fs::RealDisk;
+use headstock::store::fsck::{self, Code, Level};
 use headstock::store::keys::{self, Epoch, SlotKind};
+use headstock::store::repair::Repair;
 use headstock::store::{Error, Options, Secret, SegmentId, Store};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -328,6 +330,17 @@ fn damage_to_the_keys_is_told() {
         let refused = Store::open_reader(&dir, with(key(7))).err().expect("is refused");
         assert!(matches!(refused, Error::Damaged { .. }), "byte {at}: {refused}");
     }
+    let mut half = whole.clone();
+    half[100] ^= 1;
+    std::fs::write(&path, &half).expect("write");
+    let check = || fsck::run_on(&dir, with(key(7)), Level::Quick, &mut |_| {}).expect("a check");
+    let told: Vec<_> = check().findings.iter().map(|one| (one.code, one.offset)).collect();
+    assert_eq!(told, [(Code::Keys, Some(0))]);
+    let repair = Repair::on(Arc::new(RealDisk), &dir, with(key(7)), Vec::new(), 1);
+    let outcome = repair.execute(&mut |_| {}).expect("repaired");
+    assert!(outcome.foundation.is_some_and(|done| done.keys && !done.identity));
+    assert_eq!(std::fs::read(&path).expect("read"), whole);
+    assert_eq!(check().findings.len(), 0);
     for len in [0, 1, 8191, 8192, 16_383] {
         std::fs::write(&path, &whole[..len]).expect("write");
         let opened = Store::open_reader(&dir, with(key(7)));

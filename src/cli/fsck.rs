@@ -220,9 +220,12 @@ fn print_plan(plan: &Plan) -> Result<(), Error> {
 }
 
 fn print_foundation(foundation: &Foundation) -> Result<(), Error> {
-    let Foundation { identity, log, commit, source, gone } = foundation;
+    let Foundation { identity, keys, log, commit, source, gone } = foundation;
     if *identity {
         output::line("plan: write the damaged copy of the store's name and salt again")?;
+    }
+    if *keys {
+        output::line("plan: write the damaged copy of the store's keys again")?;
     }
     if let Some(why) = log {
         output::line(&format!("plan: begin a new log at commit {} ({source}): {why}", commit.0))?;

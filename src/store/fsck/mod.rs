@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::store::fs::{Access, FsError};
 use crate::store::identity::{self, Found};
+use crate::store::keys;
 use crate::store::layout::{Entry, SegmentId, Trailer};
 use crate::store::log::LogFiles;
 use crate::store::run::{Cursor, Run};
@@ -152,6 +153,14 @@ impl Check<'_> {
             if let Err(fault) = copy {
                 let what = format!("a copy of the store's name and salt: {fault:?}");
                 self.report.add(Finding::new(Code::Identity, what).in_file(path.clone()));
+            }
+        }
+        if self.shared.identity.keys.is_some() {
+            for (at, what) in keys::damage(&*shared.disk, &shared.dir, &shared.identity.uuid)? {
+                let what = format!("a copy of the store's keys: {what}");
+                let mut finding = Finding::new(Code::Keys, what);
+                finding.offset = Some(at);
+                self.report.add(finding.in_file(keys::path(&shared.dir)));
             }
         }
         let disk = Arc::clone(&shared.disk);

@@ -30,6 +30,8 @@ pub enum Code {
     Open,
     /// A copy of the store's name and salt is damaged.
     Identity,
+    /// A copy of the store's keys is damaged.
+    Keys,
     /// A slot of `HEAD` is damaged.
     HeadSlot,
     /// The log has something behind its last commit.
@@ -75,6 +77,7 @@ impl Code {
         match self {
             Self::Open => "HS-OPEN-001",
             Self::Identity => "HS-STORE-001",
+            Self::Keys => "HS-KEY-001",
             Self::HeadSlot => "HS-LOG-001",
             Self::LogTail => "HS-LOG-002",
             Self::SegmentGone => "HS-SEG-001",
@@ -101,6 +104,7 @@ impl Code {
     pub const fn severity(self) -> Severity {
         match self {
             Self::Identity
+            | Self::Keys
             | Self::HeadSlot
             | Self::LogTail
             | Self::RunHeader

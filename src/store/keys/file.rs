@@ -157,7 +157,7 @@ pub(super) struct KeyFile {
     ring: Vec<u8>,
 }
 
-pub(super) fn path(dir: &Path) -> PathBuf {
+pub(in crate::store) fn path(dir: &Path) -> PathBuf {
     dir.join(NAME)
 }
 
@@ -217,26 +217,39 @@ impl KeyFile {
         Ok(Self { store: *store, slots, ring })
     }
 
-    /// Reads the file of a store.
-    pub(super) fn read(disk: &dyn Disk, dir: &Path, store: &StoreUuid) -> Result<Self, Error> {
+    /// Each copy in the file of a store, or what is wrong with it.
+    fn copies(
+        disk: &dyn Disk,
+        dir: &Path,
+        store: &StoreUuid,
+    ) -> Result<[Result<Self, &'static str>; COPIES.len()], Error> {
         let path = path(dir);
         let file = match disk.open(&path, Access::Read) {
             Err(error) if error.is_not_found() => return Err(Error::KeysGone { path }),
             other => other?,
         };
-        let (size, mut why) = (file.size()?, "the file is shorter than a copy");
-        for at in COPIES {
-            if size < at + COPY_BYTES as u64 {
-                continue;
+        let size = file.size()?;
+        let mut copies = [const { Err("the file ends before the copy does") }; COPIES.len()];
+        for (copy, at) in copies.iter_mut().zip(COPIES) {
+            if size >= at + COPY_BYTES as u64 {
+                let mut bytes = vec![0; COPY_BYTES];
+                file.read_at(at, &mut bytes)?;
+                *copy = Self::decode(&bytes, store);
             }
-            let mut copy = vec![0; COPY_BYTES];
-            file.read_at(at, &mut copy)?;
-            match Self::decode(&copy, store) {
+        }
+        Ok(copies)
+    }
+
+    /// Reads the file of a store.
+    pub(super) fn read(disk: &dyn Disk, dir: &Path, store: &StoreUuid) -> Result<Self, Error> {
+        let mut why = "";
+        for copy in Self::copies(disk, dir, store)? {
+            match copy {
                 Ok(keys) => return Ok(keys),
                 Err(what) => why = what,
             }
         }
-        Err(Error::Damaged { path, offset: 0, what: why })
+        Err(Error::Damaged { path: path(dir), offset: 0, what: why })
     }
 
     /// Writes it, see the head of this file.
@@ -287,6 +300,25 @@ pub(in crate::store) fn create(
     file.put_ring(&ring, &ring_key);
     file.write(disk, dir)?;
     Ok(Keys::new(ring, ring_key))
+}
+
+/// Where the file of a store has a copy that is not whole, and why.
+pub(in crate::store) fn damage(
+    disk: &dyn Disk,
+    dir: &Path,
+    store: &StoreUuid,
+) -> Result<Vec<(u64, &'static str)>, Error> {
+    let copies = COPIES.into_iter().zip(KeyFile::copies(disk, dir, store)?);
+    Ok(copies.filter_map(|(at, copy)| Some((at, copy.err()?))).collect())
+}
+
+/// Writes the file of a store again from the copy in it that is whole.
+pub(in crate::store) fn write_again(
+    disk: &dyn Disk,
+    dir: &Path,
+    store: &StoreUuid,
+) -> Result<(), Error> {
+    KeyFile::read(disk, dir, store)?.write(disk, dir)
 }
 
 /// Opens the keys of a store.

@@ -11,7 +11,7 @@ mod secret;
 
 use std::collections::BTreeMap;
 
-pub(super) use file::{create, unlock};
+pub(super) use file::{create, damage, path, unlock, write_again};
 pub(super) use manage::retire;
 pub use manage::{SlotInfo, SlotKind, add, list, remove, rotate};
 pub use secret::Secret;

@@ -1,6 +1,6 @@
 //! The first step of a repair: a store that opens.
 //!
-//! Writes `STORE` (by rename), and `HEAD` and a log file as `log` does when it starts one. The new log has
+//! Writes `STORE` and `KEYS` (by rename), and `HEAD` and a log file as `log` does when it starts one. The new log has
 //! one record: the roots of the newest commit that is proven, with every segment that is there. A
 //! commit is proven by its record in any log file, whole records behind a damaged one included, or by its
 //! copy among the blocks; a difference is applied to the commit of the number before it.
@@ -20,7 +20,7 @@ use crate::store::layout::{ENTRY_BYTES, Entry, SegmentId};
 use crate::store::log::{LogFiles, Slot, content, whole_records};
 use crate::store::record::{Commit, Place};
 use crate::store::segment::{self, Segments};
-use crate::store::{CommitSeq, Error, Roots, identity, open};
+use crate::store::{CommitSeq, Error, Roots, identity, keys, open};
 
 /// Says what keeps a store from opening, and what is done about it.
 pub(super) fn plan(repair: &Repair) -> Result<Option<Foundation>, Error> {
@@ -28,6 +28,7 @@ pub(super) fn plan(repair: &Repair) -> Result<Option<Foundation>, Error> {
     let identity = repair.identity()?;
     let file = disk.open(&identity::path(dir), Access::Read)?;
     let damaged_copy = Found::copies(&*file)?.iter().any(Result::is_err);
+    let keys = identity.keys.is_some() && !keys::damage(&**disk, dir, &identity.uuid)?.is_empty();
     let log_files = log_files(disk, dir, &identity);
     let present = present(&**disk, dir)?;
     let plan = match log_files.read() {
@@ -36,17 +37,19 @@ pub(super) fn plan(repair: &Repair) -> Result<Option<Foundation>, Error> {
             let gone = gone(&commit, &present);
             let log = (!gone.is_empty())
                 .then(|| "it names segments that are gone or too short".to_owned());
-            Foundation { identity: damaged_copy, log, commit: commit.seq, source: "the log", gone }
+            let (identity, commit) = (damaged_copy, commit.seq);
+            Foundation { identity, keys, log, commit, source: "the log", gone }
         }
         Err(error @ (Error::Damaged { .. } | Error::LogGone { .. } | Error::Io(_))) => {
             let (newest, source) = newest(disk, dir, &identity)?;
             let gone = Vec::new();
             let log = Some(error.to_string());
-            Foundation { identity: damaged_copy, log, commit: newest.seq, source, gone }
+            let (identity, commit) = (damaged_copy, newest.seq);
+            Foundation { identity, keys, log, commit, source, gone }
         }
         Err(error) => return Err(error),
     };
-    Ok((plan.identity || plan.log.is_some()).then_some(plan))
+    Ok((plan.identity || plan.keys || plan.log.is_some()).then_some(plan))
 }
 
 /// Does what a plan says, under the store's lock.
@@ -55,6 +58,9 @@ pub(super) fn execute(repair: &Repair, plan: &Foundation) -> Result<(), Error> {
     let identity = repair.identity()?;
     if plan.identity {
         Found::of(&identity).write(&**disk, dir)?;
+    }
+    if plan.keys {
+        keys::write_again(&**disk, dir, &identity.uuid)?;
     }
     if plan.log.is_none() {
         return Ok(());

@@ -31,6 +31,8 @@ use crate::block::BlockId;
 pub struct Foundation {
     /// A copy of the store's name and salt is written again from the other.
     pub identity: bool,
+    /// A copy of the keys of an encrypted store is written again from the other.
+    pub keys: bool,
     /// A new log is started, since this keeps the one there is from being used.
     pub log: Option<String>,
     /// The commit that is built on.
