@@ -4,6 +4,8 @@
 use std::fmt;
 
 use chacha20poly1305::{AeadInOut as _, KeyInit as _, XChaCha20Poly1305};
+use rand::TryRngCore as _;
+use rand::rngs::OsRng;
 use zeroize::Zeroizing;
 
 /// Bytes of a key.
@@ -27,7 +29,7 @@ impl Key {
     /// A fresh one, of the system's randomness.
     #[must_use]
     pub fn random() -> Self {
-        Self(Zeroizing::new(rand::random()))
+        Self(Zeroizing::new(random()))
     }
 
     /// The key of these bytes; none if they are not [`KEY_BYTES`].
@@ -47,6 +49,14 @@ impl Key {
     pub fn bytes(&self) -> &[u8; KEY_BYTES] {
         &self.0
     }
+}
+
+/// Bytes of the system's randomness. A generator of the process would give the same again in a machine that is resumed twice from one image
+/// of its memory.
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    OsRng.try_fill_bytes(&mut bytes).expect("the system has randomness");
+    bytes
 }
 
 /// Seals and opens with one key.
@@ -70,7 +80,7 @@ impl Cipher {
     /// # Panics
     /// Above 256 GiB, the cipher's limit.
     pub fn seal(&self, associated: &[u8], plain: &[u8], out: &mut Vec<u8>) {
-        let nonce: [u8; NONCE_BYTES] = rand::random();
+        let nonce: [u8; NONCE_BYTES] = random();
         out.reserve(plain.len() + SEAL_BYTES);
         out.extend_from_slice(&nonce);
         let start = out.len();

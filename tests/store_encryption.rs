@@ -196,7 +196,122 @@ fn a_rotation_ends_with_the_older_data_key_forgotten() {
     // The old store with the keys of today: the ring has no key for what stands in it.
     std::fs::copy(dir.join("KEYS"), before.join("KEYS")).expect("copy");
     let refused = Store::open(&before, with(key(7))).err().expect("is refused");
-    assert!(matches!(refused, Error::Damaged { .. }), "{refused}");
+    assert!(matches!(refused, Error::KeysOfAnotherTime { .. }), "{refused}");
+}
+
+/// The files of a store, and a repair that must not change them: the keys are of another time.
+fn nothing_is_repaired(dir: &Path) {
+    let before = contents(dir);
+    let repair = Repair::on(Arc::new(RealDisk), dir, with(key(7)), Vec::new(), 1);
+    let planned = repair.plan(&mut |_| {}).expect_err("is refused");
+    assert!(matches!(planned, Error::KeysOfAnotherTime { .. }), "{planned}");
+    let done = repair.execute(&mut |_| {}).expect_err("is refused");
+    assert!(matches!(done, Error::KeysOfAnotherTime { .. }), "{done}");
+    let mut after = contents(dir);
+    // It says which process had it.
+    after.insert(dir.join("LOCK"), before[&dir.join("LOCK")].clone());
+    assert!(after == before);
+}
+
+/// An older copy of `KEYS` is put back after a rotation. That is no damage, and what is done about it is told; with the right
+/// file everything is as it was.
+#[test]
+fn keys_of_an_earlier_time_are_told_and_nothing_is_repaired() {
+    let (_folder, dir, _) = scene();
+    let earlier = std::fs::read(dir.join("KEYS")).expect("read");
+    keys::rotate(&dir, &key(7)).expect("rotated");
+    let store = Store::open(&dir, with(key(7))).expect("open");
+    let fresh = put_graph(&store, &mut StdRng::seed_from_u64(2), 100, 3000);
+    store.commit(|roots| _ = roots.insert("fresh".to_owned(), fresh)).expect("commit");
+    let all = reach_all(&store);
+    drop(store);
+    let right = std::fs::read(dir.join("KEYS")).expect("read");
+    std::fs::write(dir.join("KEYS"), earlier).expect("write");
+    for open in [Store::open, Store::open_reader] {
+        let refused = open(&dir, with(key(7))).err().expect("is refused");
+        assert!(matches!(refused, Error::KeysOfAnotherTime { epoch: Epoch(2), .. }), "{refused}");
+        assert!(refused.to_string().contains("Do not repair"), "{refused}");
+    }
+    nothing_is_repaired(&dir);
+    // The log damaged as well: a repair looks for whatever proves a commit.
+    let head = std::fs::read(dir.join("HEAD")).expect("read");
+    std::fs::write(dir.join("HEAD"), b"lost").expect("write");
+    nothing_is_repaired(&dir);
+    std::fs::write(dir.join("HEAD"), head).expect("write");
+    std::fs::write(dir.join("KEYS"), right).expect("write");
+    assert_eq!(reach_all(&Store::open(&dir, with(key(7))).expect("open")), all);
+}
+
+/// Who makes a header tell the newest epoch does not make a compaction forget the key that the segment needs.
+#[test]
+fn a_forged_epoch_of_a_segment_is_not_believed() {
+    let (_folder, dir, _) = scene();
+    keys::rotate(&dir, &key(7)).expect("rotated");
+    for (path, mut content) in contents(&dir.join("segments")) {
+        content[52..56].copy_from_slice(&2_u32.to_le_bytes());
+        let crc = crc32fast::hash(&content[..4092]);
+        content[4092..4096].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(path, content).expect("write");
+    }
+    let store = Store::open(&dir, with(key(7))).expect("open");
+    let all = reach_all(&store);
+    let told = fsck::run(&store, Level::Quick, &mut |_| {}).expect("a check").findings;
+    assert!(told.iter().any(|one| one.code == Code::SegmentHeader), "{told:?}");
+    compact::execute(&store, Settings::default(), &mut |_, _| {}).expect("compacted");
+    drop(store);
+    let store = Store::open(&dir, with(key(7))).expect("open");
+    assert_eq!(reach_all(&store), all);
+    assert!(fsck::run(&store, Level::Data, &mut |_| {}).expect("a check").is_sound());
+}
+
+/// While a reader uses segments of an older key, their files stay, and so does the key.
+#[test]
+fn a_key_stays_while_a_file_needs_it() {
+    let (_folder, dir, _) = scene();
+    let reader = Store::open_reader(&dir, with(key(7))).expect("open");
+    let all = reach_all(&reader);
+    keys::rotate(&dir, &key(7)).expect("rotated");
+    let store = Store::open(&dir, with(key(7))).expect("open");
+    for _ in 0..4 {
+        compact::execute(&store, Settings::default(), &mut |_, _| {}).expect("compacted");
+    }
+    assert_eq!(reach_all(&reader), all);
+    assert!(epochs(&dir).values().any(|epoch| *epoch == Epoch(1)));
+    drop(store);
+    // Killed here, the next opening and a repair find the file and its key.
+    let repair = Repair::on(Arc::new(RealDisk), &dir, with(key(7)), Vec::new(), 1);
+    repair.plan(&mut |_| {}).expect("planned");
+    drop(reader);
+    let store = Store::open(&dir, with(key(7))).expect("open");
+    compact::execute(&store, Settings::default(), &mut |_, _| {}).expect("compacted");
+    assert!(epochs(&dir).values().all(|epoch| *epoch == Epoch(2)));
+    drop(store);
+    let keys_then = std::fs::read(dir.join("KEYS")).expect("read");
+    let store = Store::open(&dir, with(key(7))).expect("open");
+    compact::execute(&store, Settings::default(), &mut |_, _| {}).expect("compacted");
+    assert!(
+        std::fs::read(dir.join("KEYS")).expect("read") == keys_then,
+        "nothing is left to forget"
+    );
+    assert_eq!(reach_all(&store), all);
+}
+
+/// A slot that nobody can open keeps nobody from the others.
+#[test]
+fn a_slot_of_impossible_cost_is_passed_over() {
+    let (_folder, dir, _) = scene();
+    keys::add(&dir, &key(7), &passphrase("a first passphrase"), "").expect("added");
+    keys::add(&dir, &key(7), &passphrase("a second passphrase"), "").expect("added");
+    let mut forged = std::fs::read(dir.join("KEYS")).expect("read");
+    for copy in [0, 8192] {
+        forged[copy + 64 + 192 + 8..copy + 64 + 192 + 12].copy_from_slice(&[0; 4]);
+        let crc = crc32fast::hash(&forged[copy..copy + 8188]);
+        forged[copy + 8188..copy + 8192].copy_from_slice(&crc.to_le_bytes());
+    }
+    std::fs::write(dir.join("KEYS"), forged).expect("write");
+    Store::open_reader(&dir, with(passphrase("a second passphrase"))).expect("opens");
+    let first = Store::open_reader(&dir, with(passphrase("a first passphrase"))).err();
+    assert!(matches!(first, Some(Error::WrongKey { .. })), "{first:?}");
 }
 
 /// What a rotation has not moved yet stays readable through any number of rotations and openings.
@@ -328,7 +443,7 @@ fn damage_to_the_keys_is_told() {
         one[at + 8192] ^= 1;
         std::fs::write(&path, &one).expect("write");
         let refused = Store::open_reader(&dir, with(key(7))).err().expect("is refused");
-        assert!(matches!(refused, Error::Damaged { .. }), "byte {at}: {refused}");
+        assert!(matches!(refused, Error::KeysDamaged { .. }), "byte {at}: {refused}");
     }
     let mut half = whole.clone();
     half[100] ^= 1;

@@ -11,7 +11,7 @@ import zstandard
 
 from .blocks import BLOCK_MAX, DICTIONARY, KINDS, LEAF, PART, Block, expand, name_of
 from .damage import Damage, Malformed
-from .encryption import EPOCH, Keys
+from .encryption import EPOCH, Keys, hasher
 from .footer import PIECE, Footer
 
 VERSION = 1
@@ -258,6 +258,12 @@ class Segment:
             # Each record says for itself how it is sealed.
             if epoch not in ([0] if self.keys is None else self.keys.blocks):
                 self._find(0, f"the header sector says epoch {epoch}, of which there is no key")
+            elif self.keys is not None:
+                vouched = hasher(self.keys.chain).update(
+                    self.store + struct.pack("<II", self.number, epoch)
+                )
+                if vouched.digest() != sector[64:96]:
+                    self._find(0, f"nothing vouches for epoch {epoch} in the header sector")
 
     def _find(self, offset: int, what: str) -> None:
         self.findings.append(Damage(self.path, offset, what))

@@ -298,6 +298,8 @@ class Encryption(InFolder):
             ),
         ]:
             start = segment_start[:52] + struct.pack("<I", epoch) + segment_start[56:]
+            place = self.vector["store"] + struct.pack("<II", 42, epoch)
+            start = start[:64] + hasher(self.opened().chain).update(place).digest()
             start = start.ljust(SECTOR - 4, b"\0")
             sector = start + struct.pack("<I", crc32(start))
             path = self.write("0000002a.seg", sector + self.vector["record"])
@@ -306,6 +308,16 @@ class Encryption(InFolder):
             self.addCleanup(segment.close)
             found = [*segment.findings, *scanned(segment)]
             self.assertEqual([one.what for one in found], findings)
+
+    def test_a_header_that_nothing_vouches_for(self) -> None:
+        start = lines("segment.txt")["header_start"]
+        start = (start[:52] + struct.pack("<I", 2) + start[56:]).ljust(SECTOR - 4, b"\0")
+        sector = start + struct.pack("<I", crc32(start))
+        path = self.write("0000002a.seg", sector + self.vector["record"])
+        length = SECTOR + len(self.vector["record"])
+        segment = Segment(path, 42, self.vector["store"], length, False, self.opened())
+        self.addCleanup(segment.close)
+        self.assertRegex(segment.findings[0].what, "nothing vouches for epoch 2")
 
     def test_commit(self) -> None:
         vector, keys = self.vector, self.opened()

@@ -34,35 +34,66 @@ pub struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// Where it is, with the key read.
+    /// Where it is, with the key read. One that only the environment names is for stores that need one.
     pub fn location(&self) -> Result<Location, Error> {
-        let secret = self.key.secret()?.map(Arc::new);
-        Ok(Location { dir: self.store.clone(), secret })
+        let dir = self.store.clone();
+        let file = match (self.key.file(), KeyArgs::file_of_environment()) {
+            (Some(file), _) => Some(file),
+            (None, Some(_)) if Store::exists(&dir) && !Store::is_encrypted_in(&dir)? => None,
+            (None, file) => file,
+        };
+        let secret = file.map(|file| file.read().map(Arc::new)).transpose()?;
+        Ok(Location { dir, secret })
     }
 }
 
 /// What opens an encrypted store.
 #[derive(Debug, Args)]
 pub struct KeyArgs {
-    /// Key file that opens an encrypted store
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "HEADSTOCK_KEY_FILE",
-        conflicts_with = "passphrase_file"
-    )]
+    /// Key file that opens an encrypted store; else the one that HEADSTOCK_KEY_FILE names
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_file")]
     pub key_file: Option<PathBuf>,
-    /// File whose first line is the passphrase that opens an encrypted store
-    #[arg(long, value_name = "FILE", env = "HEADSTOCK_PASSPHRASE_FILE")]
+    /// File whose first line is the passphrase that opens an encrypted store; else the one that
+    /// HEADSTOCK_PASSPHRASE_FILE names
+    #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
 }
 
+/// A file with a secret.
+pub enum SecretFile {
+    Key(PathBuf),
+    Passphrase(PathBuf),
+}
+
+impl SecretFile {
+    /// Of two, that of the key.
+    fn of(key: Option<PathBuf>, passphrase: Option<PathBuf>) -> Option<Self> {
+        key.map(Self::Key).or_else(|| passphrase.map(Self::Passphrase))
+    }
+
+    fn read(&self) -> Result<Secret, Error> {
+        Ok(match self {
+            Self::Key(path) => Secret::read_key(path),
+            Self::Passphrase(path) => Secret::read_passphrase(path),
+        }?)
+    }
+}
+
 impl KeyArgs {
-    /// Reads it, if one is given.
+    fn file(&self) -> Option<SecretFile> {
+        SecretFile::of(self.key_file.clone(), self.passphrase_file.clone())
+    }
+
+    fn file_of_environment() -> Option<SecretFile> {
+        let named = |variable| std::env::var_os(variable).filter(|path| !path.is_empty());
+        let path = |variable| named(variable).map(PathBuf::from);
+        SecretFile::of(path("HEADSTOCK_KEY_FILE"), path("HEADSTOCK_PASSPHRASE_FILE"))
+    }
+
+    /// Reads the secret that is given, if one is.
     pub fn secret(&self) -> Result<Option<Secret>, Error> {
-        let key = self.key_file.as_deref().map(Secret::read_key);
-        let secret = key.or_else(|| self.passphrase_file.as_deref().map(Secret::read_passphrase));
-        Ok(secret.transpose()?)
+        let file = self.file().or_else(Self::file_of_environment);
+        file.map(|file| file.read()).transpose()
     }
 }
 

@@ -30,7 +30,7 @@ pub enum Error {
     )]
     EncryptNeedsKey,
     /// A key is given, and the store that would be made would not be encrypted.
-    #[error("a key is given and there is no store in {} yet: add --encrypt to make an encrypted one, or leave the key away", dir.display())]
+    #[error("a key is given and there is no store in {} yet: add --encrypt to make an encrypted one, or leave the key away (--key-file, --passphrase-file, HEADSTOCK_KEY_FILE, HEADSTOCK_PASSPHRASE_FILE)", dir.display())]
     KeyWithoutEncrypt {
         /// Where the store would be.
         dir: PathBuf,

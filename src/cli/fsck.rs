@@ -10,6 +10,7 @@ use super::progress::Meter;
 use super::{Error, Exit, output};
 use crate::job::check::{self, Finding, LostRange};
 use crate::job::now_ms;
+use crate::store::Location;
 use crate::store::fsck::{Level, Part, Settings};
 use crate::store::repair::{Foundation, Outcome, Plan, Repair, Salvage};
 
@@ -135,7 +136,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
     if args.repair {
         return repair(&args, &settings);
     }
-    let report = check(&args, &settings)?;
+    let report = check(&args.store.location()?, &settings)?;
     if args.json {
         output::json(&report)?;
     } else {
@@ -144,10 +145,10 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
     Ok(exit(&report))
 }
 
-fn check(args: &Args, settings: &Settings) -> Result<check::Report, Error> {
-    let (location, meter) = (args.store.location()?, Meter::new());
+fn check(location: &Location, settings: &Settings) -> Result<check::Report, Error> {
+    let meter = Meter::new();
     let report = tokio::task::block_in_place(|| {
-        check::run(&location, settings, &mut |checked| meter.show(checked))
+        check::run(location, settings, &mut |checked| meter.show(checked))
     })?;
     meter.stop();
     Ok(report)
@@ -166,7 +167,9 @@ struct Repaired<'a> {
 
 fn repair(args: &Args, settings: &Settings) -> Result<Exit, Error> {
     let now_ms = now_ms().cast_unsigned();
-    let repair = Repair::new(args.store.location()?, args.from.clone(), now_ms);
+    // Read once: a secret may come from a pipe.
+    let location = args.store.location()?;
+    let repair = Repair::new(&location, args.from.clone(), now_ms);
     let meter = Meter::new();
     let mut show = |at| meter.show_store(at);
     let plan = tokio::task::block_in_place(|| repair.plan(&mut show))?;
@@ -182,7 +185,7 @@ fn repair(args: &Args, settings: &Settings) -> Result<Exit, Error> {
     }
     let outcome = tokio::task::block_in_place(|| repair.execute(&mut show))?;
     meter.stop();
-    let report = check(args, settings)?;
+    let report = check(&location, settings)?;
     if args.json {
         output::json(&Repaired { repair: &outcome, check: &report })?;
     } else {

@@ -79,8 +79,7 @@ impl Active {
         let file = target.disk.create(&path)?;
         let started: Result<(), FsError> = (|| {
             file.allocate(allocated)?;
-            let Identity { uuid, .. } = &target.identity;
-            file.write_at(0, &encode_segment_header(uuid, id, target.identity.epoch()))?;
+            file.write_at(0, &encode_segment_header(&target.identity, id))?;
             if target.durable {
                 file.sync()?;
                 target.disk.sync_dir(directory)?;

@@ -292,7 +292,7 @@ fn sealed_with_older_keys(
     let Some(keys) = keys else { return Ok(BTreeSet::new()) };
     let mut older = BTreeSet::new();
     for id in ids {
-        if shared.segments.sealed(id)?.epoch()? != Some(keys.current()) {
+        if shared.segments.unsealed(id)?.epoch()? != Some(keys.current()) {
             older.insert(id);
         }
     }
@@ -304,8 +304,10 @@ fn forget_older_keys(shared: &Shared, writer: &Writer) -> Result<(), Error> {
     let keys = shared.identity.keys.as_ref().filter(|keys| keys.has_older());
     let Some(keys) = keys else { return Ok(()) };
     let mut used = BTreeSet::new();
-    for id in writer.sealed().into_keys() {
-        match shared.segments.sealed(id)?.epoch()? {
+    let waiting: Vec<SegmentId> = writer.waiting().iter().map(|one| one.segment).collect();
+    // No key goes while a file stands there that needs it, or a repair could not tell it from one that was lost.
+    for id in writer.sealed().into_keys().chain(waiting) {
+        match shared.segments.unsealed(id)?.epoch()? {
             Some(epoch) => used.insert(epoch),
             // It may be any.
             None => return Ok(()),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::fs::FsError;
+use super::keys::Epoch;
 use super::layout::SegmentId;
 use crate::block::{self, BlockId};
 
@@ -62,7 +63,7 @@ pub enum Error {
     },
     /// An encrypted store, and no key for it.
     #[error(
-        "the store {} is encrypted; give what opens it with --key-file or --passphrase-file", dir.display()
+        "the store {} is encrypted; give what opens it with --key-file or --passphrase-file, or name the file in HEADSTOCK_KEY_FILE or HEADSTOCK_PASSPHRASE_FILE", dir.display()
     )]
     KeyNeeded {
         /// The store.
@@ -70,7 +71,7 @@ pub enum Error {
     },
     /// A key for a store that has none.
     #[error(
-        "a key was given, and the store {} is not encrypted; leave --key-file and --passphrase-file away, or make a new store with --encrypt",
+        "a key was given, and the store {} is not encrypted; leave --key-file or --passphrase-file away, or make a new store with --encrypt",
         dir.display()
     )]
     NotEncrypted {
@@ -91,6 +92,25 @@ pub enum Error {
     KeysGone {
         /// Where they should be.
         path: PathBuf,
+    },
+    /// The keys of an encrypted store are damaged.
+    #[error("{} is damaged: {what}; bring it back from a copy, without it an encrypted store cannot be read", path.display())]
+    KeysDamaged {
+        /// The file that holds them.
+        path: PathBuf,
+        /// Which check failed.
+        what: &'static str,
+    },
+    /// Something in the store is sealed with a data key that is not among its keys.
+    #[error(
+        "{} is of another time than the store: it has not got the data key of epoch {}; bring the file of the store's time back from a copy, or try again if the keys are just being changed. Do not repair the store",
+        path.display(), epoch.0
+    )]
+    KeysOfAnotherTime {
+        /// The file that holds the keys.
+        path: PathBuf,
+        /// The data key that it lacks.
+        epoch: Epoch,
     },
     /// A file that should hold a key or a passphrase does not.
     #[error("{}: {what}", path.display())]
@@ -206,6 +226,7 @@ impl Error {
                 | Self::KeyNeeded { .. }
                 | Self::NotEncrypted { .. }
                 | Self::WrongKey { .. }
+                | Self::KeysOfAnotherTime { .. }
         )
     }
 }

@@ -154,8 +154,9 @@ impl Found {
         for (copy, at) in copies.iter_mut().zip(COPIES) {
             if size >= at + BYTES as u64 {
                 let mut bytes = [0; BYTES];
-                file.read_at(at, &mut bytes)?;
-                *copy = Self::decode(&bytes);
+                let read = file.read_at(at, &mut bytes);
+                let unreadable = |_| Fault::Damaged("the copy cannot be read");
+                *copy = read.map_err(unreadable).and_then(|()| Self::decode(&bytes));
             }
         }
         Ok(copies)

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::Error;
+use super::identity::Identity;
 use super::keys::Epoch;
 use crate::block::{BlockId, Codec, Kind, MAX_BLOCK_BYTES, StoredForm};
 
@@ -21,6 +22,9 @@ pub(super) const TRAILER_BYTES: usize = 128;
 pub(super) const MAX_STORED_BYTES: usize = MAX_BLOCK_BYTES + 64;
 /// The format version this program writes, and the newest it reads.
 pub(super) const FORMAT_VERSION: u16 = 1;
+
+/// Where the header sector of an encrypted store's segment vouches for its epoch.
+const HEADER_MAC: std::ops::Range<usize> = 64..96;
 
 const SEGMENT_MAGIC: &[u8; 12] = b"HEADSEG\x1a\n\xa9\r\n";
 const RECORD_MAGIC: u32 = u32::from_le_bytes(*b"HSR\x1a");
@@ -92,6 +96,7 @@ pub(super) enum HeaderFault {
     Version(u16),
     Checksum,
     Stranger,
+    Forged,
 }
 
 impl HeaderFault {
@@ -100,24 +105,25 @@ impl HeaderFault {
             Self::Magic => "the segment header has no magic",
             Self::Version(_) => "the segment header asks for a newer reader",
             Self::Checksum => "the segment header's checksum differs",
+            Self::Forged => "the segment header's epoch is not vouched for",
             Self::Stranger => "the segment header names another store or segment",
         }
     }
 }
 
-pub(super) fn encode_segment_header(
-    store: &StoreUuid,
-    segment: SegmentId,
-    epoch: Epoch,
-) -> Vec<u8> {
+pub(super) fn encode_segment_header(identity: &Identity, segment: SegmentId) -> Vec<u8> {
+    let epoch = identity.epoch();
     let mut sector = vec![0; SEGMENT_HEADER_BYTES as usize];
     sector[..12].copy_from_slice(SEGMENT_MAGIC);
     sector[12..14].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
     sector[14..16].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-    sector[32..48].copy_from_slice(store);
+    sector[32..48].copy_from_slice(&identity.uuid);
     sector[48..52].copy_from_slice(&segment.0.to_le_bytes());
     sector[52..56].copy_from_slice(&epoch.0.to_le_bytes());
     sector[56] = HASH_BLAKE3;
+    if let Some(keys) = &identity.keys {
+        sector[HEADER_MAC].copy_from_slice(&keys.header_mac(&identity.uuid, segment, epoch));
+    }
     let crc = crc32fast::hash(&sector[..4092]);
     sector[4092..].copy_from_slice(&crc.to_le_bytes());
     sector
@@ -126,7 +132,7 @@ pub(super) fn encode_segment_header(
 /// Reads the header sector: the epoch of the segment's records.
 pub(super) fn check_segment_header(
     sector: &[u8],
-    store: &StoreUuid,
+    identity: &Identity,
     segment: SegmentId,
 ) -> Result<Epoch, HeaderFault> {
     if sector[..12] != *SEGMENT_MAGIC {
@@ -140,10 +146,15 @@ pub(super) fn check_segment_header(
     if min_reader > FORMAT_VERSION || needs_more {
         return Err(HeaderFault::Version(min_reader));
     }
-    if sector[32..48] != *store || u32_at(sector, 48) != segment.0 {
+    if sector[32..48] != identity.uuid || u32_at(sector, 48) != segment.0 {
         return Err(HeaderFault::Stranger);
     }
-    Ok(Epoch(u32_at(sector, 52)))
+    let epoch = Epoch(u32_at(sector, 52));
+    let vouched = identity
+        .keys
+        .as_ref()
+        .is_none_or(|keys| sector[HEADER_MAC] == keys.header_mac(&identity.uuid, segment, epoch));
+    if vouched { Ok(epoch) } else { Err(HeaderFault::Forged) }
 }
 
 /// How stored bytes are kept from who has no key.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use super::fs::{Access, Disk, File, FsError, write_again};
 use super::identity::Identity;
+use super::keys;
 use super::layout::{ALIGNMENT, StoreUuid, field, u32_at, u64_at};
 use super::record::{self, ChainHash, Commit, FIXED_BYTES, MAX_RECORD_BYTES, Place, Raw};
 use super::{Error, number_after};
@@ -203,6 +204,10 @@ impl LogFiles {
         while let Some(raw) = raw_at(bytes, end, &self.place(slot.log, end)) {
             if end == 0 && raw.hash != slot.first {
                 return Err(damaged(0, "the log file is not the one that HEAD names"));
+            }
+            if let Some(epoch) = raw.unknown_epoch() {
+                let path = keys::path(&self.dir);
+                return Err(Error::KeysOfAnotherTime { path, epoch });
             }
             // One at a time: each names all segments.
             newest = Some(raw.apply(newest.as_ref()).map_err(|what| damaged(end, what))?);

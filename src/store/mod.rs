@@ -297,6 +297,14 @@ impl Store {
         identity::path(dir).is_file()
     }
 
+    /// Whether a store is encrypted, which nobody needs a key to be told.
+    ///
+    /// # Errors
+    /// [`Error::NotAStore`], [`Error::Damaged`], and those of the disk.
+    pub fn is_encrypted_in(dir: &Path) -> Result<bool, Error> {
+        identity::Found::read(&fs::RealDisk, dir).map(|found| found.encrypted)
+    }
+
     /// The directory.
     #[must_use]
     pub fn dir(&self) -> &Path {

@@ -175,6 +175,12 @@ impl<'a> Raw<'a> {
         (place.hash(whole.bytes) == hash).then_some(whole)
     }
 
+    /// The data key that it is sealed with, if that is not among the keys: these are of another time.
+    pub(super) fn unknown_epoch(&self) -> Option<Epoch> {
+        let (keys, epoch) = (self.store.keys.as_ref()?, Epoch(u32_at(self.bytes, 64)));
+        (!keys.has(epoch)).then_some(epoch)
+    }
+
     /// The lists behind the fixed part.
     fn lists(&self) -> Result<Cow<'a, [u8]>, &'static str> {
         let (fixed, lists) = self.bytes.split_at(FIXED_BYTES);

@@ -118,7 +118,7 @@ fn close(
 ) -> Result<Option<u64>, Error> {
     let file = target.disk.open(path, Access::Write)?;
     let size = file.size()?;
-    match check_header(&*file, &target.identity.uuid, id) {
+    match check_header(&*file, &target.identity, id) {
         // The header is synced before any record: without it there are none.
         Err(Error::Damaged { .. }) if committed.is_none() => return remove(target, path),
         Err(Error::Damaged { what, .. }) => tracing::error!(segment = %id, what, "damage"),

@@ -52,7 +52,7 @@ impl Segment {
                 Error::from(error)
             }
         })?;
-        match check_header(&*file, &identity.uuid, id) {
+        match check_header(&*file, identity, id) {
             Err(Error::Damaged { what, .. }) => tracing::warn!(segment = %id, what, "damage"),
             other => _ = other?,
         }
@@ -66,7 +66,7 @@ impl Segment {
 
     /// The data key that its records are sealed with; none if its header cannot tell.
     pub(super) fn epoch(&self) -> Result<Option<Epoch>, Error> {
-        match check_header(&*self.file, &self.identity.uuid, self.id) {
+        match check_header(&*self.file, &self.identity, self.id) {
             Err(Error::Damaged { .. }) => Ok(None),
             other => other.map(Some),
         }
@@ -188,7 +188,8 @@ pub(super) fn check_record(
     let damaged = |what| Error::Block(block::Error::Damaged { id: entry.id, what });
     let header = RecordHeader::decode(header, &identity.uuid, entry.segment, entry.offset)
         .map_err(damaged)?;
-    if header.id != entry.id || header.stored_len != entry.stored_len {
+    let says = (header.id, header.stored_len, header.kind);
+    if says != (entry.id, entry.stored_len, entry.kind) {
         return Err(damaged("the record is not the one its index entry names"));
     }
     let dictionary = if header.form == StoredForm::PLAIN { None } else { dictionary(header.form) };
@@ -199,7 +200,7 @@ pub(super) fn check_record(
 /// Checks the header sector of a segment file. Returns the epoch of its records.
 pub(super) fn check_header(
     file: &dyn File,
-    store: &StoreUuid,
+    identity: &Identity,
     id: SegmentId,
 ) -> Result<Epoch, Error> {
     let damaged = |what| Error::Damaged { path: file.path().to_owned(), offset: 0, what };
@@ -208,7 +209,7 @@ pub(super) fn check_header(
     }
     let mut sector = vec![0; SEGMENT_HEADER_BYTES as usize];
     file.read_at(0, &mut sector)?;
-    match check_segment_header(&sector, store, id) {
+    match check_segment_header(&sector, identity, id) {
         Ok(epoch) => Ok(epoch),
         Err(HeaderFault::Version(version)) => {
             Err(Error::UnknownVersion { path: file.path().to_owned(), version })

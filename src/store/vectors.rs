@@ -71,17 +71,17 @@ fn a_block_stored_with_a_dictionary() {
 fn a_segment_of_one_record() {
     let vectors = vectors("segment.txt");
     let (store, id, offset) = (store(&vectors), SegmentId(0x2a), 4096);
-    let sector = encode_segment_header(&store, id, Epoch::NONE);
+    let plain = Identity::plain(store, RepositorySalt([0; 32]));
+    let sector = encode_segment_header(&plain, id);
     assert_eq!(sector[..64], vectors["header_start"]);
     assert_eq!(sector[4092..], vectors["header_crc"]);
     assert!(sector[64..4092].iter().all(|byte| *byte == 0));
-    assert_eq!(check_segment_header(&sector, &store, id), Ok(Epoch::NONE));
+    assert_eq!(check_segment_header(&sector, &plain, id), Ok(Epoch::NONE));
 
     let record = &vectors["record"];
     let header = RecordHeader::decode(&record[..64], &store, id, offset).unwrap();
     assert_eq!((header.kind, header.codec), (Kind::Leaf, Codec::Raw));
     assert_eq!(header.span(), record.len() as u64);
-    let plain = Identity::plain(store, RepositorySalt([0; 32]));
     let payload = &record[64..64 + header.stored_len as usize];
     assert_eq!(open_payload(&plain, &header, payload, None).unwrap(), payload);
     assert_eq!(crc32fast::hash(payload), header.payload_crc);

@@ -249,7 +249,7 @@ impl Check<'_> {
         self.report.segments += 1;
         let before = self.done;
         let opened = self.shared.segments.unsealed(id).map(|segment| {
-            let header = check_header(&*segment.file, &self.shared.identity.uuid, id);
+            let header = check_header(&*segment.file, &self.shared.identity, id);
             (segment, header)
         });
         match opened {

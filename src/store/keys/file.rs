@@ -233,8 +233,8 @@ impl KeyFile {
         for (copy, at) in copies.iter_mut().zip(COPIES) {
             if size >= at + COPY_BYTES as u64 {
                 let mut bytes = vec![0; COPY_BYTES];
-                file.read_at(at, &mut bytes)?;
-                *copy = Self::decode(&bytes, store);
+                let read = file.read_at(at, &mut bytes).map_err(|_| "it cannot be read");
+                *copy = read.and_then(|()| Self::decode(&bytes, store));
             }
         }
         Ok(copies)
@@ -249,7 +249,7 @@ impl KeyFile {
                 Err(what) => why = what,
             }
         }
-        Err(Error::Damaged { path: path(dir), offset: 0, what: why })
+        Err(Error::KeysDamaged { path: path(dir), what: why })
     }
 
     /// Writes it, see the head of this file.
@@ -269,13 +269,15 @@ impl KeyFile {
     /// The slot that a secret opens, and the keys that it opens to.
     pub(super) fn unlock(&self, dir: &Path, secret: &Secret) -> Result<(usize, Keys), Error> {
         let path = path(dir);
-        let damaged = |what| Error::Damaged { path: path.clone(), offset: 0, what };
         for (at, slot) in self.slots.iter().enumerate() {
             let Some(slot) = slot else { continue };
-            if let Some(ring_key) = slot.open(&self.store, secret).map_err(damaged)? {
+            // One that cannot be opened at all keeps nobody from the others.
+            let Ok(opened) = slot.open(&self.store, secret) else { continue };
+            if let Some(ring_key) = opened {
                 let ring = Cipher::new(&ring_key).open(&Self::header(&self.store), &self.ring);
                 let ring = ring.map(Zeroizing::new).and_then(|ring| Ring::decode(&ring));
-                let ring = ring.ok_or_else(|| damaged("the ring's seal is broken"))?;
+                let what = "the ring's seal is broken";
+                let ring = ring.ok_or(Error::KeysDamaged { path, what })?;
                 return Ok((at, Keys::new(ring, ring_key)));
             }
         }

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
@@ -198,5 +199,6 @@ pub(in crate::store) fn retire(
         file.put_ring(&ring, &keys.ring_key);
         file.write(disk, dir)?;
     }
+    keys.forgotten.store(ring.data.len() == 1, Ordering::Relaxed);
     Ok(forgotten)
 }

@@ -10,6 +10,8 @@ mod manage;
 mod secret;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) use file::{create, damage, path, unlock, write_again};
 pub(super) use manage::retire;
@@ -17,7 +19,7 @@ pub use manage::{SlotInfo, SlotKind, add, list, remove, rotate};
 pub use secret::Secret;
 
 use super::RepositorySalt;
-use super::layout::{FORMAT_VERSION, RecordHeader, u32_at};
+use super::layout::{RecordHeader, SegmentId, u32_at};
 use crate::block::{BlockId, Kind};
 use crate::crypt::{Cipher, KEY_BYTES, Key, SEAL_BYTES};
 
@@ -26,6 +28,8 @@ const CHAIN: &str = "Headstock 2026-11 hashes of commits";
 const BLOCKS: &str = "Headstock 2026-11 contents of blocks";
 const COMMITS: &str = "Headstock 2026-11 contents of commits";
 
+/// Part of what a record's seal vouches for, whatever the version of the rest.
+const SEAL_VERSION: u16 = 1;
 const EPOCH_BYTES: usize = 4;
 /// Bytes that encryption adds to a record.
 pub(super) const PAYLOAD_BYTES: usize = EPOCH_BYTES + SEAL_BYTES;
@@ -49,12 +53,18 @@ struct DataKey {
 }
 
 /// What `KEYS` holds sealed.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Ring {
     naming: Key,
     salt: [u8; 32],
     current: Epoch,
     data: BTreeMap<Epoch, DataKey>,
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring").field("current", &self.current).finish_non_exhaustive()
+    }
 }
 
 /// The keys of an open store.
@@ -66,6 +76,8 @@ pub(super) struct Keys {
     names: Key,
     chain: Key,
     ciphers: BTreeMap<Epoch, Ciphers>,
+    /// Whether the older data keys were taken out of the file since it was read.
+    forgotten: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -83,7 +95,8 @@ impl Keys {
         });
         let ciphers = ciphers.collect();
         let (names, chain) = (ring.naming.derive(NAMES), ring.naming.derive(CHAIN));
-        Self { ring, ring_key, names, chain, ciphers }
+        let forgotten = AtomicBool::default();
+        Self { ring, ring_key, names, chain, ciphers, forgotten }
     }
 
     /// The salt of the store's trees.
@@ -98,7 +111,12 @@ impl Keys {
 
     /// Whether something may still use an older key.
     pub(super) fn has_older(&self) -> bool {
-        self.ring.data.len() > 1
+        self.ring.data.len() > 1 && !self.forgotten.load(Ordering::Relaxed)
+    }
+
+    /// Whether the data key of an epoch is among these.
+    pub(super) fn has(&self, epoch: Epoch) -> bool {
+        self.ciphers.contains_key(&epoch)
     }
 
     /// The name of a block.
@@ -147,6 +165,18 @@ impl Keys {
         self.ciphers.get(&epoch)?.commits.open(fixed, sealed)
     }
 
+    /// What vouches for the epoch that a segment's header tells.
+    pub(super) fn header_mac(
+        &self,
+        store: &[u8; 16],
+        segment: SegmentId,
+        epoch: Epoch,
+    ) -> [u8; 32] {
+        let mut hasher = self.chain_hasher();
+        hasher.update(store).update(&segment.0.to_le_bytes()).update(&epoch.0.to_le_bytes());
+        *hasher.finalize().as_bytes()
+    }
+
     /// The hash of a commit record, which only who has the keys can make.
     pub(super) fn chain_hasher(&self) -> blake3::Hasher {
         blake3::Hasher::new_keyed(self.chain.bytes())
@@ -156,7 +186,7 @@ impl Keys {
 /// What a record's seal vouches for beyond its bytes: nothing of its place, so that it can be moved as it is.
 fn associated(header: &RecordHeader, epoch: Epoch) -> [u8; 56] {
     let mut bytes = [0; 56];
-    bytes[..2].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes[..2].copy_from_slice(&SEAL_VERSION.to_le_bytes());
     bytes[2] = header.kind.to_byte();
     bytes[3] = header.codec.to_byte();
     bytes[4..8].copy_from_slice(&epoch.0.to_le_bytes());
@@ -230,6 +260,23 @@ mod tests {
                 }
             }
             cut += 1;
+        }
+    }
+
+    /// A bad sector in the first copy of the keys, or of the name: the second serves.
+    #[test]
+    fn a_bad_sector_in_one_copy_costs_nothing() {
+        for (file, copies) in [("KEYS", [100, 8192 + 100]), ("STORE", [40, 4096 + 40])] {
+            let disk = SimDisk::new(Path::new("/disk"));
+            let options = Options { secret: Some(Arc::new(key(1))), ..Options::default() };
+            let salt = RepositorySalt([3; 32]);
+            let on = Arc::new(disk.clone());
+            drop(Store::create_on(on, Path::new(STORE), options, salt).expect("create"));
+            let path = Path::new(STORE).join(file);
+            disk.spoil(&path, copies[0]);
+            assert!(open(&disk, 1).expect("the second copy serves").salt() == salt, "{file}");
+            disk.spoil(&path, copies[1]);
+            assert!(open(&disk, 1).is_err(), "{file}");
         }
     }
 }

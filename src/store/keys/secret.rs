@@ -86,11 +86,18 @@ impl Secret {
         let digits = key.bytes().iter().map(|byte| format!("{byte:02x}"));
         let text = Zeroizing::new(digits.collect::<String>() + "\n");
         let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        let written = file.and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        });
-        written.map_err(|error| bad(path, &error))
+        let mut file = file.map_err(|error| bad(path, &error))?;
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        let durable = written.and_then(|()| std::fs::File::open(parent)?.sync_all());
+        durable.map_err(|error| {
+            // A part of a key would only keep another from being made here.
+            if let Err(left) = std::fs::remove_file(path) {
+                tracing::warn!(%left, "a key file that is none stays behind");
+            }
+            bad(path, &error)
+        })
     }
 
     /// Whether it is a passphrase.

@@ -18,7 +18,7 @@ use crate::store::fs::{Access, Disk};
 use crate::store::identity::{Found, Identity};
 use crate::store::layout::{ENTRY_BYTES, Entry, SegmentId};
 use crate::store::log::{LogFiles, Slot, content, whole_records};
-use crate::store::record::{Commit, Place};
+use crate::store::record::{Commit, Place, Raw};
 use crate::store::segment::{self, Segments};
 use crate::store::{CommitSeq, Error, Roots, identity, keys, open};
 
@@ -26,6 +26,7 @@ use crate::store::{CommitSeq, Error, Roots, identity, keys, open};
 pub(super) fn plan(repair: &Repair) -> Result<Option<Foundation>, Error> {
     let (disk, dir) = (&repair.disk, &*repair.dir);
     let identity = repair.identity()?;
+    check_epochs(disk, dir, &identity)?;
     let file = disk.open(&identity::path(dir), Access::Read)?;
     let damaged_copy = Found::copies(&*file)?.iter().any(Result::is_err);
     let keys = identity.keys.is_some() && !keys::damage(&**disk, dir, &identity.uuid)?.is_empty();
@@ -50,6 +51,22 @@ pub(super) fn plan(repair: &Repair) -> Result<Option<Foundation>, Error> {
         Err(error) => return Err(error),
     };
     Ok((plan.identity || plan.keys || plan.log.is_some()).then_some(plan))
+}
+
+/// Refuses keys of another time than the segments': what lacks a key is no damage, and must not be set aside for any.
+fn check_epochs(disk: &Arc<dyn Disk>, dir: &Path, identity: &Identity) -> Result<(), Error> {
+    let Some(keys) = &identity.keys else { return Ok(()) };
+    let segments = Segments::new(Arc::clone(disk), dir, identity.clone(), false);
+    for id in present(&**disk, dir)?.into_keys() {
+        // One that is damaged tells nothing.
+        let epoch = segments.unsealed(id).and_then(|segment| segment.epoch());
+        if let Ok(Some(epoch)) = epoch
+            && !keys.has(epoch)
+        {
+            return Err(Error::KeysOfAnotherTime { path: keys::path(dir), epoch });
+        }
+    }
+    Ok(())
 }
 
 /// Does what a plan says, under the store's lock.
@@ -153,6 +170,9 @@ fn newest(
     let mut records = Vec::new();
     for (log, bytes) in &contents {
         records.extend(whole_records(bytes, |offset| Place { store, log: *log, offset }));
+    }
+    if let Some(epoch) = records.iter().find_map(Raw::unknown_epoch) {
+        return Err(Error::KeysOfAnotherTime { path: keys::path(dir), epoch });
     }
     records.sort_by_key(super::super::record::Raw::seq);
     let copy = newest_copy(disk, dir, store)?;
