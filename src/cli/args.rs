@@ -145,6 +145,10 @@ impl FollowArgs {
         let location = self.store.location()?;
         let exists = Store::exists(&location.dir);
         match (self.encrypt, &location.secret) {
+            (true, None) if exists && !Store::is_encrypted_in(&location.dir)? => {
+                Err(crate::store::Error::NotEncrypted { dir: location.dir }.into())
+            }
+            (true, None) if exists => Ok(location),
             (true, None) => Err(Error::EncryptNeedsKey),
             (false, Some(_)) if !exists => Err(Error::KeyWithoutEncrypt { dir: location.dir }),
             _ => Ok(location),

@@ -70,12 +70,12 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
 }
 
 async fn start(args: &Args) -> Result<Follow, Error> {
+    let (store, name) = (args.follow.location()?, args.follow.job.as_deref());
     let source =
         Source::connect(&args.follow.source.uri()?, args.follow.source.read_from.clone()).await?;
     if let Some(limit) = args.follow.pace.bytes_per_second() {
         source.limit_scans(limit);
     }
-    let (store, name) = (args.follow.location()?, args.follow.job.as_deref());
     let job = Job::open_or_create(store, name, &source, args.new_timeline).await?;
     let options = FollowOptions {
         restore_window: args.restore_window,
