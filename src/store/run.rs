@@ -14,14 +14,14 @@ use super::fs::{Access, Disk, File};
 use super::layout::{
     ENTRY_BYTES, FORMAT_VERSION, SegmentId, StoreUuid, aligned, field, u16_at, u32_at, u64_at,
 };
-use super::table::{Backing, Table};
+use super::table::{Backing, Table, Warming};
 use crate::block::BlockId;
 
 const MAGIC: &[u8; 12] = b"HEADRUN\x1a\n\xa9\r\n";
 const HEADER_BYTES: usize = 128;
 /// Entries of each source read at once during a merge.
 const MERGE_CHUNK_ENTRIES: u64 = 1024;
-/// Bytes of a table that is read into memory where maps are not used. Runs are each more than three times as large as all
+/// Bytes of a table that may be read into memory where maps are not used. Runs are each more than three times as large as all
 /// smaller ones together, so that all such have a third more at most.
 const MEMORY_BYTES: u64 = 32 << 20;
 /// Bytes of merged entries written at once.
@@ -74,11 +74,11 @@ impl Run {
         let mut list = vec![0; listed as usize * 4];
         file.read_at(HEADER_BYTES as u64, &mut list)?;
         let segments = list.chunks_exact(4).map(|id| SegmentId(u32_at(id, 0))).collect();
-        let table = if mmap {
-            Table::new(Backing::Map(Arc::new(file.map(size)?)), start, count)
-        } else {
-            table_without_map(file, start, count)
+        let backing = match mmap {
+            true => Backing::Map(Arc::new(file.map(size)?)),
+            false => backing_without_map(file, count),
         };
+        let table = Table::new(backing, start, count);
         let checksum = Some(field(&header, 48));
         Ok(Ok(Self { table, segments, path: Some(path.to_owned()), checksum }))
     }
@@ -100,17 +100,14 @@ impl Run {
     }
 }
 
-/// The table of a run that is not mapped: in memory where it is small, since each look-up would be two reads of a page.
-fn table_without_map(file: Arc<dyn File>, start: u64, count: u64) -> Table {
-    let bytes = count * ENTRY_BYTES as u64;
-    if bytes <= MEMORY_BYTES {
-        let mut entries = vec![0; bytes as usize];
-        // A sector that cannot be read fails the look-ups that need it, and no others.
-        if file.read_at(start, &mut entries).is_ok() {
-            return Table::new(Backing::Owned(entries), 0, count);
-        }
+/// Where the table of a run is that is not mapped: a small one is in memory once that costs no more than reading it piece by piece
+/// has.
+fn backing_without_map(file: Arc<dyn File>, count: u64) -> Backing {
+    if count * ENTRY_BYTES as u64 <= MEMORY_BYTES {
+        Backing::Warming(Warming::new(file))
+    } else {
+        Backing::File(file)
     }
-    Table::new(Backing::File(file), start, count)
 }
 
 fn table_start(listed: usize) -> u64 {

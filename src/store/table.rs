@@ -2,12 +2,13 @@
 //! being written. Ids are hashes and so uniform: a look-up guesses the place and reads one window.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::Error;
 use super::fs::File;
 use super::layout::{ENTRY_BYTES, Entry};
 use super::map::Map;
+use super::sync::atomic::{AtomicU64, Ordering};
 use crate::block::{BlockId, Kind, StoredForm};
 
 /// Entries read at once around a guess: one page, and more than the usual error of the guess in a
@@ -22,7 +23,37 @@ const MAX_GUESSES: u32 = 4;
 pub(super) enum Backing {
     Map(Arc<Map>),
     File(Arc<dyn File>),
+    /// A file that is read into memory once look-ups have cost as much.
+    Warming(Warming),
     Owned(Vec<u8>),
+}
+
+/// A table in a file, in memory from when as many pieces of it were read as it has.
+#[derive(Debug)]
+pub(super) struct Warming {
+    file: Arc<dyn File>,
+    reads: AtomicU64,
+    entries: OnceLock<Option<Vec<u8>>>,
+}
+
+impl Warming {
+    pub(super) fn new(file: Arc<dyn File>) -> Self {
+        Self { file, reads: AtomicU64::new(0), entries: OnceLock::new() }
+    }
+
+    /// All entries of a table that starts there, if it is time and they can be read.
+    fn entries(&self, start: u64, count: u64) -> Option<&[u8]> {
+        let pieces = count.div_ceil(WINDOW_ENTRIES);
+        if self.reads.fetch_add(1, Ordering::Relaxed) < pieces {
+            return None;
+        }
+        let read = || {
+            let mut entries = vec![0; (count * ENTRY_BYTES as u64) as usize];
+            // A sector that cannot be read fails the look-ups that need it, and no others.
+            self.file.read_at(start, &mut entries).is_ok().then_some(entries)
+        };
+        self.entries.get_or_init(read).as_deref()
+    }
 }
 
 /// A sorted table of entries.
@@ -56,12 +87,21 @@ impl Table {
         match &self.backing {
             Backing::Map(map) => Ok(Cow::Borrowed(&map[at as usize..at as usize + len])),
             Backing::Owned(bytes) => Ok(Cow::Borrowed(&bytes[at as usize..at as usize + len])),
-            Backing::File(file) => {
-                let mut buffer = vec![0; len];
-                file.read_at(at, &mut buffer)?;
-                Ok(Cow::Owned(buffer))
-            }
+            Backing::File(file) => Self::read(&**file, at, len),
+            Backing::Warming(warming) => match warming.entries(self.start, self.count) {
+                Some(entries) => {
+                    let from = from as usize * ENTRY_BYTES;
+                    Ok(Cow::Borrowed(&entries[from..from + len]))
+                }
+                None => Self::read(&*warming.file, at, len),
+            },
         }
+    }
+
+    fn read(file: &dyn File, at: u64, len: usize) -> Result<Cow<'static, [u8]>, Error> {
+        let mut buffer = vec![0; len];
+        file.read_at(at, &mut buffer)?;
+        Ok(Cow::Owned(buffer))
     }
 
     /// The ordinal of the first entry whose id is not below the given one.
