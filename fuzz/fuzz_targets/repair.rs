@@ -125,7 +125,7 @@ fn check_names(disk: &SimDisk, store: &Store) {
         for (start, _) in forge::records(&bytes) {
             let id = BlockId::from_slice(&bytes[start + 16..start + 48]).expect("a name");
             let Ok(block) = store.get(&id) else { continue };
-            let known = [dictionary().id()];
+            let known = [BlockId::of(Kind::Dictionary, &dictionary())];
             let is_known = Scene::get().blocks.contains_key(&id) || known.contains(&id);
             let is_known = is_known || block.kind == Kind::Commit;
             assert!(is_known, "{id} is invented");
