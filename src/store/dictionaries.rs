@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, Weak};
 
-use super::fs::File;
+use super::fs::{File, FsError};
 use super::identity::Identity;
 use super::layout::{Entry, RECORD_HEADER_BYTES};
 use super::segment::check_record;
@@ -191,15 +191,16 @@ impl OfSegment {
         }
     }
 
-    /// One that stands before the record that the walk has come to, if it can be read.
-    pub(super) fn get(&self, form: StoredForm) -> Option<Arc<Dictionary>> {
+    /// One that stands before the record that the walk has come to; none if there is none, or it is damaged. What cannot be read
+    /// may be another time, and is an error.
+    pub(super) fn get(&self, form: StoredForm) -> Result<Option<Arc<Dictionary>>, FsError> {
         if let Some(ready) = lock(&self.ready).get(form) {
-            return Some(ready);
+            return Ok(Some(ready));
         }
-        let entry = self.places.get(&form)?;
+        let Some(entry) = self.places.get(&form) else { return Ok(None) };
         let mut record = vec![0; RECORD_HEADER_BYTES + entry.stored_len as usize];
-        self.file.read_at(entry.offset, &mut record).ok()?;
-        let block = check_record(&self.identity, entry, &record, &|_| None).ok()?;
-        Some(lock(&self.ready).keep(Dictionary::new(entry.id, block.bytes)))
+        self.file.read_at(entry.offset, &mut record)?;
+        let block = check_record(&self.identity, entry, &record, &|_| None);
+        Ok(block.ok().map(|block| lock(&self.ready).keep(Dictionary::new(entry.id, block.bytes))))
     }
 }

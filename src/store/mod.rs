@@ -528,7 +528,11 @@ impl Shared {
         if form == StoredForm::PLAIN {
             return None;
         }
-        segment.get(form).or_else(|| self.dictionary(form))
+        let here = segment.get(form).unwrap_or_else(|error| {
+            tracing::warn!(%error, "another copy of a dictionary is used");
+            None
+        });
+        here.or_else(|| self.dictionary(form))
     }
 
     /// One that stands in no sealed segment.

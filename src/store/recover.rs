@@ -181,14 +181,15 @@ fn whole_prefix(
     loop {
         match scanner.step() {
             Step::Record { offset, header, payload } => {
-                let intact = || {
-                    let dictionary = dictionaries.get(header.form);
-                    crc32fast::hash(payload) == header.payload_crc
-                        && open_payload(&target.identity, &header, payload, dictionary.as_deref())
-                            .is_ok()
-                };
-                if offset >= committed && !intact() {
-                    break;
+                if offset >= committed {
+                    // It may be readable another time, so nothing is sealed without it.
+                    let dictionary = dictionaries.get(header.form)?;
+                    let (identity, dictionary) = (&target.identity, dictionary.as_deref());
+                    let intact = crc32fast::hash(payload) == header.payload_crc
+                        && open_payload(identity, &header, payload, dictionary).is_ok();
+                    if !intact {
+                        break;
+                    }
                 }
                 whole.end = offset + header.span();
                 whole.raw_bytes += u64::from(header.raw_len);

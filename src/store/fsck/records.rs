@@ -17,6 +17,9 @@ use crate::store::{Error, Shared};
 /// Stored bytes that are verified together.
 const BATCH_BYTES: usize = 2 << 20;
 
+/// Memory that a dictionary takes that is ready to decompress with, in its own bytes.
+const DICTIONARY_TIMES: usize = 3;
+
 /// Records on their way to be verified.
 #[derive(Default)]
 struct Batch {
@@ -26,7 +29,12 @@ struct Batch {
 
 impl Batch {
     fn push(&mut self, seen: Seen) {
-        self.bytes += seen.payload.len();
+        let form = |seen: &Seen| seen.header.form;
+        let is_new = self.seen.last().map(form) != Some(form(&seen));
+        let dictionary = seen.dictionary.as_ref().filter(|_| is_new);
+        // Where many take turns, each may be held several times.
+        self.bytes +=
+            seen.payload.len() + dictionary.map_or(0, |one| DICTIONARY_TIMES * one.raw().len());
         self.seen.push(seen);
     }
 }
