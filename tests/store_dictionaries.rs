@@ -9,7 +9,9 @@ use std::sync::Arc;
 use headstock::block::{self, BlockId, BlockRead, BlockWrite, Family, Kind};
 use headstock::lab::SimDisk;
 use headstock::store::compact::{self, Settings};
+use headstock::store::fs::RealDisk;
 use headstock::store::fsck::{self, Code, Level};
+use headstock::store::repair::Repair;
 use headstock::store::{Options, RepositorySalt, Store};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -279,4 +281,35 @@ fn dictionaries_count_in_the_space_that_a_compaction_takes() {
     assert!(dictionaries > 25 * 4000, "{dictionaries}");
     assert!(most <= 2 * (64 << 10), "{most}");
     assert!(kept.iter().all(|id| store.get(id).is_ok()));
+}
+
+/// More leaves are lost with a dictionary than a check lists findings: one repair has them all again from another store.
+#[test]
+fn one_repair_brings_back_all_that_a_dictionary_costs() {
+    let (dir, other) =
+        (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let options = || Options { segment_bytes: 128 << 20, ..small(false) };
+    let store = Store::create(dir.path(), options()).expect("create");
+    let mut random = StdRng::seed_from_u64(4);
+    let shared: Vec<u8> = (0..16 << 10).map(|_| random.random()).collect();
+    let alike = store.with_dictionary(shared.clone());
+    let mut leaf = || {
+        let from = random.random_range(0..15 << 10);
+        let own: [u8; 20] = random.random();
+        alike.put(Kind::Leaf, &[&shared[from..from + 1024], &own].concat()).expect("put")
+    };
+    let leaves: Vec<BlockId> = (0..15_000).map(|_| leaf()).collect();
+    for (n, some) in leaves.chunks(10_000).enumerate() {
+        keep(&store, &n.to_string(), some);
+    }
+    drop((store, alike));
+    copy_dir(dir.path(), other.path());
+    let (path, at, _) = &dictionaries(dir.path())[0];
+    flip(path, at + 70);
+    let from = vec![other.path().to_owned()];
+    let repair = Repair::on(Arc::new(RealDisk), dir.path(), options(), from, 1);
+    let salvage = repair.execute(&mut |_| {}).expect("repaired").salvage;
+    assert!(salvage.found.len() > 10_000 && salvage.lost.is_empty(), "{}", salvage.found.len());
+    let store = Store::open(dir.path(), options()).expect("open");
+    assert!(leaves.iter().all(|id| store.get(id).is_ok()));
 }

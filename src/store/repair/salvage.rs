@@ -66,7 +66,8 @@ pub(super) fn execute(
     store.commit(|_| {})?;
     set_aside(repair, store, &segments)?;
     let mut lacking: BTreeSet<BlockId> = lost.into_iter().collect();
-    let mut fresh = !found.is_empty();
+    // A report tells so many findings and no more: what went with a segment is looked for in the graph.
+    let mut fresh = !found.is_empty() || !segments.is_empty();
     for _ in 0..ROUNDS_MAX {
         if !fresh {
             break;
