@@ -19,24 +19,20 @@ impl BlockId {
     /// Names a block.
     #[must_use]
     pub fn of(kind: Kind, raw: &[u8]) -> Self {
-        Self(*with_kind(kind, raw, blake3::Hasher::new, blake3::hash).as_bytes())
+        name(kind, raw, None)
     }
 
     /// Names a block of an encrypted store, so that only who has the key can tell the name of given content.
     #[must_use]
     pub fn keyed(key: &[u8; 32], kind: Kind, raw: &[u8]) -> Self {
-        let (begin, whole) =
-            (|| blake3::Hasher::new_keyed(key), |joined: &[u8]| blake3::keyed_hash(key, joined));
-        Self(*with_kind(kind, raw, begin, whole).as_bytes())
+        name(kind, raw, Some(key))
     }
 
     /// The same of a kind byte and the raw bytes behind it, in one piece.
     #[must_use]
     pub fn of_joined(joined: &[u8], key: Option<&[u8; 32]>) -> Self {
-        Self(
-            *key.map_or_else(|| blake3::hash(joined), |key| blake3::keyed_hash(key, joined))
-                .as_bytes(),
-        )
+        let hash = key.map_or_else(|| blake3::hash(joined), |key| blake3::keyed_hash(key, joined));
+        Self(*hash.as_bytes())
     }
 
     /// A name from its bytes.
@@ -66,21 +62,16 @@ thread_local! {
     static JOINED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The hash of the kind byte followed by the raw content.
-fn with_kind(
-    kind: Kind,
-    raw: &[u8],
-    begin: impl FnOnce() -> blake3::Hasher,
-    whole: impl FnOnce(&[u8]) -> blake3::Hash,
-) -> blake3::Hash {
+fn name(kind: Kind, raw: &[u8], key: Option<&[u8; 32]>) -> BlockId {
     if raw.len() > JOINED_BYTES {
-        return begin().update(&[kind.to_byte()]).update(raw).finalize();
+        let mut hasher = key.map_or_else(blake3::Hasher::new, blake3::Hasher::new_keyed);
+        return BlockId(*hasher.update(&[kind.to_byte()]).update(raw).finalize().as_bytes());
     }
     JOINED.with_borrow_mut(|joined| {
         joined.clear();
         joined.push(kind.to_byte());
         joined.extend_from_slice(raw);
-        whole(joined)
+        BlockId::of_joined(joined, key)
     })
 }
 
@@ -121,5 +112,23 @@ impl FromStr for BlockId {
             *byte = u8::from_str_radix(pair, 16).map_err(|_| ParseIdError)?;
         }
         Ok(Self(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In one piece and in two, on both sides of the length from which it is two.
+    #[test]
+    fn a_name_is_the_hash_of_kind_and_content_whatever_the_length() {
+        for len in [0, 1, 4096, JOINED_BYTES, JOINED_BYTES + 1, 1 << 20] {
+            let raw = vec![7; len];
+            let joined = [&[Kind::Leaf.to_byte()], &raw[..]].concat();
+            assert_eq!(BlockId::of(Kind::Leaf, &raw).0, *blake3::hash(&joined).as_bytes());
+            let keyed = BlockId::keyed(&[9; 32], Kind::Leaf, &raw);
+            assert_eq!(keyed.0, *blake3::keyed_hash(&[9; 32], &joined).as_bytes());
+            assert_eq!(keyed, BlockId::of_joined(&joined, Some(&[9; 32])));
+        }
     }
 }
