@@ -138,7 +138,7 @@ impl Segment {
     }
 
     /// A table made from the records before `limit`, in bytes. A damaged one, and one that cannot be read, is
-    /// passed over: its own block is lost with it, which fsck tells, and no other.
+    /// passed over: its own block is lost with it, which fsck tells, and no other but those that need it to be decompressed.
     pub(super) fn scan(&self, limit: u64) -> Result<Table, Error> {
         let limit = limit.min(self.file.size()?);
         let mut scanner = Scanner::new(Arc::clone(&self.file), self.identity.uuid, self.id, limit);
