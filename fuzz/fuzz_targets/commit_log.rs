@@ -2,7 +2,7 @@
 //! script says so. Opening ends in a store or a typed error. Without forged checksums the store stands at a
 //! state that was committed, all of which it gives. With them it may stand at any, and yet what it then
 //! acknowledges is there after another opening, also behind the last of all numbers of commits, slots,
-//! logs and segments.
+//! logs and segments. Who forges has no keys: an encrypted store stands at a state that was committed all the same.
 #![no_main]
 
 mod common;
@@ -21,25 +21,25 @@ const MAX_EDITS: u8 = 6;
 const ZEROS: usize = 4096;
 
 fuzz_target!(|data: &[u8]| {
-    let scene = Scene::get();
     let mut script = Script(data);
     let Some(flags) = script.byte() else { return };
+    let scene = Scene::get(flags);
     let disk = scene.moment(flags);
     let is_forged = flags & 0x04 != 0;
-    damage(&disk, &mut script, is_forged);
+    damage(scene, &disk, &mut script, is_forged);
 
     // A reader tries for a while to read a log that it cannot.
     let before = copy(&disk);
-    let Ok(store) = open(&disk, false) else { return };
-    if let Ok(reader) = open_reader(&before, false) {
+    let Ok(store) = open(&disk, scene.options(false)) else { return };
+    if let Ok(reader) = open_reader(&before, scene.options(false)) {
         check(scene, &reader, is_forged);
     }
     check(scene, &store, is_forged);
-    go_on(&disk, store, is_forged, flags & 0x08 != 0);
+    go_on(scene, &disk, store, (is_forged, flags & 0x08 != 0));
 });
 
 /// Changes log and slots.
-fn damage(disk: &SimDisk, script: &mut Script<'_>, is_forged: bool) {
+fn damage(scene: &Scene, disk: &SimDisk, script: &mut Script<'_>, is_forged: bool) {
     let (log_path, head_path) = (log_path(disk), Path::new(STORE).join("HEAD"));
     let (mut log, mut head) = (read(disk, &log_path), read(disk, &head_path));
     let end = forge::commits(&log).last().expect("has commits").1;
@@ -54,7 +54,7 @@ fn damage(disk: &SimDisk, script: &mut Script<'_>, is_forged: bool) {
     let mut path = log_path.clone();
     if is_forged {
         let (at, number) = forge::newest_slot(&head);
-        let first = forge::seal_log(&mut log, &Scene::get().uuid, number);
+        let first = forge::seal_log(&mut log, &scene.uuid, number);
         forge::seal_slots(&mut head, at, &first);
         path = path.with_file_name(format!("{number:016x}.log"));
     }
@@ -66,7 +66,7 @@ fn damage(disk: &SimDisk, script: &mut Script<'_>, is_forged: bool) {
 /// Looks at all of a store that was opened.
 fn check(scene: &Scene, store: &Store, is_forged: bool) {
     let roots = store.roots().1;
-    if !is_forged {
+    if !is_forged || scene.keys.is_some() {
         assert!(scene.states.contains(&roots), "a state that nobody committed: {roots:?}");
         check_reach(store, &scene.blocks);
     }
@@ -76,7 +76,7 @@ fn check(scene: &Scene, store: &Store, is_forged: bool) {
 }
 
 /// Commits, compacts if that is wanted, and opens again.
-fn go_on(disk: &SimDisk, store: Store, is_forged: bool, compacts: bool) {
+fn go_on(scene: &Scene, disk: &SimDisk, store: Store, (is_forged, compacts): (bool, bool)) {
     let put = store.put(Kind::Links, &common::links(&[]));
     let committed = put
         .as_ref()
@@ -89,7 +89,7 @@ fn go_on(disk: &SimDisk, store: Store, is_forged: bool, compacts: bool) {
     let (seq, roots) = store.roots();
     assert_eq!(roots.get("fresh"), Some(&id));
     drop(store);
-    let store = open(disk, false).expect("what was acknowledged opens");
+    let store = open(disk, scene.options(false)).expect("what was acknowledged opens");
     assert_eq!(store.roots(), (seq, roots), "another commit than the one acknowledged");
     store.get(&id).expect("what was acknowledged can be read");
 }

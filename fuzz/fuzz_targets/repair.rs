@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{STORE, Scene, Script, dictionary, forge, open, options, paths, read};
+use common::{STORE, Scene, Script, dictionary, forge, open, paths, read};
 use headstock::block::{BlockId, BlockRead as _, Kind};
 use headstock::lab::SimDisk;
 use headstock::store::Store;
@@ -22,21 +22,21 @@ const MAX_FILES: u8 = 4;
 const MAX_EDITS: u8 = 4;
 
 fuzz_target!(|data: &[u8]| {
-    let scene = Scene::get();
     let mut script = Script(data);
     let Some(flags) = script.byte() else { return };
+    let scene = Scene::get(flags);
     let disk = scene.moment(flags);
     let seals_records = flags & 0x04 != 0;
     let (before, log_before) = (segments(&disk), log(&disk));
     for _ in 0..=script.next() % MAX_FILES {
-        damage(&disk, &mut script, seals_records);
+        damage(scene, &disk, &mut script, seals_records);
     }
     let untouched = untouched(&before, &segments(&disk));
     // Behind what the log names, a segment is cut at the first record that is not whole.
     let names_all = flags % 3 < 2 && log(&disk) == log_before;
     let repair = |now_ms| {
-        let store = Path::new(STORE);
-        Repair::on(Arc::new(disk.clone()), store, options(false), Vec::new(), now_ms)
+        let (store, options) = (Path::new(STORE), scene.options(false));
+        Repair::on(Arc::new(disk.clone()), store, options, Vec::new(), now_ms)
     };
     let plan = repair(1).plan(&mut |_| {});
     let Ok(outcome) = repair(1).execute(&mut |_| {}) else { return };
@@ -45,10 +45,10 @@ fuzz_target!(|data: &[u8]| {
     }
     let again = repair(2).plan(&mut |_| {}).expect("what was repaired can be looked at");
     assert!(again.is_empty(), "more to repair: {again:?}");
-    let store = open(&disk, false).expect("what was repaired opens");
+    let store = open(&disk, scene.options(false)).expect("what was repaired opens");
     let roots = store.roots().1;
     assert!(scene.states.contains(&roots), "a state that nobody committed: {roots:?}");
-    check_names(&disk, &store);
+    check_names(scene, &disk, &store);
     let report = fsck::run(&store, Level::Data, &mut |_| {}).expect("is checked");
     let lost: BTreeSet<BlockId> = outcome.salvage.lost.iter().copied().collect();
     let missing: Option<BTreeSet<BlockId>> = report
@@ -89,9 +89,9 @@ fn untouched(
 }
 
 /// Damages one file of the store.
-fn damage(disk: &SimDisk, script: &mut Script<'_>, seals_records: bool) {
+fn damage(scene: &Scene, disk: &SimDisk, script: &mut Script<'_>, seals_records: bool) {
     let segments = paths(disk, "segments");
-    let top = ["STORE", "HEAD"].map(|name| Path::new(STORE).join(name));
+    let top = ["STORE", "HEAD", "KEYS"].map(|name| Path::new(STORE).join(name));
     let small = [paths(disk, "log"), paths(disk, "index"), top.to_vec()].concat();
     let is_segment = script.next() % 4 != 0;
     let all: &[PathBuf] = if is_segment { &segments } else { &small };
@@ -113,20 +113,20 @@ fn damage(disk: &SimDisk, script: &mut Script<'_>, seals_records: bool) {
     }
     if is_segment && seals_records {
         let number = path.file_stem().and_then(|stem| u32::from_str_radix(stem.to_str()?, 16).ok());
-        forge::seal_records(&mut bytes, &Scene::get().uuid, number.expect("is a number"));
+        forge::seal_records(&mut bytes, &scene.uuid, number.expect("is a number"));
     }
     disk.put_file(path, Some(bytes));
 }
 
 /// Whatever the files of the store name and it gives was there before, or tells of a commit.
-fn check_names(disk: &SimDisk, store: &Store) {
+fn check_names(scene: &Scene, disk: &SimDisk, store: &Store) {
     for path in paths(disk, "segments") {
         let bytes = read(disk, &path);
         for (start, _) in forge::records(&bytes) {
             let id = BlockId::from_slice(&bytes[start + 16..start + 48]).expect("a name");
             let Ok(block) = store.get(&id) else { continue };
-            let known = [BlockId::of(Kind::Dictionary, &dictionary())];
-            let is_known = Scene::get().blocks.contains_key(&id) || known.contains(&id);
+            let known = [scene.name(Kind::Dictionary, &dictionary())];
+            let is_known = scene.blocks.contains_key(&id) || known.contains(&id);
             let is_known = is_known || block.kind == Kind::Commit;
             assert!(is_known, "{id} is invented");
         }

@@ -20,9 +20,9 @@ const MAX_EDITS: u8 = 8;
 const MAX_READ_BYTES: u64 = 64 << 20;
 
 fuzz_target!(|data: &[u8]| {
-    let scene = Scene::get();
     let mut script = Script(data);
     let Some(flags) = script.byte() else { return };
+    let scene = Scene::get(flags);
     let disk = scene.moment(flags);
     let (is_closed, mmap) = (flags % 3 == 0, flags & 0x04 != 0);
     if flags & 0x08 != 0 {
@@ -54,19 +54,19 @@ fuzz_target!(|data: &[u8]| {
 
     let reader_disk = copy(&disk);
     if flags & 0x20 == 0
-        && let Ok(reader) = open_reader(&reader_disk, mmap)
+        && let Ok(reader) = open_reader(&reader_disk, scene.options(mmap))
     {
-        readable(&reader, &bytes);
+        readable(scene, &reader, &bytes);
     }
-    let Ok(store) = open(&disk, mmap) else { return };
-    let found = readable(&store, &bytes);
+    let Ok(store) = open(&disk, scene.options(mmap)) else { return };
+    let found = readable(scene, &store, &bytes);
     if seals == 0 && is_closed {
         check_untouched(&before, &bytes, &found);
     }
     let _ = fsck::run(&store, Level::Data, &mut |_| {});
     drop(store);
-    let store = open(&disk, mmap).expect("what was opened opens again");
-    assert!(readable(&store, &bytes) == found, "another opening gives something else");
+    let store = open(&disk, scene.options(mmap)).expect("what was opened opens again");
+    assert!(readable(scene, &store, &bytes) == found, "another opening gives something else");
     let read = disk.bytes_read() + reader_disk.bytes_read();
     assert!(read < MAX_READ_BYTES, "{read} bytes were read below {STORE}");
 });
@@ -83,15 +83,15 @@ fn forge_run(disk: &SimDisk, script: &mut Script<'_>) {
 }
 
 /// The blocks that a store gives of all that it ever held and all that the changed segment names.
-fn readable(store: &Store, segment: &[u8]) -> BTreeMap<BlockId, usize> {
+fn readable(scene: &Scene, store: &Store, segment: &[u8]) -> BTreeMap<BlockId, usize> {
     let named = segment.chunks(8).enumerate().filter(|(_, word)| word.starts_with(b"HSR\x1a"));
     let named =
         named.filter_map(|(at, _)| BlockId::from_slice(segment.get(at * 8 + 16..at * 8 + 48)?));
-    let all: Vec<BlockId> = Scene::get().blocks.keys().copied().chain(named).collect();
+    let all: Vec<BlockId> = scene.blocks.keys().copied().chain(named).collect();
     let mut found = BTreeMap::new();
     for id in all {
         if let Ok(block) = store.get(&id) {
-            assert_eq!(BlockId::of(block.kind, &block.bytes), id, "not what its name says");
+            assert_eq!(scene.name(block.kind, &block.bytes), id, "not what its name says");
             found.insert(id, block.bytes.len());
         }
     }

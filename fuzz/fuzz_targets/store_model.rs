@@ -1,7 +1,7 @@
 //! A script of operations on a store, beside a model of it: blocks put, states committed, taken over from older
 //! ones and given up, compactions, openings, on a disk whose operations fail, that fills up, and whose
 //! power goes. What was acknowledged is there after it, and nothing half-done; a healthy disk lets nothing
-//! fail; a check finds nothing.
+//! fail; a check finds nothing. The store is encrypted if the script begins so, and then gets new data keys.
 #![no_main]
 
 mod common;
@@ -10,14 +10,16 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use common::keys::Keys;
 use common::{
-    Blocks, STORE, Script, check_reach, content, links, node, open, options, put_block, reach,
+    Blocks, STORE, Script, check_reach, content, keys_path, links, name, node, open, options,
+    put_block, reach, read, rotate,
 };
 use headstock::block::{self, BlockId, BlockRead as _, Kind};
 use headstock::lab::{Fault, SimDisk, Survives};
 use headstock::store::fs::Operation;
 use headstock::store::fsck::{self, Level};
-use headstock::store::{RepositorySalt, Roots, Session, Store, compact};
+use headstock::store::{Options, RepositorySalt, Roots, Session, Store, compact};
 use libfuzzer_sys::fuzz_target;
 
 const MAX_STEPS: u32 = 60;
@@ -45,6 +47,9 @@ const FAULTS: [(Operation, ErrorKind); 14] = [
 /// An open store and what is known of it.
 struct Place {
     disk: SimDisk,
+    options: Options,
+    /// If it is encrypted.
+    keys: Option<Keys>,
     store: Option<Store>,
     /// Keeps what was put from being compacted away.
     session: Option<Session>,
@@ -64,7 +69,7 @@ struct Place {
 
 fuzz_target!(|data: &[u8]| {
     let mut script = Script(data);
-    let mut place = Place::new();
+    let mut place = Place::new(script.next() & 1 == 1);
     for _ in 0..MAX_STEPS {
         let Some(step) = script.byte() else { break };
         place.step(step, &mut script);
@@ -76,13 +81,17 @@ fuzz_target!(|data: &[u8]| {
 });
 
 impl Place {
-    fn new() -> Self {
+    fn new(is_encrypted: bool) -> Self {
         let disk = SimDisk::new(Path::new("/disk"));
         let (shared, salt) = (Arc::new(disk.clone()), RepositorySalt([7; 32]));
-        let store = Store::create_on(shared, Path::new(STORE), options(false), salt);
+        let options = options(false, is_encrypted);
+        let store = Store::create_on(shared, Path::new(STORE), options.clone(), salt);
         let store = store.expect("is created");
+        let keys = is_encrypted.then(|| Keys::open(&read(&disk, &keys_path())));
         Self {
             disk,
+            options,
+            keys,
             session: Some(store.session()),
             store: Some(store),
             blocks: Blocks::new(),
@@ -129,7 +138,7 @@ impl Place {
 
     fn put(&mut self, kind: Kind, raw: Vec<u8>) -> Option<BlockId> {
         let id = self.check(put_block(self.store(), kind, &raw))?;
-        assert_eq!(id, BlockId::of(kind, &raw));
+        assert_eq!(id, name(self.keys.as_ref(), kind, &raw));
         self.blocks.insert(id, (kind, raw));
         self.fresh.push(id);
         Some(id)
@@ -230,7 +239,10 @@ impl Place {
             self.disk.fail(&[]);
             self.disk.set_capacity(None);
         }
-        let store = open(&self.disk, false).expect("opens by itself");
+        if self.keys.is_some() && script.next() % 4 == 0 {
+            rotate(&self.disk);
+        }
+        let store = open(&self.disk, self.options.clone()).expect("opens by itself");
         let found = store.roots().1;
         let is_known = found == self.roots || self.attempts.contains(&found);
         assert!(is_known, "{found:?}, acknowledged {:?}, tried {:?}", self.roots, self.attempts);
@@ -241,7 +253,7 @@ impl Place {
         self.fresh.clear();
         (self.is_healthy, self.power_goes) = (true, false);
         // What is built on is not taken back by a later cut.
-        let later = open(&self.disk.restarted(|_| Survives::Nothing), false);
+        let later = open(&self.disk.restarted(|_| Survives::Nothing), self.options.clone());
         let later = later.expect("opens after a cut that follows");
         assert_eq!(later.roots().1, self.roots);
         check_reach(&later, &self.blocks);

@@ -1,6 +1,7 @@
 //! Edits of the files of a store, and their checksums made good again.
 
 use super::Script;
+use super::keys::{COPY_BYTES, DATA_KEY_BYTES, Keys, RING_FIXED_BYTES, SLOTS_AT};
 
 const RECORD_MAGIC: &[u8] = b"HSR\x1a";
 const COMMIT_MAGIC: &[u8] = b"HSC\x1a";
@@ -9,6 +10,12 @@ const TRAILER_BYTES: usize = 128;
 const ENTRY_BYTES: usize = 48;
 const COMMIT_FIXED_BYTES: usize = 104;
 const HASH_BYTES: usize = 32;
+/// Bytes that encryption adds to a record.
+const SEALED_BYTES: usize = 44;
+
+/// Slots of `KEYS`, and bytes of one.
+const KEY_SLOTS: usize = 8;
+const KEY_SLOT_BYTES: usize = 192;
 
 /// A field: where it starts in its structure, and its bytes.
 type Field = (usize, usize);
@@ -52,6 +59,11 @@ const COMMIT: &[Field] = &[
     (104, 2),
     (106, 4),
 ];
+const KEYS: &[Field] = &[(0, 4), (12, 2), (14, 2), (16, 8), (32, 4), (8188, 4)];
+const KEY_SLOT: &[Field] =
+    &[(0, 1), (1, 1), (8, 4), (12, 4), (16, 8), (24, 8), (40, 8), (88, 8), (96, 8), (160, 8)];
+const RING: &[Field] =
+    &[(0, 8), (32, 8), (64, 4), (68, 4), (72, 4), (76, 8), (84, 8), (116, 4), (120, 8), (128, 8)];
 
 pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).map_or(0, |four| u32::from_le_bytes(four.try_into().expect("four")))
@@ -61,7 +73,7 @@ pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).map_or(0, |eight| u64::from_le_bytes(eight.try_into().expect("eight")))
 }
 
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+pub fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     if let Some(place) = bytes.get_mut(at..at + value.len()) {
         place.copy_from_slice(value);
     }
@@ -278,4 +290,76 @@ pub fn seal_slots(bytes: &mut [u8], at: usize, first: &[u8; HASH_BYTES]) {
             put(bytes, at + 124, &crc.to_le_bytes());
         }
     }
+}
+
+/// Changes a file `KEYS`.
+pub fn edit_keys(bytes: &mut Vec<u8>, script: &mut Script<'_>) {
+    let copy = script.below(2) * COPY_BYTES;
+    let slot = |script: &mut Script<'_>| copy + SLOTS_AT + KEY_SLOT_BYTES * script.below(KEY_SLOTS);
+    match script.next() % 8 {
+        0 | 1 => set_field(bytes, script, copy, KEYS),
+        2 | 3 => {
+            let at = slot(script);
+            set_field(bytes, script, at, KEY_SLOT);
+        }
+        4 => {
+            let (from, to) = (slot(script), slot(script));
+            if let Some(copied) = bytes.get(from..from + KEY_SLOT_BYTES).map(<[u8]>::to_vec) {
+                put(bytes, to, &copied);
+            }
+        }
+        5 | 6 => {
+            let place = copy + script.below(COPY_BYTES);
+            let len = script.next().into();
+            put(bytes, place, script.bytes(len));
+        }
+        _ => edit_anywhere(bytes, script, copy),
+    }
+}
+
+/// Changes what `KEYS` holds sealed, or makes of it what it is at another time.
+pub fn edit_ring(ring: &mut Vec<u8>, script: &mut Script<'_>) {
+    match script.next() % 4 {
+        0 | 1 => set_field(ring, script, 0, RING),
+        2 => forget(ring, script.below(2)),
+        _ => edit_anywhere(ring, script, 64),
+    }
+}
+
+/// Takes one of two data keys out of a ring.
+fn forget(ring: &mut Vec<u8>, which: usize) {
+    if ring.len() == RING_FIXED_BYTES + 2 * DATA_KEY_BYTES {
+        let at = RING_FIXED_BYTES + which * DATA_KEY_BYTES;
+        ring.drain(at..at + DATA_KEY_BYTES);
+        let current = u32_at(ring, RING_FIXED_BYTES);
+        put(ring, 64, &current.to_le_bytes());
+        put(ring, 68, &1_u32.to_le_bytes());
+    }
+}
+
+/// Puts any bytes where a record has its own, sealed if the script names an epoch of the keys.
+pub fn edit_sealed(bytes: &mut Vec<u8>, script: &mut Script<'_>, keys: &Keys) {
+    let found = records(bytes);
+    let Some((at, _)) = found.get(script.below(found.len())).copied() else { return };
+    if script.next() % 4 == 0 {
+        set_field(bytes, script, at, RECORD);
+    }
+    let start = at + 64;
+    let end = start + u32_at(bytes, at + 8) as usize;
+    let fits = (start + SEALED_BYTES..=bytes.len()).contains(&end);
+    let (epoch, len) = (script.next() % 4, script.next().into());
+    let any = script.bytes(len);
+    let Some(cipher) = keys.of_blocks(epoch.into()).filter(|_| fits) else {
+        return put(bytes, start, any);
+    };
+    let mut plain = any.to_vec();
+    plain.resize(end - start - SEALED_BYTES, 0);
+    let epoch = u32::from(epoch).to_le_bytes();
+    let mut associated = [1, 0, bytes[at + 4], bytes[at + 5]].to_vec();
+    for part in [&epoch[..], &bytes[at + 12..at + 48], &bytes[at + 52..at + 60], &[0; 4]] {
+        associated.extend_from_slice(part);
+    }
+    let mut sealed = epoch.to_vec();
+    cipher.seal(&associated, &plain, &mut sealed);
+    put(bytes, start, &sealed);
 }

@@ -12,9 +12,12 @@ use bson::{RawArrayBuf, rawdoc};
 use headstock::block::{self, BlockId, BlockRead as _, BlockWrite as _, Kind};
 use headstock::lab::{SimDisk, Survives};
 use headstock::store::fs::{Access, Disk};
-use headstock::store::{Options, RepositorySalt, Roots, Store};
+use headstock::store::{Error, Options, RepositorySalt, Roots, Store};
 
 pub mod forge;
+pub mod keys;
+
+use keys::Keys;
 
 pub const STORE: &str = "/disk/store";
 /// The smallest there are, so that a small store has several.
@@ -33,6 +36,13 @@ impl Script<'_> {
     /// The next byte, or zero behind the end.
     pub fn next(&mut self) -> u8 {
         self.byte().unwrap_or(0)
+    }
+
+    /// So many bytes, or what is left.
+    pub fn bytes(&mut self, len: usize) -> &[u8] {
+        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        taken
     }
 
     /// A place below a bound.
@@ -64,8 +74,13 @@ impl Script<'_> {
 /// A block as it was put.
 pub type Blocks = BTreeMap<BlockId, (Kind, Vec<u8>)>;
 
+/// Of the flags that a script begins with, the one that says that the store is encrypted.
+pub const ENCRYPTED: u8 = 0x40;
+
 /// A small store at three moments, and all that it ever held.
 pub struct Scene {
+    /// If it is encrypted: by the end with two data keys.
+    pub keys: Option<Keys>,
     pub blocks: Blocks,
     /// What each commit named, oldest first.
     pub states: Vec<Roots>,
@@ -75,29 +90,36 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Made once: a copy costs less.
-    pub fn get() -> &'static Self {
-        static SCENE: OnceLock<Scene> = OnceLock::new();
-        SCENE.get_or_init(Self::make)
+    /// The one that flags say. Made once: a copy costs less.
+    pub fn get(flags: u8) -> &'static Self {
+        static SCENES: [OnceLock<Scene>; 2] = [const { OnceLock::new() }; 2];
+        let is_encrypted = flags & ENCRYPTED != 0;
+        SCENES[usize::from(is_encrypted)].get_or_init(|| Self::make(is_encrypted))
     }
 
-    fn make() -> Self {
+    fn make(is_encrypted: bool) -> Self {
+        let options = || options(false, is_encrypted);
+        // The fuzzer watches each step of the cipher, which makes that slow.
+        let step = if is_encrypted { 200 } else { 900 };
         let disk = SimDisk::new(Path::new("/disk"));
         let salt = RepositorySalt([7; 32]);
-        let created =
-            Store::create_on(Arc::new(disk.clone()), Path::new(STORE), options(false), salt);
+        let created = Store::create_on(Arc::new(disk.clone()), Path::new(STORE), options(), salt);
         let mut store = created.expect("is created");
         let (mut blocks, mut states) = (Blocks::new(), vec![store.roots().1]);
         let mut early = None;
         for round in 0..7_u8 {
-            let links = graph(&store, round, &mut blocks);
-            let name = format!("job{}", round % 3);
+            let links = graph(&store, (round, step), &mut blocks);
+            // Some of what was stored before the store was opened again lives on, some does not.
+            let name = format!("job{}", round % 5);
             store.commit(|roots| _ = roots.insert(name, links)).expect("commits");
             states.push(store.roots().1);
             match round {
-                1 => {
+                2 => {
                     drop(store);
-                    store = open(&disk, false).expect("opens");
+                    if is_encrypted {
+                        rotate(&disk);
+                    }
+                    store = open(&disk, options()).expect("opens");
                 }
                 4 => early = Some(copy(&disk)),
                 _ => {}
@@ -111,7 +133,18 @@ impl Scene {
         }
         let identity = read(&disk, &PathBuf::from(STORE).join("STORE"));
         let uuid = identity[32..48].try_into().expect("16 bytes");
-        Self { blocks, states, uuid, moments: [disk, killed, behind] }
+        let keys = is_encrypted.then(|| Keys::open(&read(&disk, &keys_path())));
+        Self { keys, blocks, states, uuid, moments: [disk, killed, behind] }
+    }
+
+    /// How it is opened.
+    pub fn options(&self, mmap: bool) -> Options {
+        options(mmap, self.keys.is_some())
+    }
+
+    /// The name of a block.
+    pub fn name(&self, kind: Kind, raw: &[u8]) -> BlockId {
+        name(self.keys.as_ref(), kind, raw)
     }
 
     /// A disk with the store at one of the moments.
@@ -123,16 +156,35 @@ impl Scene {
     }
 }
 
-pub fn options(mmap: bool) -> Options {
-    Options { segment_bytes: SEGMENT_BYTES, mmap, ..Options::default() }
+pub fn options(mmap: bool, is_encrypted: bool) -> Options {
+    let secret = is_encrypted.then(|| Arc::new(keys::secret()));
+    Options { segment_bytes: SEGMENT_BYTES, mmap, secret, ..Options::default() }
 }
 
-pub fn open(disk: &SimDisk, mmap: bool) -> Result<Store, headstock::store::Error> {
-    Store::open_on(Arc::new(disk.clone()), Path::new(STORE), options(mmap))
+pub fn open(disk: &SimDisk, options: Options) -> Result<Store, Error> {
+    Store::open_on(Arc::new(disk.clone()), Path::new(STORE), options)
 }
 
-pub fn open_reader(disk: &SimDisk, mmap: bool) -> Result<Store, headstock::store::Error> {
-    Store::open_reader_on(Arc::new(disk.clone()), Path::new(STORE), options(mmap))
+pub fn open_reader(disk: &SimDisk, options: Options) -> Result<Store, Error> {
+    Store::open_reader_on(Arc::new(disk.clone()), Path::new(STORE), options)
+}
+
+/// The name of a block in a store of these keys.
+pub fn name(keys: Option<&Keys>, kind: Kind, raw: &[u8]) -> BlockId {
+    keys.map_or_else(|| BlockId::of(kind, raw), |keys| keys.name(kind, raw))
+}
+
+pub fn keys_path() -> PathBuf {
+    Path::new(STORE).join("KEYS")
+}
+
+/// Begins a new data key of an encrypted store that nobody has open.
+pub fn rotate(disk: &SimDisk) {
+    let mut file = read(disk, &keys_path());
+    let mut keys = Keys::open(&file);
+    keys.rotate();
+    keys.write(&mut file);
+    disk.put_file(&keys_path(), Some(file));
 }
 
 /// Another disk with all that stands on one.
@@ -183,8 +235,8 @@ pub fn dictionary() -> Vec<u8> {
     content(1, 256)
 }
 
-/// Puts leaves under nodes under a `Links` block, and returns that.
-fn graph(store: &Store, round: u8, blocks: &mut Blocks) -> BlockId {
+/// Puts leaves of lengths some steps apart under nodes under a `Links` block, and returns that.
+fn graph(store: &Store, (round, step): (u8, usize), blocks: &mut Blocks) -> BlockId {
     let mut put = |kind, raw: Vec<u8>| {
         let id = put_block(store, kind, &raw).expect("is put");
         blocks.insert(id, (kind, raw));
@@ -193,7 +245,7 @@ fn graph(store: &Store, round: u8, blocks: &mut Blocks) -> BlockId {
     let mut nodes = Vec::new();
     for n in 0..3_u8 {
         let leaf =
-            |m: u8| content(round * 16 + n * 4 + m, 400 + 900 * usize::from((round + n + m) % 7));
+            |m: u8| content(round * 16 + n * 4 + m, 400 + step * usize::from((round + n + m) % 7));
         let leaves: Vec<BlockId> = (0..3).map(|m| put(Kind::Leaf, leaf(m))).collect();
         nodes.push(put(Kind::Node, node(&leaves)));
     }
