@@ -14,7 +14,7 @@ An encrypted store needs `--key-file FILE` or `--passphrase-file FILE` before th
 
 | file | page |
 |---|---|
-| `segment.py`, `footer.py`, `check_files.py` | 01-segment |
+| `segment.py`, `dictionaries.py`, `footer.py`, `check_files.py` | 01-segment |
 | `log.py`, `store.py` | 02-commit-log |
 | `blocks.py`, `documents.py` | 03-blocks |
 | `keys.py`, `trees.py` | 04-trees |

@@ -32,7 +32,8 @@ class Check:
         self.slices = 0
 
     def everything(self) -> None:
-        self.findings += files(self.store)
+        # Some have been noted meanwhile, of dictionaries that others need.
+        self.store.note(list(files(self.store)))
         with self.noting():
             for job in jobs.jobs(self.store):
                 self.job(job)

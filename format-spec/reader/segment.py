@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 from zlib import crc32
 
 import zstandard
 
-from .blocks import BLOCK_MAX, DICTIONARY, KINDS, LEAF, PART, Block, expand, name_of
+from .blocks import BLOCK_MAX, KINDS, LEAF, PART, Block, expand, name_of
 from .damage import Damage, Malformed
+from .dictionaries import Dictionaries
 from .encryption import EPOCH, Keys, hasher
 from .footer import PIECE, Footer
 
@@ -54,6 +55,7 @@ class Segment:
         length: Optional[int],
         sealed: bool,
         keys: Optional[Keys] = None,
+        dictionaries: Optional[Dictionaries] = None,
     ) -> None:
         self.path = path
         self.number = number
@@ -65,10 +67,8 @@ class Segment:
         self.footer: Optional[Footer] = None
         # Without a footer: where each block is.
         self.scanned: Dict[bytes, int] = {}
-        self.dictionaries: Dict[bytes, zstandard.ZstdCompressionDict] = {}
-        # Where a dictionary is looked for whose record here is damaged.
-        self.elsewhere: Callable[[bytes], Optional[zstandard.ZstdCompressionDict]]
-        self.elsewhere = lambda _: None
+        # By itself, a segment has only its own.
+        self.dictionaries = dictionaries or Dictionaries({number: self}, self.findings.extend)
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as why:
@@ -131,12 +131,17 @@ class Segment:
 
     def record(self, offset: int, name: bytes) -> Tuple[Header, Block]:
         """The record that should be that of a block, checked."""
+        header = self.named(offset, name)
+        return header, self.content(header)
+
+    def named(self, offset: int, name: bytes) -> Header:
+        """The header of the record that should be that of a block."""
         header = self.header(offset)
         if header is None or header.name != name:
             raise Damage(
                 self.path, offset, f"the header of the record of block {name.hex()} is damaged"
             )
-        return header, self.content(header)
+        return header
 
     def header(self, offset: int) -> Optional[Header]:
         """The header of a record if a valid one stands at `offset`."""
@@ -189,34 +194,14 @@ class Segment:
         return int.from_bytes(epoch, "little")
 
     def _expand(self, header: Header, coded: bytes) -> bytes:
-        if header.form == PLAIN:
-            return expand(coded, header.raw, None)
-        dictionary = self.dictionary(header.form) or self.elsewhere(header.form)
-        if dictionary is None:
-            raise Damage(
-                self.path, header.offset, f"the dictionary of block {header.name.hex()} is damaged"
-            )
+        dictionary = None if header.form == PLAIN else self.dictionaries.of(self, header)
         return expand(coded, header.raw, dictionary)
 
-    def dictionary(self, form: bytes) -> Optional[zstandard.ZstdCompressionDict]:
-        """The dictionary whose name begins so, if it can be read here."""
-        if form not in self.dictionaries:
-            for offset in self._beginning(form):
-                header = self.header(offset)
-                if header is None or header.kind != DICTIONARY or header.form != PLAIN:
-                    continue
-                try:
-                    raw = self.content(header).raw
-                except Damage as why:
-                    self.findings.append(why)
-                    continue
-                self.dictionaries[form] = zstandard.ZstdCompressionDict(raw)
-        return self.dictionaries.get(form)
-
-    def _beginning(self, form: bytes) -> List[int]:
+    def beginning(self, prefix: bytes) -> Iterator[Tuple[int, bytes]]:
+        """The records of blocks whose names begin so: offsets and names."""
         if self.footer is not None:
-            return [found.offset for found in self.footer.beginning(form)]
-        return [at for name, at in self.scanned.items() if name.startswith(form)]
+            return ((found.offset, found.name) for found in self.footer.beginning(prefix))
+        return ((at, name) for name, at in self.scanned.items() if name.startswith(prefix))
 
     def headers(self) -> Iterator[Header]:
         """The records from the front. Behind damage, every multiple of 8 is tried for the next."""

@@ -10,10 +10,9 @@ import struct
 import time
 from typing import Dict, List, Optional
 
-from zstandard import ZstdCompressionDict
-
 from .blocks import COMMIT, Block, Source
 from .damage import Damage
+from .dictionaries import Dictionaries
 from .documents import Document, Link, only
 from .encryption import Keys
 from .keyring import Refused, Secret, read_keys
@@ -40,6 +39,7 @@ class Store(Source):
         self.keys = self._read_keys()
         self.salt = self.identity.salt if self.keys is None else self.keys.salt
         self.segments: Dict[int, Segment] = {}
+        self.dictionaries = Dictionaries(self.segments, self.note)
         allow_many_files()
         self.registration = Registration(folder, self._newest().number)
         try:
@@ -68,7 +68,7 @@ class Store(Source):
                 continue
             if block is not None:
                 self.order.insert(0, self.order.pop(at))
-                self._note(damaged)
+                self.note(damaged)
                 return block
         raise (
             damaged[0]
@@ -76,10 +76,10 @@ class Store(Source):
             else Damage(self.folder, None, f"no segment has block {name.hex()}")
         )
 
-    def _dictionary(self, form: bytes) -> Optional[ZstdCompressionDict]:
-        """A dictionary from any segment that has it whole."""
-        copies = (segment.dictionary(form) for segment in self.segments.values())
-        return next((copy for copy in copies if copy is not None), None)
+    def note(self, findings: List[Damage]) -> None:
+        """Each once, however often it is met."""
+        known = set(map(str, self.findings))
+        self.findings += [finding for finding in findings if str(finding) not in known]
 
     def _read_keys(self) -> Optional[Keys]:
         if not self.identity.encrypted:
@@ -92,12 +92,7 @@ class Store(Source):
         try:
             return read_keys(self.folder, self.identity.uuid, self.secret, findings)
         finally:
-            self._note(findings)
-
-    def _note(self, findings: List[Damage]) -> None:
-        """Each once, however often it is met."""
-        known = set(map(str, self.findings))
-        self.findings += [finding for finding in findings if str(finding) not in known]
+            self.note(findings)
 
     def _newest(self) -> Commit:
         for attempt in range(1, ATTEMPTS + 1):
@@ -108,12 +103,12 @@ class Store(Source):
                 break
             except Damage:
                 if attempt == ATTEMPTS:
-                    self._note(findings)
+                    self.note(findings)
                     raise
             time.sleep(PAUSE_SECONDS)
             # The log may be of an epoch that began just now.
             self.keys = self._read_keys()
-        self._note(findings)
+        self.note(findings)
         return commit
 
     def _open(self) -> None:
@@ -128,7 +123,7 @@ class Store(Source):
             self._add(self.commit.active, self.commit.active_length, False)
         if later is not None:
             number = later.count("commit")
-            self._note([later.damage(f"the log lacks commit {number}, of which this is the copy")])
+            self.note([later.damage(f"the log lacks commit {number}, of which this is the copy")])
             # Nothing tells where they ended as of that commit.
             self.segments.update(self._unlisted())
             roots = {
@@ -138,16 +133,19 @@ class Store(Source):
             self.commit = self.commit._replace(number=number, roots=roots)
 
     def _add(self, number: int, length: int, sealed: bool) -> None:
-        path = segment_path(self.folder, number)
         try:
-            segment = Segment(path, number, self.identity.uuid, length, sealed, self.keys)
+            segment = self._segment(number, length, sealed)
         except Damage as why:
             # Other segments may have what is asked for.
             self.findings.append(why)
             return
         self.findings += segment.findings
-        segment.elsewhere = self._dictionary
         self.segments[number] = segment
+
+    def _segment(self, number: int, length: Optional[int], sealed: bool) -> Segment:
+        path = segment_path(self.folder, number)
+        store, keys = self.identity.uuid, self.keys
+        return Segment(path, number, store, length, sealed, keys, self.dictionaries)
 
     def _later(self) -> Optional[Document]:
         """The newest copy of a later commit than the log ends with, whose record was damaged."""
@@ -177,11 +175,10 @@ class Store(Source):
             number = int(match[1], 16) if match else 0
             if number != commit.active and number < commit.next_segment:
                 continue
-            path = segment_path(self.folder, number)
             try:
-                unlisted[number] = Segment(path, number, self.identity.uuid, None, True, self.keys)
+                unlisted[number] = self._segment(number, None, True)
             except Damage as why:
-                self._note([why])
+                self.note([why])
         return unlisted
 
 
