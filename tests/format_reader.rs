@@ -129,7 +129,8 @@ impl Expected {
 
 #[test]
 fn the_reader_agrees_with_the_vectors() {
-    let output = Reader::set_up().module(&["unittest", "reader.test_vectors", "reader.test_trees"]);
+    let run = ["unittest", "reader.test_vectors", "reader.test_trees", "reader.test_dictionaries"];
+    let output = Reader::set_up().module(&run);
     assert!(output.status.success(), "{}", text(&output));
 }
 
