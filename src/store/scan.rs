@@ -19,6 +19,9 @@ use crate::block::{self, BlockId, Dictionary, StoredForm};
 /// Bytes read at once: above the largest record, so that a record is at most two reads.
 const WINDOW_BYTES: u64 = 2 << 20;
 
+/// Bytes read at once near what could not be read.
+const CAREFUL_BYTES: u64 = 4 << 10;
+
 /// What a disk reads or fails to read as a whole, at least.
 const SECTOR_BYTES: u64 = 512;
 
@@ -44,6 +47,8 @@ pub(super) struct Scanner {
     limit: u64,
     window: Vec<u8>,
     window_start: u64,
+    /// Where the last window ends that could not be read.
+    careful_until: u64,
 }
 
 impl Scanner {
@@ -55,7 +60,8 @@ impl Scanner {
         limit: u64,
     ) -> Self {
         let (window, window_start) = (Vec::new(), 0);
-        Self { file, store, segment, next: SEGMENT_HEADER_BYTES, limit, window, window_start }
+        let (next, careful_until) = (SEGMENT_HEADER_BYTES, 0);
+        Self { file, store, segment, next, limit, window, window_start, careful_until }
     }
 
     /// Makes the bytes `from..from + len` available; they end at or before the limit.
@@ -64,9 +70,13 @@ impl Scanner {
         if from >= self.window_start && from + len <= end {
             return Ok(());
         }
-        let bytes = (self.limit - from).min(WINDOW_BYTES.max(len));
-        // A sector that cannot be read costs what needs it, and nothing around it.
-        self.read(from, bytes).or_else(|_| self.read(from, len))
+        let window = if from < self.careful_until { CAREFUL_BYTES } else { WINDOW_BYTES };
+        let bytes = (self.limit - from).min(window.max(len));
+        self.read(from, bytes).or_else(|error| {
+            self.careful_until = self.careful_until.max(from + bytes);
+            // A sector that cannot be read costs what needs it, and nothing around it.
+            if bytes > len { self.read(from, len) } else { Err(error) }
+        })
     }
 
     fn read(&mut self, from: u64, bytes: u64) -> Result<(), FsError> {
