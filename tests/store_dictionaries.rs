@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headstock::block::{self, BlockId, BlockRead, BlockWrite, Family, Kind};
-use headstock::lab::SimDisk;
+use headstock::lab::{SimDisk, Survives};
 use headstock::store::compact::{self, Settings};
 use headstock::store::fs::RealDisk;
 use headstock::store::fsck::{self, Code, Level};
@@ -280,6 +280,8 @@ fn dictionaries_count_in_the_space_that_a_compaction_takes() {
     let dictionaries: u64 = plan.segments.iter().map(|one| one.dictionary_bytes).sum();
     assert!(dictionaries > 25 * 4000, "{dictionaries}");
     assert!(most <= 2 * (64 << 10), "{most}");
+    // Two leaves are not worth what they were compressed with.
+    assert!(store.stats().stored_bytes < 150_000, "{:?}", store.stats());
     assert!(kept.iter().all(|id| store.get(id).is_ok()));
 }
 
@@ -312,4 +314,224 @@ fn one_repair_brings_back_all_that_a_dictionary_costs() {
     assert!(salvage.found.len() > 10_000 && salvage.lost.is_empty(), "{}", salvage.found.len());
     let store = Store::open(dir.path(), options()).expect("open");
     assert!(leaves.iter().all(|id| store.get(id).is_ok()));
+}
+
+/// A store whose segments, sealed, have a copy of one dictionary each, all but the first of them damaged.
+fn one_good_copy(dir: &Path) -> Vec<Place> {
+    drop(many_segments(dir));
+    drop(Store::open(dir, small(true)).expect("the last segment is sealed"));
+    let mut copies = dictionaries(dir);
+    copies.sort();
+    copies[1..].iter().for_each(|(path, at, _)| flip(path, at + 70));
+    copies
+}
+
+/// The segment with the last copy of a dictionary that can be read dies; others are read through it.
+#[test]
+fn the_last_good_copy_of_a_dictionary_does_not_go() {
+    let dir = tempfile::tempdir().expect("a folder");
+    one_good_copy(dir.path());
+    let store = Store::open(dir.path(), small(true)).expect("open");
+    store.commit(|roots| roots.retain(|name, _| name.as_str() > "1")).expect("commit");
+    let kept = reach_all(&store);
+    drop(store);
+    for _ in 0..2 {
+        // Nothing is in memory from before.
+        let store = Store::open(dir.path(), small(true)).expect("open");
+        let outcome = compact::execute(&store, Settings::default(), &mut |_, _| {});
+        assert_eq!(outcome.expect("compacted").unreadable, []);
+        drop(store);
+        let store = Store::open(dir.path(), small(true)).expect("open");
+        assert_eq!(reach_all(&store), kept);
+    }
+}
+
+/// What needs a dictionary that is lost stays where it is; the rest is compacted, once.
+#[test]
+fn a_lost_dictionary_keeps_nothing_else_from_being_compacted() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let copies = one_good_copy(dir.path());
+    flip(&copies[0].0, copies[0].1 + 70);
+    let store = Store::open(dir.path(), small(true)).expect("open");
+    store.commit(|roots| roots.retain(|name, _| name == "2")).expect("commit");
+    let all: BTreeSet<BlockId> = {
+        let (mut all, mut to_do) =
+            (BTreeSet::new(), store.roots().1.into_values().collect::<Vec<_>>());
+        while let Some(id) = to_do.pop() {
+            if all.insert(id)
+                && let Ok(block) = store.get(&id)
+            {
+                to_do.extend(block::references(block.kind, &block.bytes).expect("references"));
+            }
+        }
+        all
+    };
+    let readable = |store: &Store| all.iter().filter(|id| store.get(id).is_ok()).count();
+    let before = readable(&store);
+    assert!(before < all.len() && before * 3 > all.len(), "{before} of {}", all.len());
+    let stored = store.stats().stored_bytes;
+    let outcome =
+        compact::execute(&store, Settings::thorough(), &mut |_, _| {}).expect("compacted");
+    assert!(!outcome.unreadable.is_empty());
+    assert_eq!(readable(&store), before);
+    let after = store.stats().stored_bytes;
+    assert!(after * 2 < stored, "{after} of {stored}");
+    for _ in 0..3 {
+        let again = compact::execute(&store, Settings::thorough(), &mut |_, _| {});
+        assert_eq!(again.expect("compacted").unreadable, outcome.unreadable);
+    }
+    assert!(store.stats().stored_bytes < after + 4096, "{after} {:?}", store.stats());
+    assert_eq!(readable(&store), before);
+}
+
+/// Its name is in the footer and its bytes are whole, but it stands behind what needs it, or nowhere.
+#[test]
+fn a_segment_without_the_dictionary_that_it_needs_is_told_of_and_made_anew() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (store, all) = many_segments(dir.path());
+    drop(store);
+    drop(Store::open(dir.path(), small(true)).expect("the last segment is sealed"));
+    let copies = dictionaries(dir.path());
+    let (path, at, _) = &copies[1];
+    // No header, so no record that a walk would see.
+    flip(path, at + 20);
+    let store = Store::open(dir.path(), small(true)).expect("open");
+    let codes: Vec<Code> = fsck::run(&store, Level::Data, &mut |_| {})
+        .expect("a check")
+        .findings
+        .iter()
+        .map(|one| one.code)
+        .collect();
+    assert_eq!(
+        codes.iter().filter(|code| **code == Code::SegmentDictionary).count(),
+        1,
+        "{codes:?}"
+    );
+    drop(store);
+    let repair = Repair::on(Arc::new(RealDisk), dir.path(), small(true), Vec::new(), 1);
+    assert!(repair.execute(&mut |_| {}).expect("repaired").salvage.lost.is_empty());
+    let store = Store::open(dir.path(), small(true)).expect("open");
+    assert!(fsck::run(&store, Level::Data, &mut |_| {}).expect("a check").is_sound());
+    assert_eq!(reach_all(&store), all);
+}
+
+/// A check asks the disk, not what this process happens to hold ready.
+#[test]
+fn a_check_tells_of_a_lost_dictionary_that_is_still_in_memory() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let copies = one_good_copy(dir.path());
+    let store = Store::open(dir.path(), small(true)).expect("open");
+    let all = reach_all(&store);
+    flip(&copies[0].0, copies[0].1 + 70);
+    let told = fsck::run(&store, Level::Data, &mut |_| {}).expect("a check");
+    assert!(told.findings.iter().any(|one| one.code == Code::RecordContent), "{told:?}");
+    // And what is in memory still is of use.
+    assert_eq!(reach_all(&store), all);
+}
+
+/// A store on a simulated disk with small segments; every second leaf uses a dictionary.
+fn simulated() -> (SimDisk, &'static Path, Store) {
+    let (disk, dir) = (SimDisk::new(Path::new("/disk")), Path::new("/disk/store"));
+    let salt = RepositorySalt([5; 32]);
+    let store = Store::create_on(Arc::new(disk.clone()), dir, small(false), salt).expect("create");
+    (disk, dir, store)
+}
+
+fn is_segment(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "seg")
+}
+
+/// Where in a simulated disk's files records of dictionaries start.
+fn simulated_dictionaries(disk: &SimDisk) -> Vec<(PathBuf, usize)> {
+    let is_one =
+        |bytes: &[u8]| bytes.starts_with(b"HSR\x1a") && bytes[4] == Kind::Dictionary.to_byte();
+    let segments = disk.files().into_iter().filter(|(path, _)| is_segment(path));
+    segments.filter_map(|(path, bytes)| Some((path, bytes.windows(64).position(is_one)?))).collect()
+}
+
+/// Neither the dictionary nor what is around the sector is read again for each of the records that need it.
+#[test]
+fn a_bad_sector_in_a_dictionary_does_not_have_a_check_read_without_end() {
+    let (disk, dir, store) = simulated();
+    let root = put_graph(&store, &mut StdRng::seed_from_u64(3), 2000, 200);
+    store.commit(|roots| _ = roots.insert("all".to_owned(), root)).expect("commit");
+    drop(store);
+    let check = || {
+        let store = Store::open_on(Arc::new(disk.clone()), dir, small(false)).expect("open");
+        let before = disk.bytes_read();
+        let told = fsck::run(&store, Level::Data, &mut |_| {}).expect("a check");
+        (told.findings, disk.bytes_read() - before)
+    };
+    let (_, intact) = check();
+    let copies = simulated_dictionaries(&disk);
+    assert!(copies.len() > 4, "{copies:?}");
+    copies.iter().for_each(|(path, at)| disk.spoil(path, *at as u64 + 70));
+    let (told, read) = check();
+    assert!(told.iter().any(|one| one.code == Code::Unreadable), "{told:?}");
+    assert!(told.iter().any(|one| one.code == Code::RecordContent), "{told:?}");
+    // What a failed read was to read counts, too.
+    let segments = disk.files().into_iter().filter(|(path, _)| is_segment(path));
+    let stored: usize = segments.map(|(_, bytes)| bytes.len()).sum();
+    assert!(read < intact + 4 * stored as u64, "{read} instead of {intact}, of {stored}");
+}
+
+/// The newest commit cannot be read, so what it made durable is proven by nothing, and a dictionary that the one before has is
+/// damaged: that is no torn end, and cuts nothing off.
+#[test]
+fn a_damaged_dictionary_cuts_no_segment() {
+    let (disk, dir, store) = simulated();
+    let mut random = StdRng::seed_from_u64(3);
+    let first = put_graph(&store, &mut random, 100, 200);
+    store.commit(|roots| _ = roots.insert("first".to_owned(), first)).expect("commit");
+    let second = put_graph(&store, &mut random, 100, 200);
+    let plain = store.put(Kind::Leaf, b"plain, and behind the others").expect("put");
+    store.commit(|roots| _ = roots.insert("second".to_owned(), second)).expect("commit");
+    let disk = disk.restarted(|_| Survives::Nothing);
+    let (path, at) = simulated_dictionaries(&disk).remove(0);
+    let log =
+        disk.files().into_keys().rfind(|path| path.extension().is_some_and(|end| end == "log"));
+    let log = log.expect("a log");
+    for (path, at) in [(path, Some(at + 70)), (log, None)] {
+        let mut bytes = disk.files()[&path].clone();
+        let at = at.unwrap_or_else(|| bytes.iter().rposition(|byte| *byte != 0).expect("a record"));
+        bytes[at] ^= 1;
+        disk.put_file(&path, Some(bytes));
+    }
+    let store = Store::open_on(Arc::new(disk), dir, small(false)).expect("open");
+    assert_eq!(store.roots().1.keys().collect::<Vec<_>>(), ["first"]);
+    assert!(store.get(&plain).is_ok());
+    assert!(store.get(&second).is_ok());
+}
+
+/// More collections than dictionaries are held ready, of each too little is stored for a place in a segment.
+#[test]
+fn a_dictionary_that_waits_for_a_segment_is_made_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = Store::create(dir.path(), roomy()).expect("create");
+    let mut random = StdRng::seed_from_u64(3);
+    let mut leaves = || {
+        (0..600)
+            .map(|_| store.put(Kind::Leaf, &leaf(&mut random)).expect("put"))
+            .collect::<Vec<_>>()
+    };
+    let families: Vec<_> = (0..20_u8).map(|n| ([n; 16], leaves())).collect();
+    keep(
+        &store,
+        "all",
+        &families.iter().flat_map(|(_, leaves)| leaves.clone()).collect::<Vec<_>>(),
+    );
+    let looked = std::cell::Cell::new(0);
+    let mut rounds = (0..3).map(|_| {
+        for (id, leaves) in &families {
+            let examples = |bytes| {
+                looked.set(looked.get() + u32::from(bytes > 64 << 10));
+                Ok(leaves.clone())
+            };
+            assert!(store.family(&Family { id: *id, examples: &examples }).is_some());
+        }
+        looked.take()
+    });
+    assert_eq!(rounds.next(), Some(20));
+    assert_eq!(rounds.next(), Some(0));
+    assert_eq!(rounds.next(), Some(0));
 }

@@ -16,6 +16,9 @@ safe beside restores; a running daemon is asked to do it.
   segments_rewritten   segment files whose living blocks are copied to a new one
   stored_bytes_before  bytes of segment files before, and stored_bytes_after
   waiting_bytes        bytes of removed files that a restore or another reader still uses
+  segments_damaged     segment files that stay because something needed in them cannot be read
+
+Exit code 3 if there are such segments: run `headstock fsck`.
 
 EXAMPLES
   headstock compact --store /backup/rs0 --dry-run
@@ -65,6 +68,12 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
             let waiting = output::bytes(report.waiting_bytes);
             output::line(&format!("{waiting} of that go when whoever reads them has ended"))?;
         }
+        if report.segments_damaged > 0 {
+            let damaged = report.segments_damaged;
+            output::line(&format!(
+                "{damaged} segments stay: they are damaged; run `headstock fsck`"
+            ))?;
+        }
     }
-    Ok(Exit::Done)
+    Ok(if report.segments_damaged > 0 { Exit::Damage } else { Exit::Done })
 }

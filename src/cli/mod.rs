@@ -40,7 +40,7 @@ EXIT CODES
   0  done
   1  failed: the message says what, where, why and what to do next
   2  wrong usage
-  3  fsck found damage, or verify or a rewind differences
+  3  fsck or compact found damage, or verify or a rewind differences
   4  refused: the plan found a reason not to start, and nothing was touched
 
 THE SOURCE

@@ -54,13 +54,14 @@ pub fn compact(
     settings: compact::Settings,
 ) -> Result<CompactReport, Error> {
     let before = store.stats();
-    let (plan, after, waiting_bytes) = if dry_run {
+    let (plan, after, waiting_bytes, damaged) = if dry_run {
         let plan = compact::plan(store, settings)?;
         let after = before.stored_bytes.saturating_sub(plan.freed_bytes);
-        (plan, after, 0)
+        (plan, after, 0, 0)
     } else {
         let outcome = compact::execute(store, settings, &mut |_, _| {})?;
-        (outcome.plan, store.stats().stored_bytes, outcome.waiting_bytes)
+        let (after, damaged) = (store.stats().stored_bytes, outcome.unreadable.len());
+        (outcome.plan, after, outcome.waiting_bytes, damaged)
     };
     let sum = |pick: fn(&compact::SegmentPlan) -> u64| plan.segments.iter().map(pick).sum::<u64>();
     let count = |action| plan.segments.iter().filter(|one| one.action == action).count() as u64;
@@ -76,6 +77,7 @@ pub fn compact(
         stored_bytes_before: before.stored_bytes,
         stored_bytes_after: after,
         waiting_bytes,
+        segments_damaged: damaged as u64,
     })
 }
 

@@ -86,4 +86,7 @@ pub struct CompactReport {
     pub stored_bytes_after: u64,
     /// Bytes of files that no longer count and that readers, such as a restore, still use: they go later.
     pub waiting_bytes: u64,
+    /// Segment files that were to be rewritten and stay, since something that lives in them cannot be read.
+    #[serde(default)]
+    pub segments_damaged: u64,
 }

@@ -143,15 +143,21 @@ impl Active {
         }
     }
 
-    /// Whether a block is to be compressed with a dictionary: it stands here, or so much has missed it that it is worth its
-    /// place.
-    pub(super) fn may_use(&mut self, dictionary: &Dictionary, raw_bytes: usize) -> bool {
+    /// Whether a block of so many bytes is to be compressed with a dictionary: it stands here, or so much has missed it, or is
+    /// known to come, this one included, that it is worth its place.
+    pub(super) fn may_use(
+        &mut self,
+        dictionary: &Dictionary,
+        raw_bytes: usize,
+        ahead_bytes: usize,
+    ) -> bool {
         let presence = self.dictionaries.entry(dictionary.form());
         match presence.or_insert(Presence::MissedBy(0)) {
             Presence::Here(id) => *id == dictionary.id(),
             Presence::MissedBy(bytes) => {
+                let users_bytes = bytes.saturating_add(ahead_bytes.max(raw_bytes));
                 *bytes = bytes.saturating_add(raw_bytes);
-                *bytes / WORTH_TIMES >= dictionary.raw().len()
+                is_worth(dictionary, users_bytes)
             }
         }
     }
@@ -209,6 +215,11 @@ impl Active {
         let mut entries: Vec<Entry> = self.entries.values().copied().collect();
         seal_file(&self.target, &*self.file, self.id, self.end(), self.raw_bytes, &mut entries)
     }
+}
+
+/// Whether a dictionary is worth its place in a segment, for so many raw bytes of blocks that use it there.
+pub(super) fn is_worth(dictionary: &Dictionary, users_bytes: usize) -> bool {
+    users_bytes / WORTH_TIMES >= dictionary.raw().len()
 }
 
 /// Makes records durable, then writes the footer behind them, cuts the file there and makes that

@@ -6,15 +6,17 @@
 //!
 //! Which dictionary a family uses is written down nowhere: its blocks tell, by their stored form.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, Weak};
+
+use bytes::Bytes;
 
 use super::fs::{File, FsError};
 use super::identity::Identity;
 use super::layout::{Entry, RECORD_HEADER_BYTES};
 use super::segment::check_record;
 use super::sync::{Mutex, MutexGuard};
-use crate::block::{Dictionary, Kind, StoredForm, compress};
+use crate::block::{BlockId, Dictionary, Kind, StoredForm, compress};
 
 /// Dictionaries held ready, with about a megabyte each.
 const READY_MAX: usize = 16;
@@ -25,6 +27,8 @@ const FAMILIES_MAX: usize = 1 << 14;
 pub(super) const LEARN_BYTES: usize = 1 << 20;
 /// Families that learn at the same time.
 const LEARNING_MAX: usize = 8;
+/// Dictionaries that wait for a segment that they are worth a place in. While there are so many, no more are made.
+const UNSTORED_MAX: usize = 64;
 /// One part in so many of the samples is kept to try it on.
 const TRIED_PART: usize = 4;
 /// A dictionary is used if it saves one part in so many of what it is tried on.
@@ -35,8 +39,8 @@ const WORTH_PART: usize = 16;
 pub(super) enum Known {
     /// Its blocks are compressed with that dictionary.
     Uses(StoredForm),
-    /// None makes it smaller.
-    UsesNone,
+    /// None made it smaller when that was tried; so often it was asked for since.
+    UsesNone(u32),
     /// What is put is what it will be made from.
     Learns(Weak<Learner>),
 }
@@ -59,6 +63,8 @@ struct Samples {
 pub(super) struct Dictionaries {
     ready: Mutex<Ready>,
     families: Mutex<HashMap<[u8; 16], Known>>,
+    /// Those that were made and may stand in no segment yet: they would be made again and again.
+    unstored: Mutex<HashMap<StoredForm, (BlockId, Bytes)>>,
 }
 
 #[derive(Debug, Default)]
@@ -99,6 +105,28 @@ impl Dictionaries {
     /// Holds one ready, in the place of the one that was not used for the longest.
     pub(super) fn keep_ready(&self, dictionary: Dictionary) -> Arc<Dictionary> {
         lock(&self.ready).keep(dictionary)
+    }
+
+    /// One that was made and may stand in no segment yet.
+    pub(super) fn unstored(&self, form: StoredForm) -> Option<Dictionary> {
+        let (id, raw) = lock(&self.unstored).get(&form).cloned()?;
+        Some(Dictionary::new(id, raw))
+    }
+
+    /// Whether there is room for another that no segment has. Those go that one has by now.
+    pub(super) fn may_make(&self, is_stored: &dyn Fn(StoredForm) -> bool) -> bool {
+        let mut unstored = lock(&self.unstored);
+        if unstored.len() >= UNSTORED_MAX {
+            unstored.retain(|form, _| !is_stored(*form));
+        }
+        unstored.len() < UNSTORED_MAX
+    }
+
+    /// Holds one that was made.
+    pub(super) fn keep_made(&self, dictionary: Dictionary) -> Arc<Dictionary> {
+        let kept = (dictionary.id(), dictionary.raw().clone());
+        lock(&self.unstored).insert(dictionary.form(), kept);
+        self.keep_ready(dictionary)
     }
 
     pub(super) fn family(&self, id: &[u8; 16]) -> Option<Known> {
@@ -177,11 +205,19 @@ pub(super) struct OfSegment {
     identity: Identity,
     places: HashMap<StoredForm, Entry>,
     ready: Mutex<Ready>,
+    /// Those that were looked for in vain, here and elsewhere: as many as a segment has records at most.
+    lost: Mutex<HashSet<StoredForm>>,
 }
 
 impl OfSegment {
     pub(super) fn new(file: Arc<dyn File>, identity: &Identity) -> Self {
-        Self { file, identity: identity.clone(), places: HashMap::new(), ready: Mutex::default() }
+        Self {
+            file,
+            identity: identity.clone(),
+            places: HashMap::new(),
+            ready: Mutex::default(),
+            lost: Mutex::default(),
+        }
     }
 
     /// Takes note of a record that the walk has come to.
@@ -189,6 +225,28 @@ impl OfSegment {
         if entry.kind == Kind::Dictionary {
             self.places.insert(StoredForm::with(&entry.id), *entry);
         }
+    }
+
+    /// Whether one stands before the record that the walk has come to, damaged or not.
+    pub(super) fn has(&self, form: StoredForm) -> bool {
+        self.places.contains_key(&form)
+    }
+
+    /// Whether it was looked for in vain.
+    pub(super) fn is_lost(&self, form: StoredForm) -> bool {
+        lock(&self.lost).contains(&form)
+    }
+
+    /// Remembers what a search elsewhere came to.
+    pub(super) fn keep(
+        &self,
+        form: StoredForm,
+        found: Option<Dictionary>,
+    ) -> Option<Arc<Dictionary>> {
+        if found.is_none() {
+            lock(&self.lost).insert(form);
+        }
+        found.map(|found| lock(&self.ready).keep(found))
     }
 
     /// One that stands before the record that the walk has come to; none if there is none, or it is damaged. What cannot be read

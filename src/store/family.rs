@@ -11,6 +11,9 @@ use crate::block::{BlockId, BlockRead as _, Dictionary, Error, Family, Kind, Sto
 /// Blocks of a family whose stored form is looked at.
 const LOOK_AT_BYTES: u64 = 64 << 10;
 
+/// How often a family for which no dictionary was of use is stored without one before that is tried again.
+const LOOK_AGAIN_AFTER: u32 = 1000;
+
 /// How what is put through a store is compressed.
 #[derive(Clone)]
 pub(super) enum Compression {
@@ -44,6 +47,9 @@ impl Store {
     pub fn with_dictionary(&self, raw: impl Into<Bytes>) -> Self {
         let raw = raw.into();
         let dictionary = Dictionary::new(self.shared.identity.name(Kind::Dictionary, &raw), raw);
+        if dictionary.form() == StoredForm::PLAIN {
+            return Self { compression: Compression::Plain, ..self.clone() };
+        }
         let dictionary = self.shared.dictionaries.keep_ready(dictionary);
         Self { compression: Compression::With(dictionary), ..self.clone() }
     }
@@ -51,13 +57,16 @@ impl Store {
     fn compression_of(&self, family: &Family<'_>) -> Result<Compression, Error> {
         let shared = &*self.shared;
         match shared.dictionaries.family(&family.id) {
-            Some(Known::UsesNone) => return Ok(Compression::Plain),
+            Some(Known::UsesNone(asked)) if asked < LOOK_AGAIN_AFTER => {
+                shared.dictionaries.note(family.id, Known::UsesNone(asked + 1));
+                return Ok(Compression::Plain);
+            }
             Some(Known::Uses(form)) => {
                 if let Some(dictionary) = shared.dictionary(form) {
                     return Ok(Compression::With(dictionary));
                 }
             }
-            Some(Known::Learns(_)) | None => {}
+            Some(Known::Learns(_) | Known::UsesNone(_)) | None => {}
         }
         for id in (family.examples)(LOOK_AT_BYTES)? {
             if let Some(dictionary) = shared.form_of(&id)?.and_then(|form| shared.dictionary(form))
@@ -66,7 +75,11 @@ impl Store {
                 return Ok(Compression::With(dictionary));
             }
         }
-        let (samples, lengths) = self.samples(&(family.examples)(LEARN_BYTES as u64)?)?;
+        let is_stored = |form| shared.stored_dictionary(form).is_some();
+        if !shared.dictionaries.may_make(&is_stored) {
+            return Ok(Compression::Plain);
+        }
+        let (samples, lengths) = self.samples(&(family.examples)(LEARN_BYTES as u64)?);
         // Fewer stand where a scan goes on that had just begun: what comes tells more.
         Ok(if samples.len() < LEARN_BYTES / 4 {
             let learner = shared.dictionaries.learn(family.id);
@@ -78,17 +91,18 @@ impl Store {
     }
 
     /// What a dictionary is made from, of these blocks as many as it takes.
-    fn samples(&self, examples: &[BlockId]) -> Result<(Vec<u8>, Vec<usize>), Error> {
+    fn samples(&self, examples: &[BlockId]) -> (Vec<u8>, Vec<usize>) {
         let (mut samples, mut lengths) = (Vec::new(), Vec::new());
         for id in examples {
             if samples.len() >= LEARN_BYTES {
                 break;
             }
-            let block = self.get(id)?;
+            // One that is damaged says nothing of the others.
+            let Ok(block) = self.get(id) else { continue };
             samples.extend_from_slice(&block.bytes);
             lengths.push(block.bytes.len());
         }
-        Ok((samples, lengths))
+        (samples, lengths)
     }
 
     /// The dictionary for a block that is put, if there is one by now.
@@ -125,8 +139,8 @@ impl Shared {
     ) -> Option<Arc<Dictionary>> {
         let small_enough = |one: &Dictionary| self.writer().is_ok_and(|writer| writer.fits(one));
         let trained = dictionaries::train(&self.identity, samples, lengths).filter(small_enough);
-        let trained = trained.map(|dictionary| self.dictionaries.keep_ready(dictionary));
-        let known = trained.as_ref().map_or(Known::UsesNone, |one| Known::Uses(one.form()));
+        let trained = trained.map(|dictionary| self.dictionaries.keep_made(dictionary));
+        let known = trained.as_ref().map_or(Known::UsesNone(0), |one| Known::Uses(one.form()));
         self.dictionaries.note(family, known);
         trained
     }

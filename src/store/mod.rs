@@ -44,6 +44,7 @@ mod run;
 mod scan;
 mod segment;
 mod session;
+mod stored;
 pub(crate) mod sync;
 mod table;
 #[cfg(test)]
@@ -504,11 +505,17 @@ impl Shared {
         Ok(block)
     }
 
-    /// A dictionary, of any copy of it that can be read.
+    /// A dictionary: one that is ready, or any copy of it that can be read.
     fn dictionary(&self, form: StoredForm) -> Option<Arc<Dictionary>> {
         if let Some(ready) = self.dictionaries.ready(form) {
             return Some(ready);
         }
+        let dictionary = self.stored_dictionary(form).or_else(|| self.dictionaries.unstored(form));
+        dictionary.map(|dictionary| self.dictionaries.keep_ready(dictionary))
+    }
+
+    /// Any copy of a dictionary that can be read.
+    fn stored_dictionary(&self, form: StoredForm) -> Option<Dictionary> {
         let mut found = self.open_dictionary(form);
         let mut read = |entry: &Entry| {
             let segment = self.segments.sealed(entry.segment);
@@ -519,20 +526,24 @@ impl Shared {
             tracing::warn!(%error, "a dictionary cannot be looked for");
         }
         let raw = found?.bytes;
-        let dictionary = Dictionary::new(self.identity.name(Kind::Dictionary, &raw), raw);
-        Some(self.dictionaries.keep_ready(dictionary))
+        Some(Dictionary::new(self.identity.name(Kind::Dictionary, &raw), raw))
     }
 
     /// A dictionary of a segment that is walked; another copy, if it cannot be read there.
     fn dictionary_in(&self, segment: &OfSegment, form: StoredForm) -> Option<Arc<Dictionary>> {
-        if form == StoredForm::PLAIN {
+        if form == StoredForm::PLAIN || segment.is_lost(form) {
             return None;
         }
         let here = segment.get(form).unwrap_or_else(|error| {
             tracing::warn!(%error, "another copy of a dictionary is used");
             None
         });
-        here.or_else(|| self.dictionary(form))
+        here.or_else(|| segment.keep(form, self.stored_dictionary(form)))
+    }
+
+    /// The same for who wants the blocks whatever it takes: what this process holds ready does, too.
+    fn any_dictionary(&self, segment: &OfSegment, form: StoredForm) -> Option<Arc<Dictionary>> {
+        self.dictionary_in(segment, form).or_else(|| self.dictionaries.ready(form))
     }
 
     /// One that stands in no sealed segment.

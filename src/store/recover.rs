@@ -22,11 +22,13 @@ use std::time::Duration;
 use super::append::{Target, seal_file};
 use super::dictionaries::OfSegment;
 use super::fs::{Access, Disk, File, write_again};
-use super::layout::{Entry, SEGMENT_HEADER_BYTES, SegmentId};
+use super::identity::Identity;
+use super::layout::{Entry, RecordHeader, SEGMENT_HEADER_BYTES, SegmentId};
 use super::record::Commit;
-use super::scan::{Scanner, Step, entry_of, open_payload};
+use super::scan::{Scanner, Step, entry_of, open_payload, unseal};
 use super::segment::{self, check_header, read_footer};
 use super::{Error, sync};
+use crate::block::{Dictionary, StoredForm};
 
 /// How often the lock is tried. A process that let go of it may for a moment still hold it in a child
 /// that it forked and that has not yet run its program.
@@ -162,6 +164,21 @@ struct Whole {
     entries: Vec<Entry>,
 }
 
+/// Whether a record is as it was written. One without its dictionary is no torn record: that would stand here too, torn, and end the walk
+/// before. It is damaged, at a place that was durable.
+fn is_intact(
+    identity: &Identity,
+    (header, payload): (&RecordHeader, &[u8]),
+    dictionary: Option<&Dictionary>,
+) -> bool {
+    crc32fast::hash(payload) == header.payload_crc
+        && if dictionary.is_none() && header.form != StoredForm::PLAIN {
+            unseal(identity, header, payload).is_ok()
+        } else {
+            open_payload(identity, header, payload, dictionary).is_ok()
+        }
+}
+
 /// Finds the records before the first that is not whole. Up to `committed` bytes headers are
 /// enough, their content being durable since that commit; behind, content is checked as well.
 fn whole_prefix(
@@ -184,10 +201,7 @@ fn whole_prefix(
                 if offset >= committed {
                     // It may be readable another time, so nothing is sealed without it.
                     let dictionary = dictionaries.get(header.form)?;
-                    let (identity, dictionary) = (&target.identity, dictionary.as_deref());
-                    let intact = crc32fast::hash(payload) == header.payload_crc
-                        && open_payload(identity, &header, payload, dictionary).is_ok();
-                    if !intact {
+                    if !is_intact(&target.identity, (&header, payload), dictionary.as_deref()) {
                         break;
                     }
                 }

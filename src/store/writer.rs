@@ -10,26 +10,25 @@
 //! it. A write or fsync that fails latches the store: what the system did with those bytes is unknown
 //! until it is reopened, which writes again what it reads before it builds on it.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::append::{Active, Target};
+use super::append::{self, Active, Target};
 use super::fs::{File, Operation};
-use super::identity::Identity;
 use super::index::Index;
-use super::keys::{Keys, PAYLOAD_BYTES};
-use super::layout::{Entry, RECORD_HEADER_BYTES, RecordHeader, Sealing, SegmentId, aligned};
+use super::keys::PAYLOAD_BYTES;
+use super::layout::{Entry, RECORD_HEADER_BYTES, RecordHeader, SegmentId, aligned};
 use super::log::{LogFile, LogFiles, Slot};
 use super::record::{Commit, MAX_ROOT_NAME_BYTES, MAX_ROOTS};
 use super::reserve::{Purpose, Reserve};
-use super::scan::{open_payload, unseal};
+use super::scan::open_payload;
 use super::segment::{FindDictionary, Segments, check_record};
+use super::stored::Stored;
 use super::sync::{Condvar, Mutex, MutexGuard};
 use super::{CommitSeq, Error, Roots, sync};
-use crate::block::{self, Block, BlockId, Dictionary, Kind, StoredForm};
+use crate::block::{Block, BlockId, Dictionary, Kind, StoredForm};
 
 /// How often a committer that waits for a seal looks whether the store was latched meanwhile.
 const LATCH_CHECK: Duration = Duration::from_millis(100);
@@ -284,30 +283,47 @@ impl Writer {
         dictionary: Option<&Dictionary>,
         purpose: Purpose,
     ) -> Result<u64, Error> {
-        let used = dictionary.filter(|one| self.fits(one)).filter(|one| {
-            let mut append = lock(&self.append);
-            append.active.as_mut().is_some_and(|active| active.may_use(one, raw.len()))
-        });
+        let used = dictionary.filter(|one| self.may_use(one, raw.len(), 0));
         self.append(shared, &Stored::of(&self.target.identity, (id, kind, raw), used)?, purpose)
     }
 
     /// Appends the block of a record of another segment, checked against its name: as it is stored there, or compressed
-    /// anew where its dictionary is too large for segments of this size.
+    /// anew where its dictionary is not worth a place. With that, raw bytes of blocks to come that use it, this one included.
     pub(super) fn move_record(
         &self,
         shared: (&Segments, &Index),
         (header, payload): (&RecordHeader, &[u8]),
-        dictionary: Option<&Dictionary>,
+        dictionary: Option<(&Dictionary, usize)>,
         purpose: Purpose,
     ) -> Result<u64, Error> {
         let identity = &self.target.identity;
-        let raw = open_payload(identity, header, payload, dictionary)?;
-        let stored = if dictionary.is_some_and(|one| !self.fits(one)) {
+        let raw = open_payload(identity, header, payload, dictionary.map(|(one, _)| one))?;
+        let used = dictionary.filter(|(one, ahead)| self.may_use(one, raw.len(), *ahead));
+        let stored = if used.is_none() && dictionary.is_some() {
             Stored::of(identity, (header.id, header.kind, &raw), None)?
         } else {
-            Stored::moved(identity, header, payload, dictionary)?
+            Stored::moved(identity, header, payload, used.map(|(one, _)| one))?
         };
         self.append(shared, &stored, purpose)
+    }
+
+    /// Appends a dictionary for blocks of other segments, whose own copies of it cannot be read.
+    pub(super) fn put_dictionary(
+        &self,
+        shared: (&Segments, &Index),
+        dictionary: &Dictionary,
+    ) -> Result<u64, Error> {
+        let block = (dictionary.id(), Kind::Dictionary, &dictionary.raw()[..]);
+        self.append(shared, &Stored::of(&self.target.identity, block, None)?, Purpose::Reclaim)
+    }
+
+    /// Whether a block of so many bytes is to be compressed with a dictionary, where so many are known to come.
+    fn may_use(&self, dictionary: &Dictionary, raw_bytes: usize, ahead_bytes: usize) -> bool {
+        self.fits(dictionary)
+            && match &mut lock(&self.append).active {
+                Some(active) => active.may_use(dictionary, raw_bytes, ahead_bytes),
+                None => append::is_worth(dictionary, ahead_bytes),
+            }
     }
 
     /// Whether a dictionary is small enough for segments of this store.
@@ -329,7 +345,8 @@ impl Writer {
         let room = self.with_space(purpose, || self.make_room(&mut append, stored));
         let full = self.latching(room)?;
         let active = append.active.as_mut().expect("make_room leaves an active segment");
-        let first = stored.dictionary.filter(|one| active.entry(&one.id()).is_none());
+        let is_new = active.entry(&stored.id()).is_none();
+        let first = stored.dictionary.filter(|one| is_new && active.entry(&one.id()).is_none());
         let first = first.map_or(Ok(0), |one| {
             let block = (one.id(), Kind::Dictionary, &one.raw()[..]);
             let first = Stored::of(&self.target.identity, block, None)?;
@@ -586,69 +603,9 @@ pub(super) struct Figures {
     pub(super) open_blocks: u64,
 }
 
-/// A block as it is stored.
-pub(super) struct Stored<'a> {
-    header: RecordHeader,
-    bytes: Cow<'a, [u8]>,
-    /// What it was compressed with.
-    dictionary: Option<&'a Dictionary>,
-}
-
-impl<'a> Stored<'a> {
-    /// Compresses a block, and seals it in an encrypted store.
-    fn of(
-        identity: &Identity,
-        (id, kind, raw): (BlockId, Kind, &'a [u8]),
-        dictionary: Option<&'a Dictionary>,
-    ) -> Result<Self, Error> {
-        let (codec, form, bytes) = block::compress(raw, dictionary);
-        let dictionary = dictionary.filter(|one| one.form() == form);
-        let raw_len = length(raw.len())?;
-        let (sealing, stored_len, payload_crc) = (Sealing::None, 0, 0);
-        let header =
-            RecordHeader { kind, codec, sealing, stored_len, raw_len, id, payload_crc, form };
-        Self { header, bytes, dictionary }.sealed(identity)
-    }
-
-    /// The block of a record of another segment: its bytes as they are, unless they are sealed with an older key.
-    fn moved(
-        identity: &Identity,
-        header: &RecordHeader,
-        payload: &'a [u8],
-        dictionary: Option<&'a Dictionary>,
-    ) -> Result<Self, Error> {
-        if Keys::epoch_of(payload).is_some_and(|epoch| epoch == identity.epoch())
-            || identity.keys.is_none()
-        {
-            return Ok(Self { header: *header, bytes: Cow::Borrowed(payload), dictionary });
-        }
-        let bytes = unseal(identity, header, payload)
-            .map_err(|what| block::Error::Damaged { id: header.id, what })?;
-        Self { header: *header, bytes, dictionary }.sealed(identity)
-    }
-
-    fn sealed(mut self, identity: &Identity) -> Result<Self, Error> {
-        if let Some(keys) = &identity.keys {
-            self.bytes = Cow::Owned(keys.seal(&self.header, &self.bytes));
-            self.header.sealing = Sealing::XChaCha20Poly1305;
-        }
-        self.header.stored_len = length(self.bytes.len())?;
-        self.header.payload_crc = crc32fast::hash(&self.bytes);
-        Ok(self)
-    }
-}
-
-fn length(len: usize) -> Result<u32, Error> {
-    u32::try_from(len).map_err(|_| too_large(len))
-}
-
 /// Bytes of a record that stores so many.
 const fn record_span(stored_len: usize) -> u64 {
     aligned((RECORD_HEADER_BYTES + stored_len) as u64)
-}
-
-fn too_large(len: usize) -> Error {
-    Error::Block(block::Error::TooLarge { len })
 }
 
 fn check_roots(roots: &Roots) -> Result<(), Error> {

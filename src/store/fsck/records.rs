@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Check, Code, Finding};
-use crate::block::{BlockId, Dictionary};
+use crate::block::{BlockId, Dictionary, StoredForm};
 use crate::store::dictionaries::OfSegment;
 use crate::store::layout::{Entry, RecordHeader, SegmentId, Trailer};
 use crate::store::scan::{Scanner, Step, entry_of, open_payload};
@@ -75,11 +75,18 @@ impl Check<'_> {
             Scanner::new(Arc::clone(&segment.file), self.shared.identity.uuid, id, limit);
         let mut dictionaries = OfSegment::new(Arc::clone(&segment.file), &self.shared.identity);
         let (mut batch, mut listed) = (Batch::default(), BTreeSet::new());
+        let mut lacking = BTreeSet::new();
         loop {
             match scanner.step() {
                 Step::Record { offset, header, payload } => {
                     let entry = entry_of(id, offset, &header);
                     dictionaries.saw(&entry);
+                    let needs = Some(header.form).filter(|form| *form != StoredForm::PLAIN);
+                    if needs.is_some_and(|form| !dictionaries.has(form) && lacking.insert(form)) {
+                        let what = "the dictionary that the record needs does not stand before it";
+                        let finding = Finding::new(Code::SegmentDictionary, what);
+                        self.report.add(finding.at(id, offset).of_block(entry.id));
+                    }
                     let dictionary = self.shared.dictionary_in(&dictionaries, header.form);
                     batch.push(Seen { entry, header, payload: payload.to_vec(), dictionary });
                     if batch.bytes >= BATCH_BYTES {

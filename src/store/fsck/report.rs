@@ -46,6 +46,9 @@ pub enum Code {
     SegmentList,
     /// A segment's length is not what the commit says.
     SegmentLength,
+    /// A segment has records that were compressed with a dictionary which does not stand before them. They may be read with a
+    /// copy of it in another segment, as long as there is one.
+    SegmentDictionary,
     /// A record's header is damaged.
     RecordHeader,
     /// A record's stored bytes are damaged.
@@ -85,6 +88,7 @@ impl Code {
             Self::SegmentFooter => "HS-SEG-003",
             Self::SegmentList => "HS-SEG-004",
             Self::SegmentLength => "HS-SEG-005",
+            Self::SegmentDictionary => "HS-SEG-006",
             Self::RecordHeader => "HS-REC-001",
             Self::RecordPayload => "HS-REC-002",
             Self::RecordContent => "HS-REC-003",

@@ -131,9 +131,11 @@ fn save_record(
     if header.kind == Kind::Dictionary {
         return Ok(open_payload(&shared.identity, header, payload, None).is_ok());
     }
-    let dictionary = shared.dictionary_in(dictionaries, header.form);
+    let dictionary = shared.any_dictionary(dictionaries, header.form);
+    // How much will need it is not known before all is read; it stood in the damaged segment, too.
+    let used = dictionary.as_deref().map(|one| (one, usize::MAX));
     let parts = (&shared.segments, &shared.index);
-    match writer.move_record(parts, (header, payload), dictionary.as_deref(), Purpose::Data) {
+    match writer.move_record(parts, (header, payload), used, Purpose::Data) {
         Err(Error::Block(block::Error::Damaged { .. })) => Ok(false),
         saved => saved.map(|_| true),
     }
