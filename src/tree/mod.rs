@@ -25,6 +25,7 @@ mod family;
 mod graft;
 mod hurt;
 mod key;
+mod known;
 mod node;
 mod parts;
 mod positional;
@@ -42,12 +43,13 @@ pub use error::Error;
 pub use family::{MIN_FAMILY_BYTES, family};
 pub use hurt::{Hurt, hurt};
 pub use key::Key;
+pub use known::Known;
 pub use parts::{RangeEdits, Ranges};
 pub use positional::{Verdict, edit_positional, trim_front};
 pub use root::Root;
 pub use shape::{Content, Order, Shape};
 pub use unlike::{Side, unlike};
-pub use verify::{verify, verify_nodes};
+pub use verify::{verify, verify_beside, verify_nodes};
 
 /// Levels of inner nodes a tree may have. Each node but the last of its level has two entries or
 /// more, so this is more than 2^32 leaves in the worst case and never reached in practice.

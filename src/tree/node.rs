@@ -94,7 +94,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn ids(&self) -> impl Iterator<Item = &BlockId> {
+    pub(super) fn ids(&self) -> impl Iterator<Item = &BlockId> {
         self.child.iter().chain(&self.parts).chain(self.separator.pieces())
     }
 

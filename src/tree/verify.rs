@@ -8,6 +8,7 @@ use crate::block::{self, BlockId, BlockRead, Kind};
 use crate::store::sync::on_cores;
 
 use super::graft::check_form;
+use super::known::{Known, Pair};
 use super::node::{Entry, Node, Separator, shortest_above};
 use super::shape::{MIN_NODE_ENTRIES, Shape};
 use super::{Error, Key, PART_BYTES, Root, read};
@@ -27,7 +28,21 @@ pub fn verify(
     root: &Root,
     visited: &mut dyn FnMut(&BlockId),
 ) -> Result<(), Error> {
-    run(Check::new(Rules { blocks, shape, documents: true }, visited), root)
+    run(Check::new(Rules { blocks, shape, documents: true, known: None }, visited), root)
+}
+
+/// Checks a whole tree as [`verify`] does, but does not read again what was checked in another tree of the same store that shares it.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_beside(
+    blocks: &dyn BlockRead,
+    shape: &Shape,
+    root: &Root,
+    known: &Known,
+    visited: &mut dyn FnMut(&BlockId),
+) -> Result<(), Error> {
+    run(Check::new(Rules { blocks, shape, documents: true, known: Some(known) }, visited), root)
 }
 
 /// Checks a tree without reading its documents: node forms, counts, the cut rule of nodes, and that
@@ -41,7 +56,7 @@ pub fn verify_nodes(
     root: &Root,
     visited: &mut dyn FnMut(&BlockId),
 ) -> Result<(), Error> {
-    run(Check::new(Rules { blocks, shape, documents: false }, visited), root)
+    run(Check::new(Rules { blocks, shape, documents: false, known: None }, visited), root)
 }
 
 fn run(mut check: Check<'_>, root: &Root) -> Result<(), Error> {
@@ -75,6 +90,8 @@ struct Rules<'a> {
     shape: &'a Shape,
     /// Whether documents are read.
     documents: bool,
+    /// What was checked of other trees.
+    known: Option<&'a Known>,
 }
 
 /// A check under way, from the first key to the last.
@@ -185,10 +202,37 @@ impl Rules<'_> {
         let (id, node) = self.node(entry, 1, rightmost)?;
         let mut part = Part { visited: vec![id], ..Part::default() };
         let last = node.entries.len() - 1;
+        let mut before: Option<&Entry> = None;
+        let mut skipped = None;
         for (index, child) in node.entries.iter().enumerate() {
-            self.chunk(&mut part, child, &id, rightmost && index == last)?;
+            let rightmost = rightmost && index == last;
+            let pair = self.known.zip(before);
+            let pair = pair.map(|(_, before)| Pair::of(self.shape, before, child, rightmost));
+            before = Some(child);
+            if self.known.zip(pair).is_some_and(|(known, pair)| known.has(&pair)) {
+                part.visited.extend(child.ids());
+                skipped = before;
+                continue;
+            }
+            self.catch_up(&mut part, skipped.take())?;
+            self.chunk(&mut part, child, &id, rightmost)?;
+            if let Some((known, pair)) = self.known.zip(pair) {
+                known.note(pair);
+            }
         }
+        self.catch_up(&mut part, skipped)?;
         Ok((part, node.entries))
+    }
+
+    /// Finds the last key of a chunk that was not read, for what comes behind it.
+    fn catch_up(&self, part: &mut Part, skipped: Option<&Entry>) -> Result<(), Error> {
+        if let Some(entry) = skipped.filter(|_| self.shape.is_keyed()) {
+            let chunk = read::chunk(self.blocks, entry)?;
+            if let Some(last) = chunk.documents().last() {
+                part.last = Some(Key::of_document(last?)?.into_bytes());
+            }
+        }
+        Ok(())
     }
 
     /// Checks a chunk of documents. `parent` is named where no block of the chunk can be.

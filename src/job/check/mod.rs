@@ -127,6 +127,7 @@ pub fn run(
         more_findings: 0,
         tainted: BTreeSet::new(),
         verified: HashMap::new(),
+        known: tree::Known::default(),
         owners: Vec::new(),
     };
     for (name, id) in store.roots().1 {
@@ -182,6 +183,8 @@ struct Check<'a> {
     tainted: BTreeSet<BlockId>,
     /// Trees verified, and whether they were whole.
     verified: HashMap<(BlockId, bool, bool), bool>,
+    /// What was read of them.
+    known: tree::Known,
     owners: Vec<Owner>,
 }
 
@@ -353,11 +356,12 @@ impl Check<'_> {
         let shape = Shape::new(self.store.salt(), order, content);
         let (checked, progress) = (&mut self.checked, &mut *self.progress);
         checked.trees += 1;
-        let verify = match (self.settings.level, content) {
-            (Level::Data, _) | (_, Content::Links) => tree::verify,
-            (Level::Quick | Level::Graph, Content::Documents) => tree::verify_nodes,
+        let mut visited = |_: &BlockId| progress(checked);
+        let outcome = if self.settings.level == Level::Data || content == Content::Links {
+            tree::verify_beside(self.store, &shape, root, &self.known, &mut visited)
+        } else {
+            tree::verify_nodes(self.store, &shape, root, &mut visited)
         };
-        let outcome = verify(self.store, &shape, root, &mut |_| progress(checked));
         self.verified.insert(key, outcome.is_ok());
         match outcome {
             Ok(()) => true,

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::tree::node::{Entry, Separator, encode};
+use crate::tree::node::{Entry, Separator, encode, shortest_above};
 
 fn leaf(blocks: &MemoryBlocks, documents: &[RawDocumentBuf]) -> Entry {
     let bytes: Vec<u8> = documents.iter().flat_map(|d| d.as_bytes()).copied().collect();
@@ -26,11 +26,18 @@ fn top(blocks: &MemoryBlocks, entries: &[Entry]) -> Root {
     }
 }
 
+/// What is wrong with a tree, also beside a sound one that shares most of it.
 fn broken(blocks: &MemoryBlocks, root: &Root) -> &'static str {
-    match verify(blocks, &keyed(), root, &mut |_| {}) {
+    let known = Known::default();
+    verify_beside(blocks, &keyed(), &sound(blocks).0, &known, &mut |_| {}).expect("sound");
+    let what = |outcome| match outcome {
         Err(Error::Malformed { what, .. } | Error::MalformedRoot { what }) => what,
         other => panic!("{other:?}"),
-    }
+    };
+    let beside = what(verify_beside(blocks, &keyed(), root, &known, &mut |_| {}));
+    let alone = what(verify(blocks, &keyed(), root, &mut |_| {}));
+    assert_eq!(beside, alone);
+    alone
 }
 
 /// A level-1 tree of several leaves that are cut right.
@@ -93,6 +100,14 @@ fn wrong_entries_are_found() {
     assert_eq!(with(&|entries| entries[1].documents += 1), "counts are not the parent's");
     assert_eq!(with(&|entries| entries[1].bytes -= 1), "counts are not the parent's");
     assert_eq!(with(&|entries| entries.swap(0, 1)), "first separator is not the parent's");
+    assert_eq!(with(&|entries| entries.insert(2, entries[1].clone())), "keys out of order");
+    // What ended the tree may not end a chunk within it.
+    let key = |document: &RawDocumentBuf| Key::of_document(document).unwrap().into_bytes();
+    let behind = document(300, 100, 'd');
+    let separator = shortest_above(&key(&documents[299]), &key(&behind)).to_vec();
+    let behind = Entry { separator: Separator::Inline(separator), ..leaf(&blocks, &[behind]) };
+    let ends = "ends where the cut rule goes on";
+    assert_eq!(with(&|entries| entries.push(behind.clone())), ends);
     let only = top(&blocks, &entries[..1]);
     assert_eq!(broken(&blocks, &only), "a top node with a single child");
     let mut unsorted = documents[..3].to_vec();

@@ -148,3 +148,30 @@ fn differences_are_read_where_they_are() {
     .unwrap();
     assert_eq!(first, 1);
 }
+
+/// Of a tree that shares most with one that was checked, what is new is read, and the chunks around it.
+#[test]
+fn what_was_checked_in_another_tree_is_not_read_again() {
+    for shape in [keyed(), positional()] {
+        let blocks = Counting::default();
+        let mut documents: Vec<_> = (0..20_000).map(|id| document(id, 200, 'd')).collect();
+        let known = Known::default();
+        let reads = |documents: &[RawDocumentBuf]| {
+            let root = build(&blocks, &shape, documents);
+            let mut visited = [0, 0];
+            blocks.reads.store(0, Relaxed);
+            verify_beside(&blocks, &shape, &root, &known, &mut |_| visited[0] += 1).expect("sound");
+            let reads = blocks.reads.load(Relaxed);
+            verify(&blocks, &shape, &root, &mut |_| visited[1] += 1).expect("sound");
+            assert_eq!(visited[0], visited[1]);
+            reads
+        };
+        let all = reads(&documents);
+        let again = reads(&documents);
+        for id in (0..20_000).step_by(2000) {
+            documents[id as usize] = document(id, 200, 'e');
+        }
+        let changed = reads(&documents);
+        assert!(again * 10 < all && changed < again + 40, "{all}, {again}, {changed}");
+    }
+}
