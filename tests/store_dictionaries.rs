@@ -305,15 +305,23 @@ fn one_repair_brings_back_all_that_a_dictionary_costs() {
         keep(&store, &n.to_string(), some);
     }
     drop((store, alike));
+    // In a segment of its own, behind more findings than are listed.
+    let store = Store::open(dir.path(), options()).expect("open");
+    let last = store.put(Kind::Leaf, b"the last of all leaves").expect("put");
+    keep(&store, "last", &[last]);
+    drop(store);
     copy_dir(dir.path(), other.path());
     let (path, at, _) = &dictionaries(dir.path())[0];
     flip(path, at + 70);
+    flip(&path.with_file_name("00000002.seg"), 4096 + 70);
     let from = vec![other.path().to_owned()];
     let repair = Repair::on(Arc::new(RealDisk), dir.path(), options(), from, 1);
     let salvage = repair.execute(&mut |_| {}).expect("repaired").salvage;
     assert!(salvage.found.len() > 10_000 && salvage.lost.is_empty(), "{}", salvage.found.len());
     let store = Store::open(dir.path(), options()).expect("open");
-    assert!(leaves.iter().all(|id| store.get(id).is_ok()));
+    assert!(leaves.iter().chain([&last]).all(|id| store.get(id).is_ok()));
+    let told = fsck::run(&store, Level::Data, &mut |_| {}).expect("a check").findings;
+    assert!(told.is_empty(), "{told:?}");
 }
 
 /// A store whose segments, sealed, have a copy of one dictionary each, all but the first of them damaged.

@@ -3,7 +3,7 @@
 mod store_common;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headstock::block::{BlockRead, BlockWrite, Kind};
 use headstock::store::fsck::{self, Level, Part, Report, Settings, Severity};
@@ -289,4 +289,24 @@ fn a_damaged_slot_of_head_is_named() {
         };
         assert!(told.contains("HEAD"), "slot at {slot}: {told}");
     }
+}
+
+/// Trees are read before records, through a store that notes what it reads: as fast as is allowed, like these.
+#[test]
+fn no_part_of_a_check_reads_faster_than_it_may() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = sample(dir.path());
+    let blocks = reach_all(&store);
+    drop(store);
+    let store = Store::open_reader(dir.path(), small(false)).expect("open");
+    let bytes = store.stats().stored_bytes;
+    let settings = Settings { bytes_per_second: Some(bytes), ..Settings::from(Level::Data) };
+    let least = Duration::from_millis(700);
+    let noting = store.noting(&settings);
+    let begun = Instant::now();
+    blocks.iter().for_each(|id| _ = noting.get(id).expect("there"));
+    assert!(begun.elapsed() > least, "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    fsck::run(&noting, settings, &mut |_| {}).expect("a check");
+    assert!(begun.elapsed() > least, "{:?}", begun.elapsed());
 }

@@ -280,10 +280,10 @@ impl Store {
     }
 
     /// The same store, which notes what is read through it, and so was found to be what its name says: [`fsck::run`] on it does not
-    /// decompress and hash that again.
+    /// decompress and hash that again. It is read as fast as the settings of that check allow.
     #[must_use]
-    pub fn noting(&self) -> Self {
-        Self { verified: Some(Arc::default()), ..self.clone() }
+    pub fn noting(&self, settings: &fsck::Settings) -> Self {
+        Self { verified: Some(Arc::new(Verified::new(settings))), ..self.clone() }
     }
 
     /// Whether the disk was too full for anything but giving space back when somebody last tried.

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
+use super::fsck::{Settings, Throttle};
 use super::layout::{Entry, RECORD_HEADER_BYTES, SegmentId};
-use super::sync::RwLock;
 use super::sync::atomic::{AtomicU64, Ordering};
+use super::sync::{Mutex, RwLock};
 
 /// A record has more bytes than this, so that no two begin in the same so many.
 const GRAIN_BYTES: u64 = RECORD_HEADER_BYTES as u64;
@@ -15,9 +16,10 @@ const WORD_BITS: u64 = 64;
 const MAX_BYTES: u64 = 64 << 20;
 
 /// Bits by the places of records.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Verified {
     bits: RwLock<Bits>,
+    throttle: Mutex<Throttle>,
 }
 
 #[derive(Debug, Default)]
@@ -27,8 +29,14 @@ struct Bits {
 }
 
 impl Verified {
-    /// Notes a record of a segment with so many bytes.
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self { bits: RwLock::default(), throttle: Mutex::new(Throttle::new(settings)) }
+    }
+
+    /// Notes a record of a segment with so many bytes. Waits until it may have been read.
     pub(super) fn note(&self, entry: &Entry, segment_bytes: u64) {
+        let bytes = RECORD_HEADER_BYTES as u64 + u64::from(entry.stored_len);
+        self.throttle.lock().unwrap_or_else(PoisonError::into_inner).spend(bytes);
         let known = self.of(entry.segment);
         if let Some(bits) = known.or_else(|| self.begin(entry.segment, segment_bytes)) {
             let (word, bit) = place(entry.offset);
@@ -78,6 +86,7 @@ fn place(offset: u64) -> (usize, u64) {
 mod tests {
     use super::*;
     use crate::block::{BlockId, Kind};
+    use crate::store::fsck::Level;
 
     fn entry(segment: u32, offset: u64) -> Entry {
         let id = BlockId::of(Kind::Leaf, b"any");
@@ -86,7 +95,7 @@ mod tests {
 
     #[test]
     fn neighbours_are_told_apart_and_there_is_a_bound() {
-        let verified = Verified::default();
+        let verified = Verified::new(&Settings::from(Level::Data));
         // The shortest records that there are.
         let offsets: Vec<u64> = (0..1000).map(|n| 4096 + n * 72).collect();
         let size = 4096 + 1000 * 72;

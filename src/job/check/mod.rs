@@ -117,7 +117,7 @@ pub fn run(
         Err(error) => return Ok(does_not_open(&location.dir, &error)),
     };
     // Trees are checked first, and what is read of them is not verified again as a record.
-    let store = store.noting();
+    let store = store.noting(settings);
     let mut check = Check {
         store: &store,
         settings,

@@ -30,7 +30,7 @@ use crate::store::{Error, Options, Role, Shared, Store, index};
 pub use memory::Coverage;
 use memory::Memory;
 pub use report::{Code, Finding, Report, Severity};
-use settings::Throttle;
+pub(super) use settings::Throttle;
 pub use settings::{Level, Part, Settings};
 
 /// What a verification is doing.

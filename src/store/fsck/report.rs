@@ -1,6 +1,6 @@
 //! What a verification says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -103,6 +103,24 @@ impl Code {
         }
     }
 
+    /// Whether it is about the file of a segment. That of a block that the graph lacks is about what names it: a record that
+    /// is damaged is told by itself.
+    const fn is_of_segment(self) -> bool {
+        matches!(
+            self,
+            Self::SegmentGone
+                | Self::SegmentHeader
+                | Self::SegmentFooter
+                | Self::SegmentList
+                | Self::SegmentLength
+                | Self::SegmentDictionary
+                | Self::RecordHeader
+                | Self::RecordPayload
+                | Self::RecordContent
+                | Self::Unreadable
+        )
+    }
+
     /// How bad it is.
     #[must_use]
     pub const fn severity(self) -> Severity {
@@ -196,6 +214,9 @@ pub struct Report {
     /// affected.
     #[serde(skip)]
     pub tainted: BTreeSet<BlockId>,
+    /// What is wrong with segments, those included of which no finding is listed.
+    #[serde(skip)]
+    pub(in crate::store) damaged_segments: BTreeMap<SegmentId, BTreeSet<Code>>,
 }
 
 impl Report {
@@ -219,6 +240,9 @@ impl Report {
     }
 
     pub(super) fn add(&mut self, finding: Finding) {
+        if let Some(segment) = finding.segment.filter(|_| finding.code.is_of_segment()) {
+            self.damaged_segments.entry(segment).or_default().insert(finding.code);
+        }
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(finding);
         } else {

@@ -83,7 +83,7 @@ impl Part {
 
 /// Keeps a check to its rate.
 #[derive(Debug)]
-pub(super) struct Throttle {
+pub(in crate::store) struct Throttle {
     since: Instant,
     done: u64,
     bytes_per_second: Option<u64>,
@@ -91,7 +91,7 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(in crate::store) fn new(settings: &Settings) -> Self {
         let (bytes_per_second, stop) = (settings.bytes_per_second, Arc::clone(&settings.stop));
         Self { since: Instant::now(), done: 0, bytes_per_second, stop }
     }
@@ -107,7 +107,7 @@ impl Throttle {
     }
 
     /// Waits until `bytes` more may have been read.
-    pub(super) fn spend(&mut self, bytes: u64) {
+    pub(in crate::store) fn spend(&mut self, bytes: u64) {
         self.done += bytes;
         let Some(rate) = self.bytes_per_second else { return };
         let due = Duration::from_secs_f64(self.done as f64 / rate.max(1) as f64);

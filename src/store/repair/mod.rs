@@ -13,14 +13,13 @@
 mod foundation;
 mod salvage;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::fs::{Disk, FsError, RealDisk};
-use super::fsck::{self, Level, Report};
+use super::fsck::{self, Level};
 use super::identity::{Found, Identity};
 use super::layout::SegmentId;
 use super::{CommitSeq, Error, Location, Options, Store, index, recover};
@@ -204,22 +203,4 @@ impl Repair {
         self.disk.sync_dir(&self.dir.join("quarantine"))?;
         self.disk.sync_dir(&self.dir)
     }
-}
-
-/// The codes of what is wrong with segments, by segment.
-fn damaged_segments(report: &Report) -> BTreeMap<SegmentId, Vec<String>> {
-    let mut by_segment = BTreeMap::<SegmentId, Vec<String>>::new();
-    for finding in &report.findings {
-        let code = finding.code.as_str();
-        // What the graph lacks has the place of its record too: that of a damaged one is told by itself.
-        let of_file =
-            code.starts_with("HS-SEG-") || code.starts_with("HS-REC-") || code == "HS-IO-001";
-        if let Some(segment) = finding.segment.filter(|_| of_file) {
-            let codes = by_segment.entry(segment).or_default();
-            if !codes.iter().any(|told| told == code) {
-                codes.push(code.to_owned());
-            }
-        }
-    }
-    by_segment
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{DamagedSegment, Repair, Salvage, damaged_segments};
+use super::{DamagedSegment, Repair, Salvage};
 use crate::block::{self, BlockId, BlockRead as _, Kind};
 use crate::store::compact::{drop_segments, remove_unused};
 use crate::store::dictionaries::OfSegment;
@@ -26,8 +26,9 @@ const ROUNDS_MAX: usize = 64;
 /// What is damaged, and what of it another store has.
 pub(super) fn plan(store: &Store, report: &Report, others: &[Store]) -> Salvage {
     let sizes = &store.shared.commit().segments;
-    let segments = damaged_segments(report).into_iter().map(|(segment, codes)| {
+    let segments = report.damaged_segments.iter().map(|(&segment, codes)| {
         let bytes = sizes.get(&segment).copied().unwrap_or(0);
+        let codes = codes.iter().map(|code| code.as_str().to_owned()).collect();
         DamagedSegment { segment, bytes, codes }
     });
     let segments = segments.collect();
