@@ -15,7 +15,7 @@ use super::apply::{Applier, Halted};
 use super::heal::{self, Why};
 use super::{Activity, Error, Figures, Job, SnapshotInfo, Stopped, blocking, scan, snapshot, tail};
 use crate::head::Scope;
-use crate::oplog::Position;
+use crate::oplog::{OpTime, Position};
 use crate::source::{OplogWindow, Source};
 
 /// First pause after a failure of the source that may pass.
@@ -74,6 +74,7 @@ pub struct Follow {
     figures: Figures,
     heal: bool,
     stage: watch::Receiver<Stage>,
+    wanted: Arc<watch::Sender<OpTime>>,
     supervisor: tokio::sync::Mutex<JoinSet<()>>,
 }
 
@@ -99,12 +100,13 @@ impl Follow {
         let figures = Figures::default();
         let (stage, watched) = watch::channel(Stage::Scanning);
         let (stage, patient, heal) = (Arc::new(stage), options.patient, options.heal);
-        let crew = Crew { job, source, figures, patient, heal, stage };
+        let wanted = Arc::new(watch::Sender::new(OpTime::NULL));
+        let crew = Crew { job, source, figures, patient, heal, stage, wanted };
         let mut supervisor = JoinSet::new();
         supervisor.spawn(crew.clone().supervise());
-        let Crew { job, source, figures, .. } = crew;
+        let Crew { job, source, figures, wanted, .. } = crew;
         let supervisor = tokio::sync::Mutex::new(supervisor);
-        Ok(Self { job, source, figures, heal, stage: watched, supervisor })
+        Ok(Self { job, source, figures, heal, stage: watched, wanted, supervisor })
     }
 
     /// The job.
@@ -129,6 +131,11 @@ impl Follow {
             let applier = self.applier().await?;
             let newest = self.source.newest_majority().await?;
             self.figures.newest(newest);
+            self.wanted.send_if_modified(|wanted| {
+                let is_newer = newest.optime > *wanted;
+                *wanted = newest.optime.max(*wanted);
+                is_newer
+            });
             self.note_identity().await?;
             let taken = tokio::select! {
                 taken = applier.snapshot(&self.job, newest.optime) => taken,
@@ -233,6 +240,8 @@ struct Crew {
     patient: bool,
     heal: bool,
     stage: Arc<watch::Sender<Stage>>,
+    /// The newest entry that somebody waits for.
+    wanted: Arc<watch::Sender<OpTime>>,
 }
 
 impl Crew {
@@ -354,10 +363,9 @@ impl Crew {
         let mut pause = RETRY_FIRST;
         loop {
             let before = self.job.state().received;
-            let Err(error) = tail::run(&self.job, &self.source, &self.figures, &received).await
-            else {
-                continue;
-            };
+            let wanted = self.wanted.subscribe();
+            let tailing = tail::run(&self.job, &self.source, &self.figures, &received, wanted);
+            let Err(error) = tailing.await else { continue };
             if self.job.state().received != before {
                 pause = RETRY_FIRST;
             }

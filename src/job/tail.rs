@@ -21,13 +21,14 @@ use crate::source::Source;
 pub const SLICE_BYTES: usize = 4 << 20;
 /// A slice ends after this time: how much a crash of this machine together with the loss of the
 /// source could cost.
-const SLICE_TIME: Duration = Duration::from_secs(1);
+pub(super) const SLICE_TIME: Duration = Duration::from_secs(1);
 
 // A slice that has not reached its size must have room for one more entry.
 const _: () = assert!(SLICE_BYTES + MAX_ENTRY_BYTES <= MAX_SLICE_BYTES);
 
 /// Tails the source from where the job stands, for ever. Sends the position of each durable entry
-/// that ends a slice to `received`. Cancel it by dropping it: what was committed stays.
+/// that ends a slice to `received`. A slice that has the `wanted` entry ends at once. Cancel it by dropping it: what was
+/// committed stays.
 ///
 /// # Errors
 /// Those of the source and the store, [`Error::Oplog`] for an entry without a position.
@@ -36,6 +37,7 @@ pub async fn run(
     source: &Source,
     figures: &Figures,
     received: &watch::Sender<Option<Position>>,
+    mut wanted: watch::Receiver<OpTime>,
 ) -> Result<(), Error> {
     let state = job.state();
     let (from, inclusive) = match (state.received, &state.scan) {
@@ -50,6 +52,7 @@ pub async fn run(
         let batch = tokio::select! {
             batch = tail.next() => batch?,
             () = sleep_until(wait) => bytes::Bytes::new(),
+            Ok(()) = wanted.changed() => bytes::Bytes::new(),
         };
         for entry in slice::entries(&batch) {
             open.push(entry?)?;
@@ -57,7 +60,8 @@ pub async fn run(
                 open = open.store(job, figures, received).await?;
             }
         }
-        if open.since.is_some_and(|since| since.elapsed() >= SLICE_TIME) {
+        let wanted = *wanted.borrow_and_update();
+        if open.since.is_some_and(|since| since.elapsed() >= SLICE_TIME) || open.has(wanted) {
             open = open.store(job, figures, received).await?;
         }
     }
@@ -72,6 +76,8 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 /// The slice being collected.
 struct Open {
+    /// The last entry before it.
+    prev: OpTime,
     builder: SliceBuilder,
     /// When its first entry came.
     since: Option<Instant>,
@@ -79,13 +85,18 @@ struct Open {
 
 impl Open {
     fn after(prev: OpTime) -> Self {
-        Self { builder: SliceBuilder::new(prev), since: None }
+        Self { prev, builder: SliceBuilder::new(prev), since: None }
     }
 
     fn push(&mut self, entry: &RawDocument) -> Result<(), Error> {
         self.builder.push(entry)?;
         self.since.get_or_insert_with(Instant::now);
         Ok(())
+    }
+
+    /// Whether an entry is one of its own.
+    fn has(&self, entry: OpTime) -> bool {
+        self.prev < entry && entry <= self.builder.last()
     }
 
     /// Makes the slice durable and begins the next.

@@ -349,3 +349,26 @@ async fn an_applier_that_has_ended_keeps_nobody_waiting() {
     let answer = tokio::time::timeout(std::time::Duration::from_secs(20), asked).await;
     assert!(matches!(answer.expect("an answer"), Err(Error::Interrupted { .. })));
 }
+
+/// A slice that has what a snapshot is to have ends at once, and not when its time is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_waits_for_no_slice() {
+    let set = ReplicaSet::of(1).await.expect("a set");
+    let source = Source::connect(&set.uri(), ReadFrom::default()).await.expect("connect");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("store");
+    let job = Job::open_or_create(&path, None, &source, false).await.expect("job");
+    let follow = Follow::start(job, source, FollowOptions::default()).await.expect("started");
+    follow.snapshot().await.expect("of the initial sync");
+    let written = set.client().database("shop").collection::<bson::Document>("orders");
+    let mut least = tail::SLICE_TIME;
+    // This machine may be slow at one time or another.
+    for _ in 0..5 {
+        written.insert_one(bson::doc! {}).await.expect("insert");
+        let asked = tokio::time::Instant::now();
+        follow.snapshot().await.expect("a snapshot");
+        least = least.min(asked.elapsed());
+    }
+    follow.stop().await.expect("stopped");
+    assert!(least < tail::SLICE_TIME / 2, "{least:?}");
+}
