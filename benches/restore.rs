@@ -42,6 +42,7 @@ fn main() {
             namespaces: Vec::new(),
             existing: Existing::Refuse,
             trust,
+            only_plan: false,
             target: Target::Dump(folder.path().join(format!("dump-{trust}"))),
             mongod: None,
         };

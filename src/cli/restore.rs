@@ -132,6 +132,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
             _ => Existing::Refuse,
         },
         trust: args.trust,
+        only_plan: args.dry_run,
         target: args.to,
         mongod: args.mongod,
     };

@@ -17,6 +17,7 @@ use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use super::files::{self, BUFFER_BYTES, FileWork, Written};
 use super::items::{Item, Shape, flag, text};
 use super::live::Done;
+use super::synced::Synced;
 use super::{Amount, Cancel, Error, Phase, metadata};
 
 /// First bytes of an archive.
@@ -36,18 +37,18 @@ pub(super) type Sums = HashMap<(String, String), Written>;
 /// Writes the file.
 pub(super) fn restore(work: &FileWork, path: &Path) -> Result<Done, Error> {
     let file = File::create_new(path).map_err(Error::io("create", path))?;
-    let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, Synced::new(file));
     let (head_bytes, written) = write(work, path, &mut out)?;
     let file = out.into_inner().map_err(|why| why.into_error());
-    file.and_then(|file| file.sync_all()).map_err(Error::io("sync", path))?;
+    file.and_then(Synced::finish).map_err(Error::io("sync", path))?;
     let bytes = work.items.iter().map(Item::bytes).sum();
     work.progress.begin(Phase::Compare, Amount { documents: 0, bytes });
     let mut found = read_back(path, head_bytes, work)?;
     let mut done = Done::default();
     for item in &work.items {
         let ns = data_ns(item);
-        let expected = written.get(&ns).copied().unwrap_or_default();
-        files::compare(item, found.remove(&ns).unwrap_or_default(), expected)?;
+        let expected = written.get(&ns).cloned().unwrap_or_default();
+        files::compare(item, &found.remove(&ns).unwrap_or_default(), &expected)?;
         files::count(&mut done, item);
     }
     Ok(done)
@@ -125,7 +126,7 @@ fn segment(
         sum = files::write_documents(work, item, path, out)?;
         put(out, &TERMINATOR)?;
     }
-    put(out, namespace_header(item, true, sum.crc.value()).as_bytes())?;
+    put(out, namespace_header(item, true, sum.crc()).as_bytes())?;
     put(out, &TERMINATOR)?;
     Ok(sum)
 }
@@ -146,11 +147,10 @@ pub(super) fn read_segments(input: impl Read, path: &Path, work: &FileWork) -> R
     while let Some(header) = reader.header()? {
         let sum = found.entry(header.ns).or_default();
         while reader.document()? {
-            sum.crc.update(&reader.document);
-            sum.bytes += reader.document.len() as u64;
+            sum.add(&reader.document);
         }
         if let Some(crc) = header.end
-            && crc != sum.crc.value()
+            && crc != sum.crc()
         {
             return Err(reader.broken("a checksum differs"));
         }

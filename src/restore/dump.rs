@@ -12,6 +12,7 @@ use std::path::Path;
 use super::files::{self, BUFFER_BYTES, FileWork};
 use super::items::Item;
 use super::live::Done;
+use super::synced::Synced;
 use super::{Amount, Error, Phase, extjson, metadata};
 use crate::store::sync::on_cores;
 
@@ -27,10 +28,10 @@ pub(super) fn restore(work: &FileWork, dir: &Path) -> Result<Done, Error> {
         if item.data.is_some() {
             let path = db.join(format!("{}.bson", metadata::file_name(item.data_name())));
             let file = File::create_new(&path).map_err(Error::io("create", &path))?;
-            let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
+            let mut out = BufWriter::with_capacity(BUFFER_BYTES, Synced::new(file));
             let sum = files::write_documents(work, item, &path, &mut out)?;
             let file = out.into_inner().map_err(|why| why.into_error());
-            file.and_then(|file| file.sync_all()).map_err(Error::io("sync", &path))?;
+            file.and_then(Synced::finish).map_err(Error::io("sync", &path))?;
             written.push((item, path, sum));
         }
         files::sync_dir(&db)?;
@@ -41,7 +42,7 @@ pub(super) fn restore(work: &FileWork, dir: &Path) -> Result<Done, Error> {
     let bytes = work.items.iter().map(Item::bytes).sum();
     work.progress.begin(Phase::Compare, Amount { documents: 0, bytes });
     let compared = on_cores(&written, |(item, path, sum)| {
-        files::compare(item, files::read_back(path, &work.cancel)?, *sum)?;
+        files::compare(item, &files::read_back(path, &work.cancel)?, sum)?;
         work.progress.advance(Amount { documents: 0, bytes: sum.bytes });
         Ok(())
     });

@@ -1,15 +1,17 @@
 //! What a dump and an archive have in common: a path that does not exist until it is whole.
 //!
 //! Everything is written under the path's name with [`PARTIAL`] added, synced, read back and compared, and
-//! then renamed; so a path of the name asked for is a finished restore, whenever the program died. What an
-//! earlier run left under the partial name is removed.
+//! then renamed; so a path of the name asked for is a finished restore, whenever the program died. What a restore that failed or an
+//! earlier run left under the partial name is removed. Each block is checked against its name when it is read for this: to read all of
+//! them before would prove no more, since nothing of the target's is touched until all is written.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::crc64::Crc64;
+use crc64fast::Digest;
+
 use super::items::{Item, Selection, Shape};
 use super::live::Done;
 use super::plan::{Compared, TargetFacts};
@@ -60,7 +62,13 @@ pub(super) async fn run(restore: &Restore, path: &Path, write: Writer) -> Result
             work.items.iter().map(Item::bytes).sum(),
         );
         work.progress.begin(Phase::Load, Amount { documents, bytes });
-        let done = write(&work, &partial)?;
+        let written = write(&work, &partial);
+        if written.is_err()
+            && let Err(why) = clear(&partial)
+        {
+            tracing::warn!("what was written stays until the next attempt: {why}");
+        }
+        let done = written?;
         finish(&partial, &path)?;
         Ok(done)
     };
@@ -91,13 +99,18 @@ pub(super) fn begin(path: &Path) -> Result<PathBuf, Error> {
     let parent = parent(path);
     fs::create_dir_all(&parent).map_err(Error::io("create", &parent))?;
     let partial = partial(path);
-    let removed = match fs::symlink_metadata(&partial) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(&partial),
-        Ok(_) => fs::remove_file(&partial),
+    clear(&partial)?;
+    Ok(partial)
+}
+
+/// Removes what stands under a partial name.
+fn clear(partial: &Path) -> Result<(), Error> {
+    let removed = match fs::symlink_metadata(partial) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(partial),
+        Ok(_) => fs::remove_file(partial),
         Err(_) => Ok(()),
     };
-    removed.map_err(Error::io("remove", &partial))?;
-    Ok(partial)
+    removed.map_err(Error::io("remove", partial))
 }
 
 /// Gives what was made and synced its name.
@@ -159,11 +172,24 @@ pub(super) fn facts(kind: &str, scheme: &str, path: &Path) -> Result<TargetFacts
     })
 }
 
-/// Length and checksum of what was written for a namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Length and checksum of what was written for a namespace: the CRC-64 that mongodump archives end each namespace with.
+#[derive(Clone, Default)]
 pub(super) struct Written {
     pub bytes: u64,
-    pub crc: Crc64,
+    crc: Digest,
+}
+
+impl Written {
+    /// Takes further bytes in.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.crc.write(bytes);
+    }
+
+    /// The checksum of what was taken in.
+    pub fn crc(&self) -> u64 {
+        self.crc.sum64()
+    }
 }
 
 /// Writes the documents of an item, one after the other.
@@ -178,8 +204,7 @@ pub(super) fn write_documents(
     let Some(data) = &item.data else { return Ok(written) };
     read::runs(&*work.blocks, data, &work.cancel, &mut |run| {
         out.write_all(run).map_err(Error::io("write", path))?;
-        written.crc.update(run);
-        written.bytes += run.len() as u64;
+        written.add(run);
         let count = read::for_each_document(&data.ns, run, &mut |_| Ok(()))?;
         documents += count;
         pending.documents += count;
@@ -208,15 +233,14 @@ pub(super) fn read_back(path: &Path, cancel: &Cancel) -> Result<Written, Error> 
         if length == 0 {
             return Ok(read);
         }
-        read.crc.update(&buffer[..length]);
-        read.bytes += length as u64;
+        read.add(&buffer[..length]);
     }
 }
 
 /// Fails if what was read back of an item is not what was written.
-pub(super) fn compare(item: &Item, found: Written, expected: Written) -> Result<(), Error> {
+pub(super) fn compare(item: &Item, found: &Written, expected: &Written) -> Result<(), Error> {
     same(item, "bytes", found.bytes, expected.bytes)?;
-    same(item, "checksum", found.crc.value(), expected.crc.value())
+    same(item, "checksum", found.crc(), expected.crc())
 }
 
 fn same(item: &Item, what: &'static str, found: u64, expected: u64) -> Result<(), Error> {

@@ -73,5 +73,5 @@ fn item(blocks: &MemoryBlocks, ns: &str, documents: &[RawDocumentBuf]) -> Result
 }
 
 fn found(sums: Sums) -> Found {
-    sums.into_iter().map(|(ns, sum)| (ns, (sum.bytes, sum.crc.value()))).collect()
+    sums.into_iter().map(|(ns, sum)| (ns, (sum.bytes, sum.crc()))).collect()
 }

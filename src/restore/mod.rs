@@ -15,7 +15,6 @@
 //! Memory is bounded by batches, change budgets and the catalog, never by documents.
 
 mod archive;
-mod crc64;
 mod dbpath;
 mod differ;
 mod dump;
@@ -38,6 +37,7 @@ mod request;
 mod resolve;
 mod rewind;
 mod spans;
+mod synced;
 mod verify;
 
 pub use differ::{Contents, Differ, Pair};
@@ -45,7 +45,7 @@ pub use error::Error;
 pub use materialise::View;
 pub(crate) use overlay::Overlay;
 pub use plan::{
-    CheckedBlocks, Compared, Plan, PlannedNamespace, PlannedPoint, Report, TargetFacts,
+    CheckedBlocks, Compared, Plan, PlannedNamespace, PlannedPoint, Proof, Report, TargetFacts,
 };
 pub use point::{At, Nearest, NearestSnapshots, ParseAtError, rfc3339};
 pub use progress::{Amount, Cancel, Phase, Progress, Silent};

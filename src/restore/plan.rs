@@ -98,8 +98,23 @@ pub struct PlannedNamespace {
 pub struct CheckedBlocks {
     /// How many are needed, each present.
     pub blocks: u64,
-    /// Raw bytes read and hashed; zero if the blocks were trusted.
+    /// Raw bytes read and hashed before anything is written: of blocks that name others at least.
     pub hashed_bytes: u64,
+    /// What of those with documents.
+    pub documents: Proof,
+}
+
+/// What is known of the blocks with documents before a restore writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proof {
+    /// That each was read and hashes to its name.
+    #[default]
+    Hashed,
+    /// That they are present.
+    Trusted,
+    /// That they are present; each is hashed before its documents are written, under a name that is not the target's.
+    HashedWhenWritten,
 }
 
 /// What a restore did.
@@ -143,7 +158,11 @@ impl fmt::Display for Plan {
             point.t, point.i, point.time, point.snapshot, point.slices
         )?;
         write_target(f, target)?;
-        let checked = if self.blocks.hashed_bytes > 0 { "read and hashed" } else { "present" };
+        let checked = match self.blocks.documents {
+            Proof::Hashed => "read and hashed",
+            Proof::Trusted => "present",
+            Proof::HashedWhenWritten => "present, each hashed before its documents are written",
+        };
         writeln!(f, "  blocks    {} {checked}", self.blocks.blocks)?;
         writeln!(
             f,

@@ -9,8 +9,8 @@ use super::plan::{DATA_DIRECTORY, Plan, PlannedNamespace, STAND_ALONE, TargetFac
 use super::resolve::History;
 use super::verify::verify;
 use super::{
-    Backup, Cancel, CheckedBlocks, Error, Existing, Progress, Request, Restore, Target, dbpath,
-    files,
+    Backup, Cancel, CheckedBlocks, Error, Existing, Progress, Proof, Request, Restore, Target,
+    dbpath, files,
 };
 use crate::blockstore::Repository;
 use crate::head::Manifest;
@@ -117,7 +117,12 @@ fn read(
         return Err(Error::NothingSelected { filters: filters.join(", ") });
     }
     let collections = selection.collections();
-    let blocks = verify(&*view.blocks, &collections, request.trust, progress, cancel)?;
+    let later = request.checks_while_writing();
+    let trust = request.trust || later;
+    let mut blocks = verify(&*view.blocks, &collections, trust, progress, cancel)?;
+    if later {
+        blocks.documents = Proof::HashedWhenWritten;
+    }
     Ok((view, selection, blocks))
 }
 

@@ -18,10 +18,21 @@ pub struct Request {
     pub existing: Existing,
     /// Whether to believe that blocks that are present are also whole.
     pub trust: bool,
+    /// Whether it will only be planned: files then tell as much beforehand as a server.
+    pub only_plan: bool,
     /// Where to.
     pub target: Target,
     /// The mongod to build a data directory with; else `$MONGOD`, else the one on `PATH`.
     pub mongod: Option<PathBuf>,
+}
+
+impl Request {
+    /// Whether blocks are hashed when they are written, and not before: what is written has no name until all of it is whole.
+    pub(super) fn checks_while_writing(&self) -> bool {
+        matches!(self.target, Target::Dump(_) | Target::Archive(_))
+            && !self.only_plan
+            && !self.trust
+    }
 }
 
 /// What may happen to namespaces that the target already has.

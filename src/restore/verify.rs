@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use super::{Amount, Cancel, CheckedBlocks, Error, Phase, Progress};
+use super::{Amount, Cancel, CheckedBlocks, Error, Phase, Progress, Proof};
 use crate::block::{self, BlockId, BlockRead, references};
 use crate::head::Collection;
 
@@ -51,6 +51,7 @@ pub(super) fn verify(
         None => Ok(CheckedBlocks {
             blocks: walk.checked.into_inner(),
             hashed_bytes: walk.hashed_bytes.into_inner(),
+            documents: if trust { Proof::Trusted } else { Proof::Hashed },
         }),
     }
 }

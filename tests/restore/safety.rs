@@ -9,19 +9,21 @@ use headstock::lab::{Options, Standalone};
 use headstock::restore::{Backup, Error, Request};
 use headstock::store::{self, RepositorySalt, Store};
 
-use crate::support::{Made, command, plan, request, run, shared, source, target};
+use crate::support::{Made, command, plan, request, restore, run, shared, source, target};
 
 /// A repository that lost one block.
 struct Lossy {
     inner: Arc<dyn Repository>,
     lost: BlockId,
+    /// Whether it is damaged, and only who reads it finds that out.
+    damaged: bool,
 }
 
-struct LossyBlocks(Arc<dyn BlockRead>, BlockId);
+struct LossyBlocks(Arc<dyn BlockRead>, BlockId, bool);
 
 impl Repository for Lossy {
     fn blocks(&self) -> Arc<dyn BlockRead> {
-        Arc::new(LossyBlocks(self.inner.blocks(), self.lost))
+        Arc::new(LossyBlocks(self.inner.blocks(), self.lost, self.damaged))
     }
     fn salt(&self) -> RepositorySalt {
         self.inner.salt()
@@ -47,7 +49,7 @@ impl BlockRead for LossyBlocks {
         if *id == self.1 { Err(BlockError::Missing { id: *id }) } else { self.0.get(id) }
     }
     fn kind_of(&self, id: &BlockId) -> Result<Option<Kind>, BlockError> {
-        if *id == self.1 { Ok(None) } else { self.0.kind_of(id) }
+        if *id == self.1 && !self.2 { Ok(None) } else { self.0.kind_of(id) }
     }
 }
 
@@ -70,7 +72,8 @@ fn some_leaf(backup: &Backup) -> BlockId {
 fn a_missing_block_is_named_before_the_target_is_touched() {
     run(async {
         let whole = &shared().await.made.backup;
-        let repository = Lossy { inner: whole.repository.clone(), lost: some_leaf(whole) };
+        let (inner, lost) = (whole.repository.clone(), some_leaf(whole));
+        let repository = Lossy { inner, lost, damaged: false };
         let backup = Backup { repository: Arc::new(repository), ..whole.clone() };
         let server = Standalone::start(&Options::default()).await.expect("a server");
         for trust in [false, true] {
@@ -85,6 +88,38 @@ fn a_missing_block_is_named_before_the_target_is_touched() {
         assert_eq!(names, ["admin", "config", "local"]);
         // Another database does not need the block.
         plan(&backup, request(&server.uri(), &["trap_forms"])).await.expect("a plan");
+    });
+}
+
+/// Files are written while blocks are hashed; what could not be finished is not there.
+#[test]
+fn a_damaged_block_leaves_no_file() {
+    run(async {
+        let whole = &shared().await.made.backup;
+        let (inner, lost) = (whole.repository.clone(), some_leaf(whole));
+        let repository = Lossy { inner, lost, damaged: true };
+        let backup = Backup { repository: Arc::new(repository), ..whole.clone() };
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("restored");
+        for scheme in ["dump", "archive"] {
+            for only_plan in [false, true] {
+                let target = format!("{scheme}:{}", path.display());
+                let asked = Request { only_plan, ..request(&target, &["trap_capped"]) };
+                let planned = plan(&backup, asked.clone()).await.map(drop);
+                let failed = if only_plan {
+                    planned
+                } else {
+                    planned.expect("a plan");
+                    restore(&backup, asked).await.map(drop)
+                };
+                assert!(
+                    matches!(&failed, Err(Error::Unreadable { ns, .. }) if ns == "trap_capped.log"),
+                    "{scheme} {only_plan}: {failed:?}"
+                );
+                let left = std::fs::read_dir(folder.path()).expect("a folder").count();
+                assert_eq!(left, 0, "{scheme}");
+            }
+        }
     });
 }
 

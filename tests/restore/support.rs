@@ -263,6 +263,7 @@ pub fn request(target: &str, namespaces: &[&str]) -> Request {
         namespaces: namespaces.iter().map(|ns| ns.parse().expect("a filter")).collect(),
         existing: Existing::Drop,
         trust: false,
+        only_plan: false,
         target: target.parse::<Target>().expect("a target"),
         mongod: None,
     }
