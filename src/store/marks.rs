@@ -69,11 +69,16 @@ fn set(bits: &mut [u64], ordinal: u64) -> bool {
     fresh
 }
 
+/// Tables of segments that are kept for the next look-ups, of a few megabytes each: a tree's blocks stand together.
+const TABLES_MAX: usize = 4;
+
 /// The live records of a store's segments.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     by_segment: BTreeMap<SegmentId, SegmentMarks>,
     closed: BTreeSet<SegmentId>,
+    /// The last used last.
+    tables: Vec<(SegmentId, Table)>,
 }
 
 impl Marks {
@@ -130,10 +135,24 @@ impl Marks {
             marks.table = trailer.is_none().then_some(table);
         }
         let known = &self.by_segment[&entry.segment];
-        let found = match (&known.trailer, &known.table) {
-            (Some(trailer), _) => segment.table(trailer).find(&entry.id, |other| other == entry)?,
-            (None, Some(table)) => table.find(&entry.id, |other| other == entry)?,
-            (None, None) => None,
+        let kept = self.tables.iter().position(|(id, _)| *id == entry.segment);
+        let found = match (&known.trailer, &known.table, kept) {
+            (_, Some(table), _) => table.find(&entry.id, |other| other == entry)?,
+            (_, _, Some(kept)) => {
+                self.tables[kept..].rotate_left(1);
+                let (_, table) = self.tables.last().expect("one was found");
+                table.find(&entry.id, |other| other == entry)?
+            }
+            (Some(trailer), None, None) => {
+                if self.tables.len() == TABLES_MAX {
+                    self.tables.remove(0);
+                }
+                let table = segment.table(trailer);
+                let found = table.find(&entry.id, |other| other == entry)?;
+                self.tables.push((entry.segment, table));
+                found
+            }
+            (None, None, None) => None,
         };
         found.map(|(ordinal, _)| ordinal).ok_or_else(|| Error::Damaged {
             path: shared.segments.path(entry.segment),

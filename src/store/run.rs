@@ -14,16 +14,13 @@ use super::fs::{Access, Disk, File};
 use super::layout::{
     ENTRY_BYTES, FORMAT_VERSION, SegmentId, StoreUuid, aligned, field, u16_at, u32_at, u64_at,
 };
-use super::table::{Backing, Table, Warming};
+use super::table::{Backing, Table};
 use crate::block::BlockId;
 
 const MAGIC: &[u8; 12] = b"HEADRUN\x1a\n\xa9\r\n";
 const HEADER_BYTES: usize = 128;
 /// Entries of each source read at once during a merge.
 const MERGE_CHUNK_ENTRIES: u64 = 1024;
-/// Bytes of a table that may be read into memory where maps are not used. Runs are each more than three times as large as all
-/// smaller ones together, so that all such have a third more at most.
-const MEMORY_BYTES: u64 = 32 << 20;
 /// Bytes of merged entries written at once.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -76,7 +73,7 @@ impl Run {
         let segments = list.chunks_exact(4).map(|id| SegmentId(u32_at(id, 0))).collect();
         let backing = match mmap {
             true => Backing::Map(Arc::new(file.map(size)?)),
-            false => backing_without_map(file, count),
+            false => Backing::without_map(file, count),
         };
         let table = Table::new(backing, start, count);
         let checksum = Some(field(&header, 48));
@@ -97,16 +94,6 @@ impl Run {
             from = to;
         }
         Ok(*hasher.finalize().as_bytes() == checksum)
-    }
-}
-
-/// Where the table of a run is that is not mapped: a small one is in memory once that costs no more than reading it piece by piece
-/// has.
-fn backing_without_map(file: Arc<dyn File>, count: u64) -> Backing {
-    if count * ENTRY_BYTES as u64 <= MEMORY_BYTES {
-        Backing::Warming(Warming::new(file))
-    } else {
-        Backing::File(file)
     }
 }
 

@@ -171,7 +171,7 @@ impl Segment {
     pub(super) fn table(&self, trailer: &Trailer) -> Table {
         let backing = match &self.map {
             Some(map) => Backing::Map(Arc::clone(map)),
-            None => Backing::File(Arc::clone(&self.file)),
+            None => Backing::without_map(Arc::clone(&self.file), trailer.count),
         };
         Table::new(backing, trailer.data_end, trailer.count)
     }

@@ -18,6 +18,10 @@ const WINDOW_ENTRIES: u64 = 85;
 /// binary search.
 const MAX_GUESSES: u32 = 4;
 
+/// Bytes of a table that may be read into memory where maps are not used. Runs are each more than three times as large as all
+/// smaller ones together, so that all such have a third more at most.
+const MEMORY_BYTES: u64 = 32 << 20;
+
 /// Where the bytes of a table are.
 #[derive(Debug)]
 pub(super) enum Backing {
@@ -26,6 +30,17 @@ pub(super) enum Backing {
     /// A file that is read into memory once look-ups have cost as much.
     Warming(Warming),
     Owned(Vec<u8>),
+}
+
+impl Backing {
+    /// That of a table which is not mapped: a small one is in memory once that costs no more than reading it piece by piece has.
+    pub(super) fn without_map(file: Arc<dyn File>, entries: u64) -> Self {
+        if entries * ENTRY_BYTES as u64 <= MEMORY_BYTES {
+            Self::Warming(Warming { file, reads: AtomicU64::new(0), entries: OnceLock::new() })
+        } else {
+            Self::File(file)
+        }
+    }
 }
 
 /// A table in a file, in memory from when as many pieces of it were read as it has.
@@ -37,10 +52,6 @@ pub(super) struct Warming {
 }
 
 impl Warming {
-    pub(super) fn new(file: Arc<dyn File>) -> Self {
-        Self { file, reads: AtomicU64::new(0), entries: OnceLock::new() }
-    }
-
     /// All entries of a table that starts there, if it is time and they can be read.
     fn entries(&self, start: u64, count: u64) -> Option<&[u8]> {
         let pieces = count.div_ceil(WINDOW_ENTRIES);
