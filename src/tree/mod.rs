@@ -17,6 +17,7 @@
 //! [`MAX_LEVEL`], and what breaks a rule is an [`Error`] that names the block.
 
 mod builder;
+mod checked;
 mod cursor;
 mod diff;
 mod edit;
@@ -25,7 +26,6 @@ mod family;
 mod graft;
 mod hurt;
 mod key;
-mod known;
 mod node;
 mod parts;
 mod positional;
@@ -36,6 +36,7 @@ mod unlike;
 mod verify;
 
 pub use builder::Builder;
+pub use checked::Checked;
 pub use cursor::{Cursor, get};
 pub use diff::{Difference, diff};
 pub use edit::{Edit, Merge, edit};
@@ -43,7 +44,6 @@ pub use error::Error;
 pub use family::{MIN_FAMILY_BYTES, family};
 pub use hurt::{Hurt, hurt};
 pub use key::Key;
-pub use known::Known;
 pub use parts::{RangeEdits, Ranges};
 pub use positional::{Verdict, edit_positional, trim_front};
 pub use root::Root;

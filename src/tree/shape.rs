@@ -153,6 +153,14 @@ impl Shape {
         u64::from_le_bytes(*first)
     }
 
+    /// Hashes all that a shape is.
+    pub(super) fn hash_into(&self, hasher: &mut blake3::Hasher) {
+        let Rule { scale, min, max } = self.leaf;
+        let kinds = [self.is_keyed(), self.content == Content::Links].map(u8::from);
+        hasher.update(&self.salts[0]).update(&kinds);
+        [scale, min, max].iter().for_each(|size| _ = hasher.update(&size.to_le_bytes()));
+    }
+
     pub(super) fn is_keyed(&self) -> bool {
         self.order == Order::Keyed
     }

@@ -7,8 +7,8 @@
 use crate::block::{self, BlockId, BlockRead, Kind};
 use crate::store::sync::on_cores;
 
+use super::checked::{Checked, Pair};
 use super::graft::check_form;
-use super::known::{Known, Pair};
 use super::node::{Entry, Node, Separator, shortest_above};
 use super::shape::{MIN_NODE_ENTRIES, Shape};
 use super::{Error, Key, PART_BYTES, Root, read};
@@ -39,7 +39,7 @@ pub fn verify_beside(
     blocks: &dyn BlockRead,
     shape: &Shape,
     root: &Root,
-    known: &Known,
+    known: &Checked,
     visited: &mut dyn FnMut(&BlockId),
 ) -> Result<(), Error> {
     run(Check::new(Rules { blocks, shape, documents: true, known: Some(known) }, visited), root)
@@ -91,7 +91,7 @@ struct Rules<'a> {
     /// Whether documents are read.
     documents: bool,
     /// What was checked of other trees.
-    known: Option<&'a Known>,
+    known: Option<&'a Checked>,
 }
 
 /// A check under way, from the first key to the last.

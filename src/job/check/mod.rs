@@ -127,7 +127,7 @@ pub fn run(
         more_findings: 0,
         tainted: BTreeSet::new(),
         verified: HashMap::new(),
-        known: tree::Known::default(),
+        known: tree::Checked::default(),
         owners: Vec::new(),
     };
     for (name, id) in store.roots().1 {
@@ -184,7 +184,7 @@ struct Check<'a> {
     /// Trees verified, and whether they were whole.
     verified: HashMap<(BlockId, bool, bool), bool>,
     /// What was read of them.
-    known: tree::Known,
+    known: tree::Checked,
     owners: Vec<Owner>,
 }
 

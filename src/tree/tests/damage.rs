@@ -1,6 +1,8 @@
 //! Trees that break a rule are found out, and nothing panics on them.
 
 use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 
 use super::*;
 use crate::tree::node::{Entry, Separator, encode, shortest_above};
@@ -28,7 +30,7 @@ fn top(blocks: &MemoryBlocks, entries: &[Entry]) -> Root {
 
 /// What is wrong with a tree, also beside a sound one that shares most of it.
 fn broken(blocks: &MemoryBlocks, root: &Root) -> &'static str {
-    let known = Known::default();
+    let known = Checked::default();
     verify_beside(blocks, &keyed(), &sound(blocks).0, &known, &mut |_| {}).expect("sound");
     let what = |outcome| match outcome {
         Err(Error::Malformed { what, .. } | Error::MalformedRoot { what }) => what,
@@ -229,5 +231,51 @@ fn a_root_survives_bson_and_a_wrong_one_does_not() {
     ] {
         let wrong = RawDocumentBuf::try_from(&wrong).unwrap();
         assert!(matches!(Root::from_bson(&wrong), Err(Error::MalformedRoot { .. })));
+    }
+}
+
+/// Trees put together at random of the chunks of three that were checked: beside these each is judged as it is alone.
+#[test]
+fn a_tree_is_judged_beside_others_as_it_is_alone() {
+    let mut random = StdRng::seed_from_u64(11);
+    for shape in [keyed(), positional()] {
+        let (known, blocks) = (Checked::default(), MemoryBlocks::new());
+        let pools: Vec<Vec<Entry>> = (0..3)
+            .map(|n| {
+                let mut documents: Vec<_> = (0..600).map(|id| document(id, 100, 'd')).collect();
+                for at in (n..600).step_by(97) {
+                    documents[at] = document(at as i32, 100 + n, 'e');
+                }
+                let root = build(&blocks, &shape, &documents[..600 - 7 * n]);
+                verify_beside(&blocks, &shape, &root, &known, &mut |_| {}).expect("sound");
+                read::node(&blocks, &root.top.unwrap(), 1).unwrap().entries
+            })
+            .collect();
+        let mut sound = 0;
+        for _ in 0..2000 {
+            let mut entries = pools[random.random_range(0..3)].clone();
+            for _ in 0..random.random_range(1..4) {
+                let at = random.random_range(0..entries.len());
+                let from = &pools[random.random_range(0..3)];
+                let other = from[random.random_range(0..from.len())].clone();
+                match random.random_range(0..7) {
+                    0 => entries.insert(at, other),
+                    1 => entries[at] = other,
+                    2 => entries.swap(at, 0),
+                    3 => entries.truncate(at.max(1)),
+                    4 => entries[at].documents += 1,
+                    5 => entries[at].separator = other.separator,
+                    _ => entries[at].child = other.child,
+                }
+            }
+            let raw = encode(shape.order, Content::Documents, 1, &entries);
+            let top = top(&blocks, &entries);
+            let root = Root { top: Some(blocks.put(Kind::Node, &raw).unwrap()), ..top };
+            let beside = verify_beside(&blocks, &shape, &root, &known, &mut |_| {});
+            let alone = verify(&blocks, &shape, &root, &mut |_| {});
+            assert_eq!(beside.is_ok(), alone.is_ok(), "{beside:?} {alone:?}");
+            sound += u32::from(alone.is_ok());
+        }
+        assert!((100..1900).contains(&sound), "{sound}");
     }
 }

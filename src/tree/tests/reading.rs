@@ -155,7 +155,7 @@ fn what_was_checked_in_another_tree_is_not_read_again() {
     for shape in [keyed(), positional()] {
         let blocks = Counting::default();
         let mut documents: Vec<_> = (0..20_000).map(|id| document(id, 200, 'd')).collect();
-        let known = Known::default();
+        let known = Checked::default();
         let reads = |documents: &[RawDocumentBuf]| {
             let root = build(&blocks, &shape, documents);
             let mut visited = [0, 0];

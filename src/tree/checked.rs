@@ -1,14 +1,13 @@
 //! Which chunks were checked right behind which others: a tree that has them side by side too need not read them again.
 //!
-//! What is checked of a chunk depends on its entry, on the last key of the chunk before it, and on whether its tree ends with it. All
-//! that is hashed together. Memory is bounded: what is beyond is read again.
+//! What is checked of a chunk depends on the shape of its tree, on its entry, on the last key of the chunk before it, and on whether
+//! its tree ends with it. All that is hashed together. Memory is bounded: what is beyond is read again.
 
 use std::collections::HashSet;
 use std::sync::PoisonError;
 
 use super::Shape;
 use super::node::{Entry, Separator};
-use super::shape::{Content, Order};
 use crate::store::sync::RwLock;
 
 /// Pairs that are remembered, of 16 bytes each: with the slack of the table, 36 MB.
@@ -16,7 +15,7 @@ const PAIRS_MAX: usize = 7 << 18;
 
 /// See the head of this file.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct Checked {
     pairs: RwLock<HashSet<Pair>>,
 }
 
@@ -28,12 +27,8 @@ impl Pair {
     /// `rightmost`: the last chunk of its tree, which may end without a cut.
     pub(super) fn of(shape: &Shape, before: &Entry, entry: &Entry, rightmost: bool) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("headstock: one chunk behind another");
-        let kind = [
-            u8::from(shape.order == Order::Keyed),
-            u8::from(shape.content == Content::Links),
-            u8::from(rightmost),
-        ];
-        hasher.update(&kind);
+        shape.hash_into(&mut hasher);
+        hasher.update(&[u8::from(rightmost)]);
         for entry in [before, entry] {
             // The number of ids comes first, so that no two pairs are the same bytes.
             let mut ids = Vec::new();
@@ -55,7 +50,7 @@ impl Pair {
     }
 }
 
-impl Known {
+impl Checked {
     pub(super) fn has(&self, pair: &Pair) -> bool {
         self.pairs.read().unwrap_or_else(PoisonError::into_inner).contains(pair)
     }
