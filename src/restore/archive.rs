@@ -37,7 +37,8 @@ pub(super) type Sums = HashMap<(String, String), Written>;
 /// Writes the file.
 pub(super) fn restore(work: &FileWork, path: &Path) -> Result<Done, Error> {
     let file = File::create_new(path).map_err(Error::io("create", path))?;
-    let mut out = BufWriter::with_capacity(BUFFER_BYTES, Synced::new(file));
+    let synced = Synced::new(file).map_err(Error::io("sync", path))?;
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, synced);
     let (head_bytes, written) = write(work, path, &mut out)?;
     let file = out.into_inner().map_err(|why| why.into_error());
     file.and_then(Synced::finish).map_err(Error::io("sync", path))?;

@@ -28,7 +28,8 @@ pub(super) fn restore(work: &FileWork, dir: &Path) -> Result<Done, Error> {
         if item.data.is_some() {
             let path = db.join(format!("{}.bson", metadata::file_name(item.data_name())));
             let file = File::create_new(&path).map_err(Error::io("create", &path))?;
-            let mut out = BufWriter::with_capacity(BUFFER_BYTES, Synced::new(file));
+            let synced = Synced::new(file).map_err(Error::io("sync", &path))?;
+            let mut out = BufWriter::with_capacity(BUFFER_BYTES, synced);
             let sum = files::write_documents(work, item, &path, &mut out)?;
             let file = out.into_inner().map_err(|why| why.into_error());
             file.and_then(Synced::finish).map_err(Error::io("sync", &path))?;
