@@ -3,11 +3,13 @@
 mod store_common;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headstock::block::{BlockRead, BlockWrite, Kind};
+use headstock::lab::SimDisk;
 use headstock::store::fsck::{self, Level, Part, Report, Settings, Severity};
-use headstock::store::{Error, Store};
+use headstock::store::{Error, RepositorySalt, Store};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use store_common::{copy_dir, fast, files, put_graph, reach_all, small};
@@ -309,4 +311,32 @@ fn no_part_of_a_check_reads_faster_than_it_may() {
     let begun = Instant::now();
     fsck::run(&noting, settings, &mut |_| {}).expect("a check");
     assert!(begun.elapsed() > least, "{:?}", begun.elapsed());
+}
+
+/// Few reads fail for one bad sector, each of which a disk may try for seconds.
+#[test]
+fn a_bad_sector_is_not_read_again_and_again() {
+    let (disk, dir) = (SimDisk::new(Path::new("/disk")), Path::new("/disk/store"));
+    let salt = RepositorySalt([5; 32]);
+    let store = Store::create_on(Arc::new(disk.clone()), dir, small(false), salt).expect("create");
+    let mut random = StdRng::seed_from_u64(3);
+    for _ in 0..8 {
+        let raw: Vec<u8> = (0..30_000).map(|_| random.random()).collect();
+        store.put(Kind::Leaf, &raw).expect("put");
+    }
+    store.commit(|_| {}).expect("commit");
+    drop(store);
+    let check = || {
+        let store = Store::open_on(Arc::new(disk.clone()), dir, small(false)).expect("open");
+        let before = disk.bytes_read();
+        let told = fsck::run(&store, Level::Data, &mut |_| {}).expect("a check").findings;
+        (told.len(), disk.bytes_read() - before)
+    };
+    let (none, intact) = check();
+    disk.spoil(Path::new("/disk/store/segments/00000001.seg"), 4096 + 20_000);
+    let (some, read) = check();
+    assert!(none == 0 && some > 0, "{none} {some}");
+    // Each is of a window of 4 KiB, and of what is looked at in it.
+    let failed = (read - intact) / (4096 + 64);
+    assert!(failed < 64, "{failed}");
 }

@@ -14,7 +14,7 @@ use super::layout::{
     ALIGNMENT, Entry, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, Sealing, SegmentId,
     StoreUuid,
 };
-use crate::block::{self, BlockId, Dictionary, StoredForm};
+use crate::block::{self, Dictionary, StoredForm};
 
 /// Bytes read at once: above the largest record, so that a record is at most two reads.
 const WINDOW_BYTES: u64 = 2 << 20;
@@ -35,7 +35,7 @@ pub(super) enum Step<'a> {
     /// No record: which check failed.
     Invalid { offset: u64, what: &'static str },
     /// What stands there cannot be read from the disk, of a record if its header can.
-    Unreadable { offset: u64, block: Option<BlockId>, error: FsError },
+    Unreadable { offset: u64, header: Option<RecordHeader>, error: FsError },
 }
 
 /// A walk over the records of a segment.
@@ -49,6 +49,8 @@ pub(super) struct Scanner {
     window_start: u64,
     /// Where the last window ends that could not be read.
     careful_until: u64,
+    /// The same of small ones: in there, no more is read than is needed.
+    exact_until: u64,
 }
 
 impl Scanner {
@@ -60,8 +62,9 @@ impl Scanner {
         limit: u64,
     ) -> Self {
         let (window, window_start) = (Vec::new(), 0);
-        let (next, careful_until) = (SEGMENT_HEADER_BYTES, 0);
-        Self { file, store, segment, next, limit, window, window_start, careful_until }
+        let next = SEGMENT_HEADER_BYTES;
+        let (careful_until, exact_until) = (0, 0);
+        Self { file, store, segment, next, limit, window, window_start, careful_until, exact_until }
     }
 
     /// Makes the bytes `from..from + len` available; they end at or before the limit.
@@ -70,12 +73,24 @@ impl Scanner {
         if from >= self.window_start && from + len <= end {
             return Ok(());
         }
-        let window = if from < self.careful_until { CAREFUL_BYTES } else { WINDOW_BYTES };
+        let window = match from {
+            from if from < self.exact_until => len,
+            from if from < self.careful_until => CAREFUL_BYTES,
+            _ => WINDOW_BYTES,
+        };
         let bytes = (self.limit - from).min(window.max(len));
         self.read(from, bytes).or_else(|error| {
-            self.careful_until = self.careful_until.max(from + bytes);
+            if bytes <= len {
+                return Err(error);
+            }
+            let until = if window == WINDOW_BYTES {
+                &mut self.careful_until
+            } else {
+                &mut self.exact_until
+            };
+            *until = from + bytes;
             // A sector that cannot be read costs what needs it, and nothing around it.
-            if bytes > len { self.read(from, len) } else { Err(error) }
+            self.load(from, len)
         })
     }
 
@@ -114,10 +129,10 @@ impl Scanner {
         let header = match self.header(offset) {
             Ok(Ok(header)) => header,
             Ok(Err(what)) => return Step::Invalid { offset, what },
-            Err(error) => return Step::Unreadable { offset, block: None, error },
+            Err(error) => return Step::Unreadable { offset, header: None, error },
         };
         if let Err(error) = self.load(offset, header.span()) {
-            return Step::Unreadable { offset, block: Some(header.id), error };
+            return Step::Unreadable { offset, header: Some(header), error };
         }
         self.next = offset + header.span();
         let at = (offset - self.window_start) as usize + RECORD_HEADER_BYTES;
