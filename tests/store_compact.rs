@@ -456,3 +456,44 @@ fn compaction_beside_writers_takes_nothing_that_they_commit() {
     assert_eq!(reach_all(&store), all);
     assert!(compactions > 5 && commits.into_inner() > 50);
 }
+
+/// Nothing of a segment that stays for damage is copied: that would free nothing, each time.
+#[test]
+fn a_segment_with_damage_that_lives_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(half_dead(dir.path(), true));
+    let mut store = Store::open(dir.path(), small(true)).unwrap();
+    let all = reach_all(&store);
+    let mut damaged = 0;
+    for entry in std::fs::read_dir(dir.path().join("segments")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let is_living = |at: &usize| {
+            let record = &bytes[*at..];
+            record.starts_with(b"HSR\x1a")
+                && record[4] == Kind::Leaf.to_byte()
+                && all.iter().any(|id| id.as_bytes()[..] == record[16..48])
+        };
+        if let Some(at) = (0..bytes.len() - 64).step_by(8).find(is_living) {
+            bytes[at + 70] ^= 1;
+            damaged += 1;
+            std::fs::write(&path, bytes).unwrap();
+        }
+    }
+    let readable = |store: &Store| all.iter().filter(|id| store.get(id).is_ok()).count();
+    let (before, mut stored) = (readable(&store), store.stats().stored_bytes);
+    assert!(damaged > 4 && before == all.len() - damaged, "{damaged}, {before} of {}", all.len());
+    for round in 0..4 {
+        let outcome = compact::execute(&store, Settings::thorough(), &mut |_, _| {}).unwrap();
+        assert!(outcome.unreadable.len() > 4, "{outcome:?}");
+        // What is dead goes at once; later, segments with the copy of a commit.
+        assert_eq!(outcome.plan.freed_bytes > 64 << 10, round == 0, "{outcome:?}");
+        // The commit has a copy, which is a block.
+        assert!(store.stats().stored_bytes < stored + 8192, "{round}: {:?}", store.stats());
+        assert!(store.stats().added_bytes < 8192, "{round}: {:?}", store.stats());
+        assert_eq!(readable(&store), before);
+        drop(store);
+        store = Store::open(dir.path(), small(true)).unwrap();
+        stored = store.stats().stored_bytes;
+    }
+}

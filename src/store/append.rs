@@ -213,7 +213,8 @@ impl Active {
     /// Seals a segment that is flushed. Returns its length in bytes.
     pub(super) fn seal(&self) -> Result<u64, Error> {
         let mut entries: Vec<Entry> = self.entries.values().copied().collect();
-        seal_file(&self.target, &*self.file, self.id, self.end(), self.raw_bytes, &mut entries)
+        let sums = (self.raw_bytes, false);
+        seal_file(&self.target, &*self.file, self.id, self.end(), sums, &mut entries)
     }
 }
 
@@ -222,18 +223,18 @@ pub(super) fn is_worth(dictionary: &Dictionary, users_bytes: usize) -> bool {
     users_bytes / WORTH_TIMES >= dictionary.raw().len()
 }
 
-/// Makes records durable, then writes the footer behind them, cuts the file there and makes that
-/// durable. Returns the length.
+/// Makes records durable, then writes the footer behind them (with their raw bytes, and whether there are damaged ones between
+/// them), cuts the file there and makes that durable. Returns the length.
 pub(super) fn seal_file(
     target: &Target,
     file: &dyn File,
     id: SegmentId,
     data_end: u64,
-    raw_bytes: u64,
+    sums: (u64, bool),
     entries: &mut [Entry],
 ) -> Result<u64, Error> {
     entries.sort_unstable_by_key(|entry| entry.id);
-    let footer = Trailer::encode_footer(&target.identity.uuid, id, data_end, raw_bytes, entries);
+    let footer = Trailer::encode_footer(&target.identity.uuid, id, data_end, sums, entries);
     if target.durable {
         file.sync()?;
     }

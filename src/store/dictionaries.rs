@@ -27,7 +27,7 @@ const FAMILIES_MAX: usize = 1 << 14;
 pub(super) const LEARN_BYTES: usize = 1 << 20;
 /// Families that learn at the same time.
 const LEARNING_MAX: usize = 8;
-/// Dictionaries that wait for a segment that they are worth a place in. While there are so many, no more are made.
+/// Dictionaries that wait for a segment that they are worth a place in.
 const UNSTORED_MAX: usize = 64;
 /// One part in so many of the samples is kept to try it on.
 const TRIED_PART: usize = 4;
@@ -64,7 +64,15 @@ pub(super) struct Dictionaries {
     ready: Mutex<Ready>,
     families: Mutex<HashMap<[u8; 16], Known>>,
     /// Those that were made and may stand in no segment yet: they would be made again and again.
-    unstored: Mutex<HashMap<StoredForm, (BlockId, Bytes)>>,
+    unstored: Mutex<HashMap<StoredForm, Unstored>>,
+}
+
+#[derive(Debug)]
+struct Unstored {
+    id: BlockId,
+    raw: Bytes,
+    family: [u8; 16],
+    used: u64,
 }
 
 #[derive(Debug, Default)]
@@ -109,23 +117,38 @@ impl Dictionaries {
 
     /// One that was made and may stand in no segment yet.
     pub(super) fn unstored(&self, form: StoredForm) -> Option<Dictionary> {
-        let (id, raw) = lock(&self.unstored).get(&form).cloned()?;
-        Some(Dictionary::new(id, raw))
-    }
-
-    /// Whether there is room for another that no segment has. Those go that one has by now.
-    pub(super) fn may_make(&self, is_stored: &dyn Fn(StoredForm) -> bool) -> bool {
         let mut unstored = lock(&self.unstored);
-        if unstored.len() >= UNSTORED_MAX {
-            unstored.retain(|form, _| !is_stored(*form));
-        }
-        unstored.len() < UNSTORED_MAX
+        let newest = unstored.values().map(|one| one.used).max()?;
+        let one = unstored.get_mut(&form)?;
+        one.used = newest + 1;
+        Some(Dictionary::new(one.id, one.raw.clone()))
     }
 
-    /// Holds one that was made.
-    pub(super) fn keep_made(&self, dictionary: Dictionary) -> Arc<Dictionary> {
-        let kept = (dictionary.id(), dictionary.raw().clone());
-        lock(&self.unstored).insert(dictionary.form(), kept);
+    /// Holds one that was made for a family. If too many wait, those go that a segment has by now; else the one that was not asked for
+    /// for the longest, whose family does without: it puts too little.
+    pub(super) fn keep_made(
+        &self,
+        family: [u8; 16],
+        dictionary: Dictionary,
+        is_stored: &dyn Fn(StoredForm) -> bool,
+    ) -> Arc<Dictionary> {
+        let waiting: Vec<StoredForm> = lock(&self.unstored).keys().copied().collect();
+        if waiting.len() >= UNSTORED_MAX {
+            // Not under the lock: it takes reads.
+            let stored: Vec<StoredForm> =
+                waiting.into_iter().filter(|form| is_stored(*form)).collect();
+            lock(&self.unstored).retain(|form, _| !stored.contains(form));
+        }
+        let mut unstored = lock(&self.unstored);
+        let oldest = unstored.iter().min_by_key(|(_, one)| one.used).map(|(form, _)| *form);
+        let oldest = oldest.filter(|_| unstored.len() >= UNSTORED_MAX);
+        if let Some(gone) = oldest.and_then(|form| unstored.remove(&form)) {
+            self.note(gone.family, Known::UsesNone(0));
+        }
+        let used = unstored.values().map(|one| one.used).max().unwrap_or(0) + 1;
+        let (id, raw) = (dictionary.id(), dictionary.raw().clone());
+        unstored.insert(dictionary.form(), Unstored { id, raw, family, used });
+        drop(unstored);
         self.keep_ready(dictionary)
     }
 
@@ -205,7 +228,9 @@ pub(super) struct OfSegment {
     identity: Identity,
     places: HashMap<StoredForm, Entry>,
     ready: Mutex<Ready>,
-    /// Those that were looked for in vain, here and elsewhere: as many as a segment has records at most.
+    /// Those whose record here is damaged: as many as a segment has records at most, as are the others.
+    damaged: Mutex<HashSet<StoredForm>>,
+    /// Those that were looked for in vain, here and elsewhere.
     lost: Mutex<HashSet<StoredForm>>,
 }
 
@@ -216,6 +241,7 @@ impl OfSegment {
             identity: identity.clone(),
             places: HashMap::new(),
             ready: Mutex::default(),
+            damaged: Mutex::default(),
             lost: Mutex::default(),
         }
     }
@@ -255,10 +281,15 @@ impl OfSegment {
         if let Some(ready) = lock(&self.ready).get(form) {
             return Ok(Some(ready));
         }
-        let Some(entry) = self.places.get(&form) else { return Ok(None) };
+        let entry = self.places.get(&form).filter(|_| !lock(&self.damaged).contains(&form));
+        let Some(entry) = entry else { return Ok(None) };
         let mut record = vec![0; RECORD_HEADER_BYTES + entry.stored_len as usize];
         self.file.read_at(entry.offset, &mut record)?;
         let block = check_record(&self.identity, entry, &record, &|_| None);
-        Ok(block.ok().map(|block| lock(&self.ready).keep(Dictionary::new(entry.id, block.bytes))))
+        let Ok(block) = block else {
+            lock(&self.damaged).insert(form);
+            return Ok(None);
+        };
+        Ok(Some(lock(&self.ready).keep(Dictionary::new(entry.id, block.bytes))))
     }
 }

@@ -75,10 +75,6 @@ impl Store {
                 return Ok(Compression::With(dictionary));
             }
         }
-        let is_stored = |form| shared.stored_dictionary(form).is_some();
-        if !shared.dictionaries.may_make(&is_stored) {
-            return Ok(Compression::Plain);
-        }
         let (samples, lengths) = self.samples(&(family.examples)(LEARN_BYTES as u64)?);
         // Fewer stand where a scan goes on that had just begun: what comes tells more.
         Ok(if samples.len() < LEARN_BYTES / 4 {
@@ -139,7 +135,8 @@ impl Shared {
     ) -> Option<Arc<Dictionary>> {
         let small_enough = |one: &Dictionary| self.writer().is_ok_and(|writer| writer.fits(one));
         let trained = dictionaries::train(&self.identity, samples, lengths).filter(small_enough);
-        let trained = trained.map(|dictionary| self.dictionaries.keep_made(dictionary));
+        let is_stored = |form| self.stored_dictionary(form).is_some();
+        let trained = trained.map(|one| self.dictionaries.keep_made(family, one, &is_stored));
         let known = trained.as_ref().map_or(Known::UsesNone(0), |one| Known::Uses(one.form()));
         self.dictionaries.note(family, known);
         trained

@@ -300,6 +300,8 @@ pub(super) struct Trailer {
     pub(super) raw_bytes: u64,
     /// Records by kind byte.
     pub(super) kinds: [u32; 8],
+    /// Whether there were damaged records when it was made of those in the file: what is not listed may be missed.
+    pub(super) has_gaps: bool,
     /// BLAKE3 over entries and the trailer before this field.
     pub(super) checksum: [u8; 32],
 }
@@ -317,6 +319,7 @@ impl Trailer {
         trailer[24..32].copy_from_slice(&self.data_end.to_le_bytes());
         trailer[32..40].copy_from_slice(&self.count.to_le_bytes());
         trailer[40..48].copy_from_slice(&self.raw_bytes.to_le_bytes());
+        trailer[52] = u8::from(self.has_gaps);
         for (slot, count) in trailer[56..88].chunks_exact_mut(4).zip(self.kinds) {
             slot.copy_from_slice(&count.to_le_bytes());
         }
@@ -328,7 +331,7 @@ impl Trailer {
         store: &StoreUuid,
         segment: SegmentId,
         data_end: u64,
-        raw_bytes: u64,
+        (raw_bytes, has_gaps): (u64, bool),
         entries: &[Entry],
     ) -> Vec<u8> {
         let mut kinds = [0; 8];
@@ -338,7 +341,8 @@ impl Trailer {
             footer.extend_from_slice(&entry.encode());
         }
         let count = entries.len() as u64;
-        let mut trailer = Self { data_end, count, raw_bytes, kinds, checksum: [0; 32] };
+        let checksum = [0; 32];
+        let mut trailer = Self { data_end, count, raw_bytes, kinds, has_gaps, checksum };
         let mut bytes = trailer.encode_head(store, segment);
         let mut hasher = blake3::Hasher::new();
         hasher.update(&footer).update(&bytes[..88]);
@@ -374,6 +378,7 @@ impl Trailer {
             count: u64_at(bytes, 32),
             raw_bytes: u64_at(bytes, 40),
             kinds,
+            has_gaps: bytes[52] & 1 == 1,
             checksum: field(bytes, 88),
         };
         let end = trailer.count.checked_mul(ENTRY_BYTES as u64).and_then(|entries| {

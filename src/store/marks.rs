@@ -8,10 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::layout::{ENTRY_BYTES, Entry, RECORD_HEADER_BYTES, SegmentId, Trailer, aligned};
-use super::run::Cursor;
 use super::table::Table;
-use super::{Error, Role, Shared};
-use crate::block::Kind;
+use super::{Error, Role, Shared, run};
 
 /// The live records of one segment.
 #[derive(Debug)]
@@ -45,20 +43,9 @@ impl SegmentMarks {
 
 /// Bytes of the dictionaries of a segment, their places in its footer included.
 fn dictionary_bytes(trailer: Option<Trailer>, table: &Table) -> Result<u64, Error> {
-    let kind = Kind::Dictionary.to_byte();
-    if trailer.is_some_and(|trailer| trailer.kinds[usize::from(kind)] == 0) {
-        return Ok(0);
-    }
-    let (mut cursor, mut bytes) = (Cursor::new(table), 0);
-    while let Some(entry) = cursor.step()? {
-        if let Some(entry) = Entry::decode(&entry)
-            && entry.kind == Kind::Dictionary
-        {
-            let record = aligned(RECORD_HEADER_BYTES as u64 + u64::from(entry.stored_len));
-            bytes += record + ENTRY_BYTES as u64;
-        }
-    }
-    Ok(bytes)
+    let record = |entry: &Entry| aligned(RECORD_HEADER_BYTES as u64 + u64::from(entry.stored_len));
+    let found = run::dictionaries(trailer, table)?;
+    Ok(found.iter().map(|entry| record(entry) + ENTRY_BYTES as u64).sum())
 }
 
 /// Sets a bit. False if it was set before.
@@ -92,6 +79,13 @@ impl Marks {
         let (ordinal, marks) = self.find(shared, entry)?;
         marks.keep(ordinal, entry);
         Ok(set(&mut marks.walked, ordinal))
+    }
+
+    /// The segments in which something lives and whose tables may lack what is damaged.
+    pub(super) fn with_gaps(&self) -> BTreeSet<SegmentId> {
+        let has_gaps = |marks: &SegmentMarks| marks.trailer.is_none_or(|trailer| trailer.has_gaps);
+        let living = self.by_segment.iter().filter(|(_, marks)| marks.live_blocks > 0);
+        living.filter(|(_, marks)| has_gaps(marks)).map(|(id, _)| *id).collect()
     }
 
     /// Sets no more marks in a segment.
@@ -184,7 +178,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::block::BlockWrite as _;
+    use crate::block::{BlockWrite as _, Kind};
     use crate::store::sync::Mutex;
     use crate::store::walk::Walk;
     use crate::store::{Options, Store};

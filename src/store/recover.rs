@@ -4,7 +4,8 @@
 //! - A segment that the newest commit lists as sealed must be there.
 //! - The segment that was active at that commit must be there up to the length the commit names; it
 //!   is cut behind its last whole record and sealed. A record damaged before that length is passed over
-//!   and left in its place: its block is unreadable, which fsck tells, and no other.
+//!   and left in its place: its block is unreadable, which fsck tells, and of a dictionary what needs it, unless another segment
+//!   has it too. The footer tells that there was damage, so that compaction takes care of such copies.
 //! - Segments started after that commit hold only blocks that nothing names yet. They are kept (blocks
 //!   are named by their content, so they can do no harm and spare work), cut and sealed likewise.
 //! - Any other segment was dropped by a commit: it is removed as soon as no reader uses it.
@@ -147,8 +148,8 @@ fn close(
     if whole.entries.is_empty() && committed.is_none() {
         return remove(target, path);
     }
-    let Whole { end, raw_bytes, mut entries } = whole;
-    let size = seal_file(target, &*file, id, end, raw_bytes, &mut entries)?;
+    let Whole { end, raw_bytes, has_gaps, mut entries } = whole;
+    let size = seal_file(target, &*file, id, end, (raw_bytes, has_gaps), &mut entries)?;
     tracing::info!(segment = %id, bytes = size, "sealed a segment that was left open");
     Ok(Some(size))
 }
@@ -161,6 +162,8 @@ fn remove(target: &Target, path: &Path) -> Result<Option<u64>, Error> {
 struct Whole {
     end: u64,
     raw_bytes: u64,
+    /// Whether a damaged record was passed over.
+    has_gaps: bool,
     entries: Vec<Entry>,
 }
 
@@ -194,7 +197,8 @@ fn whole_prefix(
     }
     let mut dictionaries = OfSegment::new(Arc::clone(&file), &target.identity);
     let mut scanner = Scanner::new(file, target.identity.uuid, id, size);
-    let mut whole = Whole { end: SEGMENT_HEADER_BYTES, raw_bytes: 0, entries: Vec::new() };
+    let (end, has_gaps, entries) = (SEGMENT_HEADER_BYTES, false, Vec::new());
+    let mut whole = Whole { end, raw_bytes: 0, has_gaps, entries };
     loop {
         match scanner.step() {
             Step::Record { offset, header, payload } => {
@@ -217,6 +221,7 @@ fn whole_prefix(
             Step::Invalid { offset, .. } if offset >= committed => break,
             Step::Invalid { offset, what } => {
                 tracing::error!(segment = %id, offset, what, "damage; run `headstock fsck`");
+                whole.has_gaps = true;
                 if !scanner.resync() {
                     break;
                 }

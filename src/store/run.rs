@@ -12,10 +12,11 @@ use std::sync::Arc;
 use super::Error;
 use super::fs::{Access, Disk, File};
 use super::layout::{
-    ENTRY_BYTES, FORMAT_VERSION, SegmentId, StoreUuid, aligned, field, u16_at, u32_at, u64_at,
+    ENTRY_BYTES, Entry, FORMAT_VERSION, SegmentId, StoreUuid, Trailer, aligned, field, u16_at,
+    u32_at, u64_at,
 };
 use super::table::{Backing, Table};
-use crate::block::BlockId;
+use crate::block::{BlockId, Kind};
 
 const MAGIC: &[u8; 12] = b"HEADRUN\x1a\n\xa9\r\n";
 const HEADER_BYTES: usize = 128;
@@ -99,6 +100,20 @@ impl Run {
 
 fn table_start(listed: usize) -> u64 {
     aligned((HEADER_BYTES + listed * 4) as u64)
+}
+
+/// The dictionaries that a table lists; nothing is read where its trailer says that there are none.
+pub(super) fn dictionaries(trailer: Option<Trailer>, table: &Table) -> Result<Vec<Entry>, Error> {
+    let mut found = Vec::new();
+    let kind = usize::from(Kind::Dictionary.to_byte());
+    if trailer.is_some_and(|trailer| trailer.kinds[kind] == 0) {
+        return Ok(found);
+    }
+    let mut cursor = Cursor::new(table);
+    while let Some(bytes) = cursor.step()? {
+        found.extend(Entry::decode(&bytes).filter(|entry| entry.kind == Kind::Dictionary));
+    }
+    Ok(found)
 }
 
 /// Reads a table from its start.

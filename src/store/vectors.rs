@@ -91,7 +91,7 @@ fn a_segment_of_one_record() {
     let stored_len = header.stored_len;
     let entry = Entry { id: header.id, segment: id, offset, stored_len, kind: Kind::Leaf };
     let data_end = offset + record.len() as u64;
-    let footer = Trailer::encode_footer(&store, id, data_end, stored_len.into(), &[entry]);
+    let footer = Trailer::encode_footer(&store, id, data_end, (stored_len.into(), false), &[entry]);
     assert_eq!(footer, vectors["footer"]);
     let (entries, trailer) = footer.split_at(footer.len() - TRAILER_BYTES);
     let size = data_end + footer.len() as u64;

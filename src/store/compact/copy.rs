@@ -1,16 +1,17 @@
 //! Copying forward what must outlive a segment: what lives in it, and the dictionaries that others read through it.
 //!
-//! Writes only through the writer, as every put does; nothing of the old segment is touched.
+//! Writes only through the writer, as every put does; nothing of the old segment is touched. It is read twice: before the first
+//! record is moved, all that live are found to be whole.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError};
 
-use crate::block::{self, Block, Dictionary, Kind, StoredForm};
+use crate::block::{self, Block, Dictionary, StoredForm};
 use crate::store::dictionaries::OfSegment;
-use crate::store::layout::{Entry, RecordHeader, SegmentId, Trailer};
+use crate::store::layout::{Entry, RecordHeader, SegmentId};
 use crate::store::marks::Marks;
 use crate::store::reserve::Purpose;
-use crate::store::run::Cursor;
+use crate::store::run;
 use crate::store::scan::{Scanner, Step, entry_of};
 use crate::store::segment::Segment;
 use crate::store::sync::Mutex;
@@ -18,45 +19,29 @@ use crate::store::table::Table;
 use crate::store::writer::Writer;
 use crate::store::{Error, Shared};
 
-/// What became of the living records of a segment.
-pub(super) struct Copied {
-    /// Bytes that were appended.
-    pub(super) bytes: u64,
-    /// Whether all of them were copied; the others cannot be read.
-    pub(super) is_whole: bool,
-}
-
-/// Copies the marked records of a closed segment to the active one, each checked against its name. What cannot be read is left out.
+/// Copies the marked records of a closed segment to the active one, each checked against its name. Returns the bytes appended; none if
+/// one of them cannot be read: then nothing is copied, since the segment stays anyway.
 pub(super) fn copy_live(
     shared: &Shared,
     writer: &Writer,
     marks: &Mutex<Marks>,
     id: SegmentId,
-) -> Result<Copied, Error> {
-    let live = marks.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(live_blocks) = live.of(id).map(|marks| marks.live_blocks) else {
-        return Ok(Copied { bytes: 0, is_whole: true });
-    };
-    drop(live);
+) -> Result<Option<u64>, Error> {
     let old = match Old::open(shared, marks, id) {
         Err(error @ (Error::Damaged { .. } | Error::SegmentGone { .. } | Error::Io(_))) => {
             tracing::error!(segment = %id, %error, "nothing of it can be copied");
-            return Ok(Copied { bytes: 0, is_whole: false });
+            return Ok(None);
         }
         old => old?,
     };
+    let Some(old) = old else { return Ok(Some(0)) };
     // Whether a dictionary is worth its place in another segment depends on all that comes.
-    let mut ahead = HashMap::<StoredForm, usize>::new();
-    if old.trailer.kinds[usize::from(Kind::Dictionary.to_byte())] > 0 {
-        old.each_living(&mut |_, header, _| {
-            *ahead.entry(header.form).or_default() += header.raw_len as usize;
-            Ok(())
-        })?;
-    }
+    let Some(mut ahead) = old.raw_bytes_by_form()? else { return Ok(None) };
     let (mut copied, mut bytes) = (0, 0);
     old.each_living(&mut |dictionaries, header, payload| {
         let dictionary = shared.any_dictionary(dictionaries, header.form);
-        let used = dictionary.as_deref().map(|one| (one, ahead.get(&one.form()).map_or(0, |&n| n)));
+        let ahead = ahead.entry(header.form).or_default();
+        let used = dictionary.as_deref().map(|one| (one, *ahead));
         let parts = (&shared.segments, &shared.index);
         match writer.move_record(parts, (header, payload), used, Purpose::Reclaim) {
             Ok(added) => (bytes, copied) = (bytes + added, copied + 1),
@@ -65,12 +50,10 @@ pub(super) fn copy_live(
             }
             Err(error) => return Err(error),
         }
-        if let Some(ahead) = ahead.get_mut(&header.form) {
-            *ahead = ahead.saturating_sub(header.raw_len as usize);
-        }
+        *ahead = ahead.saturating_sub(header.raw_len as usize);
         Ok(())
     })?;
-    Ok(Copied { bytes, is_whole: copied == live_blocks })
+    Ok((copied == old.live_blocks).then_some(bytes))
 }
 
 /// A closed segment whose living records are copied.
@@ -78,18 +61,46 @@ struct Old<'a> {
     shared: &'a Shared,
     marks: &'a Mutex<Marks>,
     segment: Arc<Segment>,
-    trailer: Trailer,
+    /// Where its records end.
+    data_end: u64,
     table: Table,
+    live_blocks: u64,
 }
 
 /// Is given the dictionaries that stand before a record, its header and its stored bytes.
 type OnRecord<'a> = &'a mut dyn FnMut(&OfSegment, &RecordHeader, &[u8]) -> Result<(), Error>;
 
 impl<'a> Old<'a> {
-    fn open(shared: &'a Shared, marks: &'a Mutex<Marks>, id: SegmentId) -> Result<Self, Error> {
+    /// None if nothing lives in it.
+    fn open(
+        shared: &'a Shared,
+        marks: &'a Mutex<Marks>,
+        id: SegmentId,
+    ) -> Result<Option<Self>, Error> {
+        let live = marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let live_blocks = live.of(id).map_or(0, |marks| marks.live_blocks);
+        drop(live);
+        if live_blocks == 0 {
+            return Ok(None);
+        }
         let segment = shared.segments.sealed(id)?;
-        let (trailer, table) = segment.footer_in_memory()?;
-        Ok(Self { shared, marks, segment, trailer, table })
+        let (trailer, table) = segment.entries()?;
+        let data_end = trailer.map_or(segment.file.size()?, |trailer| trailer.data_end);
+        Ok(Some(Self { shared, marks, segment, data_end, table, live_blocks }))
+    }
+
+    /// Raw bytes of what lives, by its form; none if some of it is damaged, or its dictionary cannot be had.
+    fn raw_bytes_by_form(&self) -> Result<Option<HashMap<StoredForm, usize>>, Error> {
+        let mut by_form = HashMap::<StoredForm, usize>::new();
+        let mut whole = 0;
+        self.each_living(&mut |dictionaries, header, payload| {
+            *by_form.entry(header.form).or_default() += header.raw_len as usize;
+            let is_had = header.form == StoredForm::PLAIN
+                || self.shared.any_dictionary(dictionaries, header.form).is_some();
+            whole += u64::from(is_had && crc32fast::hash(payload) == header.payload_crc);
+            Ok(())
+        })?;
+        Ok((whole == self.live_blocks).then_some(by_form))
     }
 
     fn is_living(&self, entry: &Entry) -> Result<bool, Error> {
@@ -104,7 +115,7 @@ impl<'a> Old<'a> {
         let (shared, id) = (self.shared, self.segment.id);
         let file = || Arc::clone(&self.segment.file);
         let mut dictionaries = OfSegment::new(file(), &shared.identity);
-        let mut scanner = Scanner::new(file(), shared.identity.uuid, id, self.trailer.data_end);
+        let mut scanner = Scanner::new(file(), shared.identity.uuid, id, self.data_end);
         loop {
             match scanner.step() {
                 Step::Record { offset, header, payload } => {
@@ -127,25 +138,26 @@ impl<'a> Old<'a> {
 }
 
 /// Puts once more the dictionaries of segments that are about to go of which every copy elsewhere is damaged: what stands beside such a
-/// copy is read through these. What needs them moves along only where it goes itself.
+/// copy is read through these. What needs them moves along only where it goes itself. `with_gaps`: of segments that stay, one may
+/// have lost its copy without a trace.
 pub(super) fn keep_dictionaries(
     shared: &Shared,
     writer: &Writer,
     gone: &[SegmentId],
+    with_gaps: bool,
 ) -> Result<(), Error> {
     let gone: BTreeSet<SegmentId> = gone.iter().copied().collect();
     let mut looked_for = BTreeSet::new();
     for id in &gone {
         for entry in dictionaries_of(shared, *id)? {
             let form = StoredForm::with(&entry.id);
-            if looked_for.contains(&form) || !is_missed_without(shared, form, &gone)? {
+            if looked_for.contains(&form) || !is_missed_without(shared, form, &gone, with_gaps)? {
                 looked_for.insert(form);
                 continue;
             }
             // If this copy is damaged too, another of those that go may be whole.
-            if let Ok(Block { bytes, .. }) =
-                shared.segments.sealed(*id).and_then(|one| one.read(&entry))
-            {
+            let whole = shared.segments.sealed(*id).and_then(|one| one.read(&entry));
+            if let Ok(Block { bytes, .. }) = whole {
                 let dictionary = Dictionary::new(entry.id, bytes);
                 writer.put_dictionary((&shared.segments, &shared.index), &dictionary)?;
                 looked_for.insert(form);
@@ -155,44 +167,32 @@ pub(super) fn keep_dictionaries(
     Ok(())
 }
 
-/// The dictionaries that a segment has, as far as that can be told.
+/// The dictionaries that a segment lists; none if it cannot be read at all.
 fn dictionaries_of(shared: &Shared, id: SegmentId) -> Result<Vec<Entry>, Error> {
-    let opened = shared.segments.sealed(id).and_then(|segment| segment.entries());
-    let (trailer, table) = match opened {
-        // A repair has set it aside.
-        Err(Error::Damaged { .. } | Error::SegmentGone { .. } | Error::Io(_)) => {
-            return Ok(Vec::new());
-        }
-        opened => opened?,
-    };
-    let kind = usize::from(Kind::Dictionary.to_byte());
-    let (mut cursor, mut found) = (Cursor::new(&table), Vec::new());
-    if trailer.is_some_and(|trailer| trailer.kinds[kind] == 0) {
-        return Ok(found);
+    match shared.segments.sealed(id).and_then(|segment| segment.entries()) {
+        Err(Error::Damaged { .. } | Error::SegmentGone { .. } | Error::Io(_)) => Ok(Vec::new()),
+        opened => opened.and_then(|(trailer, table)| run::dictionaries(trailer, &table)),
     }
-    while let Some(bytes) = cursor.step()? {
-        found.extend(Entry::decode(&bytes).filter(|entry| entry.kind == Kind::Dictionary));
-    }
-    Ok(found)
 }
 
-/// Whether segments that stay have copies of a dictionary, of which none can be read.
+/// Whether there is no copy of a dictionary that can be read in segments that stay, and one of them may need it.
 fn is_missed_without(
     shared: &Shared,
     form: StoredForm,
     gone: &BTreeSet<SegmentId>,
+    with_gaps: bool,
 ) -> Result<bool, Error> {
     if shared.open_dictionary(form).is_some() {
         return Ok(false);
     }
-    let (mut is_there, mut is_read) = (false, false);
+    let (mut is_needed, mut is_read) = (with_gaps, false);
     shared.index.probes().find_dictionary(form, &mut |entry| {
         if gone.contains(&entry.segment) {
             return false;
         }
-        is_there = true;
+        is_needed = true;
         is_read = shared.segments.sealed(entry.segment).and_then(|one| one.read(entry)).is_ok();
         is_read
     })?;
-    Ok(is_there && !is_read)
+    Ok(is_needed && !is_read)
 }

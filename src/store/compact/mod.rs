@@ -6,7 +6,7 @@
 //! old segments have the last copy that can be read is put once more, if others read through it; a
 //! commit names the segments without the old ones, and makes the copies durable before it; then the old files
 //! are removed, unless a registered reader still reads a commit that lists them. A segment of which something that lives
-//! cannot be read stays, without what could be copied. A crash before that commit
+//! cannot be read stays as it is. A crash before that commit
 //! leaves copies that count for nothing; after it, files that no commit names, which the next open removes.
 //! Nothing is changed in place.
 //!
@@ -131,7 +131,7 @@ fn remove_chosen(
         let copy_bytes = keeping.close(one.segment);
         // What is copied before it is committed and its old place removed bounds the extra space needed.
         if copy_bytes > 0 && (copied == 0 || copied + copy_bytes > batch_bytes) {
-            drop_segments(store, writer, &std::mem::take(&mut gone))?;
+            keeping.drop_segments(store, writer, &std::mem::take(&mut gone))?;
             waiting_bytes = remove_unused(shared, writer)?;
             copied = 0;
         }
@@ -141,12 +141,12 @@ fn remove_chosen(
             continue;
         }
         let was = copy_live(shared, writer, &keeping.marks, one.segment)?;
-        copied += was.bytes;
         if one.action == Action::Rewrite {
             done += one.bytes;
             on_progress(done, total);
         }
-        if was.is_whole {
+        if let Some(bytes) = was {
+            copied += bytes;
             gone.push((one.segment, one.bytes));
         } else {
             // A repair may have it from elsewhere, or read it another time.
@@ -155,7 +155,7 @@ fn remove_chosen(
             unreadable.push(one.segment);
         }
     }
-    drop_segments(store, writer, &gone)?;
+    keeping.drop_segments(store, writer, &gone)?;
     Ok((remove_unused(shared, writer)?, unreadable))
 }
 
@@ -183,6 +183,21 @@ impl Keeping<'_> {
         marks.close(id);
         let living = marks.of(id).filter(|marks| marks.live_blocks > 0);
         living.map_or(0, |marks| marks.live_bytes + marks.dictionary_bytes)
+    }
+
+    /// Drops segments of which all that lives was copied.
+    fn drop_segments(
+        &self,
+        store: &Store,
+        writer: &Writer,
+        gone: &[(SegmentId, u64)],
+    ) -> Result<(), Error> {
+        let ids: Vec<SegmentId> = gone.iter().map(|(id, _)| *id).collect();
+        let mut with_gaps = self.marks.lock().unwrap_or_else(PoisonError::into_inner).with_gaps();
+        let still_there = writer.sealed();
+        with_gaps.retain(|id| still_there.contains_key(id) && !ids.contains(id));
+        keep_dictionaries(self.shared, writer, &ids, !with_gaps.is_empty())?;
+        drop_segments(store, writer, gone)
     }
 }
 
@@ -230,9 +245,8 @@ pub(super) fn drop_segments(
         return Ok(());
     }
     let ids: Vec<SegmentId> = gone.iter().map(|(id, _)| *id).collect();
-    let shared = &*store.shared;
-    keep_dictionaries(shared, writer, &ids)?;
     let commit = writer.commit(|_| {}, &ids)?;
+    let shared = &*store.shared;
     let dropped_by = commit.seq;
     writer.waiting().extend(gone.iter().map(|&(segment, bytes)| Waiting {
         segment,

@@ -157,6 +157,8 @@ pub(super) fn make_plan(
     }
     let older = sealed_with_older_keys(shared, sizes.keys().copied())?;
     let marks = marks.lock().unwrap_or_else(PoisonError::into_inner);
+    // Rewritten, they have again what they need.
+    let with_gaps = marks.with_gaps();
     let mut segments: Vec<SegmentPlan> = sizes
         .into_iter()
         .map(|(segment, bytes)| {
@@ -168,7 +170,9 @@ pub(super) fn make_plan(
             let mut one =
                 SegmentPlan { segment, bytes, live_bytes, live_blocks, dictionary_bytes, action };
             let is_thin = one.needed_bytes() * 100 < bytes * settings.rewrite_below_percent;
-            if one.action == Action::Keep && (is_thin || older.contains(&segment)) {
+            if one.action == Action::Keep
+                && (is_thin || older.contains(&segment) || with_gaps.contains(&segment))
+            {
                 one.action = Action::Rewrite;
             }
             one

@@ -97,9 +97,12 @@ impl Check<'_> {
                     }
                 }
                 Step::End => break,
-                Step::Unreadable { offset, block, error } => {
+                Step::Unreadable { offset, header, error } => {
                     let mut finding = Finding::new(Code::Unreadable, error.to_string());
-                    finding.block = block;
+                    if let Some(header) = header {
+                        dictionaries.saw(&entry_of(id, offset, &header));
+                        finding.block = Some(header.id);
+                    }
                     self.report.add(finding.at(id, offset));
                     self.damaged.insert((id, offset));
                     if !scanner.resync() {

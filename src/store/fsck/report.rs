@@ -103,8 +103,7 @@ impl Code {
         }
     }
 
-    /// Whether it is about the file of a segment. That of a block that the graph lacks is about what names it: a record that
-    /// is damaged is told by itself.
+    /// Whether it is about the file of a segment, and not only about a block whose record is there.
     const fn is_of_segment(self) -> bool {
         matches!(
             self,
