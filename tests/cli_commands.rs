@@ -258,9 +258,13 @@ async fn snapshots_are_listed_kept_deleted_and_compacted() {
     let findings = report["findings"].as_array().expect("an array");
     assert!(findings.iter().any(named), "no finding names {}: {report}", ids[1]);
     the_lost_documents_are_those(&scene, findings).await;
-    let dump = format!("dump:{}", scene.folder.path().join("dump").display());
-    let output = scene.on_store(&["restore", "--to", &dump], &[]);
-    assert_eq!(code(&output), Some(4), "damage is found before writing: {}", text(&output));
+    let dump = scene.folder.path().join("dump");
+    let to = format!("dump:{}", dump.display());
+    let output = scene.on_store(&["restore", "--to", &to, "--dry-run"], &[]);
+    assert_eq!(code(&output), Some(4), "damage is found by the plan: {}", text(&output));
+    let output = scene.on_store(&["restore", "--to", &to], &[]);
+    assert_eq!(code(&output), Some(1), "damage is found while it is written: {}", text(&output));
+    assert!(!dump.exists(), "what is not whole has the name of what is");
 
     let quick = scene.on_store(&["fsck"], &["--depth", "quick"]);
     assert_eq!(code(&quick), Some(0), "the content of a block is not read: {}", text(&quick));

@@ -100,7 +100,7 @@ pub struct Args {
     /// Plan and check only
     #[arg(long)]
     dry_run: bool,
-    /// Do not read and hash every needed block before starting
+    /// Do not read and hash every needed block before starting (for files, that is done while they are written)
     #[arg(long)]
     trust: bool,
     /// The mongod that builds a data directory; else $MONGOD, else the one on PATH

@@ -1,9 +1,10 @@
 //! Walking everything that roots reach.
 //!
-//! What was visited is marked ([`Marks`]): memory is two bits per block of the store and not an id. Blocks that name nothing (leaves, parts, streams) are marked without
+//! What was visited is marked ([`Marks`]): memory is two bits per block of the store and not an id, but for some that are not even looked up
+//! again where another tree names them too. Blocks that name nothing (leaves, parts, streams) are marked without
 //! being read. The walk keeps its path on a stack of its own: a chain of any length is safe.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, PoisonError};
 
 use super::index::Probes;
@@ -12,6 +13,9 @@ use super::marks::Marks;
 use super::sync::Mutex;
 use super::{Error, Role, Shared};
 use crate::block::{self, Block, BlockId, Kind};
+
+/// Blocks that are known to be visited without a look-up, by half of their names: with the slack of the table, 36 MB.
+const SEEN_MAX: usize = 7 << 18;
 
 /// Why a block that something names cannot be had.
 #[derive(Debug)]
@@ -44,6 +48,7 @@ pub(super) struct Walk<'a> {
     pub(super) tainted: BTreeSet<BlockId>,
     /// Blocks visited.
     pub(super) visited: u64,
+    seen: HashSet<[u8; 16]>,
 }
 
 struct Frame {
@@ -66,7 +71,7 @@ impl<'a> Walk<'a> {
         marks: &'a Mutex<Marks>,
     ) -> Self {
         let (probes, tainted) = (shared.index.probes(), BTreeSet::new());
-        Self { shared, probes, damaged, marks, tainted, visited: 0 }
+        Self { shared, probes, damaged, marks, tainted, visited: 0, seen: HashSet::new() }
     }
 
     /// Where a block is, leaving out the segment that a writer is filling.
@@ -106,7 +111,9 @@ impl<'a> Walk<'a> {
         let mut stack: Vec<Frame> = Vec::new();
         let mut next = Some(id);
         loop {
-            if let Some(child) = next.take() {
+            // What a commit names must be of a certain kind, so that is looked at.
+            let is_new = |id: &BlockId| stack.is_empty() || !self.seen.contains(&half_of(id));
+            if let Some(child) = next.take().filter(is_new) {
                 let parent = stack.last().map_or_else(|| Err(name.to_owned()), |top| Ok(top.id));
                 match self.visit(child, parent, on_fault)? {
                     Visit::Enter(children) => {
@@ -114,6 +121,9 @@ impl<'a> Walk<'a> {
                         stack.push(Frame { id: child, children, tainted: false });
                     }
                     Visit::Tainted => taint(&mut stack),
+                    Visit::Fine if self.seen.len() < SEEN_MAX => {
+                        _ = self.seen.insert(half_of(&child))
+                    }
                     Visit::Fine => {}
                 }
                 on_block(self.visited)?;
@@ -176,6 +186,12 @@ impl<'a> Walk<'a> {
             Err(error) => fault(self, Some(entry), Why::Malformed(error)),
         }
     }
+}
+
+/// Half of a name, which is enough to tell blocks apart.
+fn half_of(id: &BlockId) -> [u8; 16] {
+    let (half, _) = id.as_bytes().split_first_chunk().expect("a name has 32 bytes");
+    *half
 }
 
 fn taint(stack: &mut [Frame]) {
