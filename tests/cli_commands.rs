@@ -339,10 +339,14 @@ fn damage(store: &Path) {
     let len = |path: &PathBuf| path.metadata().expect("length").len();
     let largest = paths.max_by_key(len).expect("a segment");
     let file = std::fs::File::options().read(true).write(true).open(&largest).expect("open");
-    let used = content_length(&file, len(&largest));
+    let mut at = content_length(&file, len(&largest)) / 2;
     let mut byte = [0];
-    file.read_exact_at(&mut byte, used / 2).expect("read");
-    file.write_all_at(&[byte[0] ^ 1], used / 2).expect("write");
+    // What stands between records is zero, and needed by nobody.
+    while byte[0] == 0 {
+        at += 1;
+        file.read_exact_at(&mut byte, at).expect("read");
+    }
+    file.write_all_at(&[byte[0] ^ 1], at).expect("write");
 }
 
 /// How far a segment is written: the rest is allocated ahead and zero.
