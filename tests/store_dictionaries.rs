@@ -554,7 +554,7 @@ fn a_recovered_segment_keeps_the_dictionary_that_it_lost() {
     store.commit(|roots| _ = roots.insert("old".to_owned(), old)).expect("commit");
     drop(store);
     let store = Store::open_on(Arc::new(disk.clone()), dir, small(false)).expect("open");
-    let new = put_graph(&store, &mut random, 260, 200);
+    let new = put_graph(&store, &mut random, 180, 200);
     store.commit(|roots| _ = roots.insert("new".to_owned(), new)).expect("commit");
     let disk = disk.restarted(|_| Survives::Nothing);
     let (path, at) = simulated_dictionaries(&disk).pop().expect("a dictionary");
@@ -573,7 +573,8 @@ fn a_recovered_segment_keeps_the_dictionary_that_it_lost() {
     drop(store);
     assert!(all.iter().all(|id| open().get(id).is_ok()));
     // It was made anew with all it needs.
-    assert!(fsck::run(&open(), Level::Data, &mut |_| {}).expect("a check").is_sound());
+    let told = fsck::run(&open(), Level::Data, &mut |_| {}).expect("a check").findings;
+    assert!(told.is_empty(), "{told:?}");
 }
 
 /// Collections whose dictionaries wait for a segment do not keep others from theirs, and are not asked about again and again.
