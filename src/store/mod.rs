@@ -21,6 +21,7 @@ mod append;
 pub mod compact;
 mod dictionaries;
 mod error;
+mod export;
 mod family;
 pub mod fs;
 pub mod fsck;
@@ -58,6 +59,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 pub use error::Error;
+pub use export::{MAX_STORED_BLOCK_BYTES, StoredBlock};
 pub use keys::Secret;
 pub use layout::SegmentId;
 pub use location::Location;
@@ -304,6 +306,12 @@ impl Store {
     /// [`Error::NotAStore`], [`Error::Damaged`], and those of the disk.
     pub fn is_encrypted_in(dir: &Path) -> Result<bool, Error> {
         identity::Found::read(&fs::RealDisk, dir).map(|found| found.encrypted)
+    }
+
+    /// The random name of the store, which no other has.
+    #[must_use]
+    pub fn uuid(&self) -> [u8; 16] {
+        self.shared.identity.uuid
     }
 
     /// The directory.

@@ -83,20 +83,28 @@ impl Segment {
         entry: &Entry,
         dictionary: FindDictionary<'_>,
     ) -> Result<Block, Error> {
+        let Some(map) = &self.map else {
+            return check_record(&self.identity, entry, &self.record(entry)?, dictionary);
+        };
+        let len = self.record_len(entry)?;
+        let from = usize::try_from(entry.offset).map_err(|_| self.damaged(0, "no such offset"))?;
+        let record = map.get(from..from + len);
+        let record = record.ok_or_else(|| self.damaged(entry.offset, "past the end"))?;
+        check_record(&self.identity, entry, record, dictionary)
+    }
+
+    /// Reads the record of an entry as it stands in the file.
+    pub(super) fn record(&self, entry: &Entry) -> Result<Vec<u8>, Error> {
+        let mut record = vec![0; self.record_len(entry)?];
+        self.file.read_at(entry.offset, &mut record)?;
+        Ok(record)
+    }
+
+    fn record_len(&self, entry: &Entry) -> Result<usize, Error> {
         if entry.stored_len as usize > MAX_STORED_BYTES {
             return Err(self.damaged(entry.offset, "an index entry names more than a record holds"));
         }
-        let len = RECORD_HEADER_BYTES + entry.stored_len as usize;
-        let from = usize::try_from(entry.offset).map_err(|_| self.damaged(0, "no such offset"))?;
-        if let Some(map) = &self.map {
-            let record = map.get(from..from + len);
-            let record = record.ok_or_else(|| self.damaged(entry.offset, "past the end"))?;
-            check_record(&self.identity, entry, record, dictionary)
-        } else {
-            let mut record = vec![0; len];
-            self.file.read_at(entry.offset, &mut record)?;
-            check_record(&self.identity, entry, &record, dictionary)
-        }
+        Ok(RECORD_HEADER_BYTES + entry.stored_len as usize)
     }
 
     /// The form in which the block of an entry is stored.

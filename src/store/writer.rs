@@ -259,20 +259,25 @@ impl Writer {
         id: &BlockId,
         dictionary: FindDictionary<'_>,
     ) -> Option<Result<Block, Error>> {
+        let read = self.record(id)?;
+        let identity = &self.target.identity;
+        Some(read.and_then(|(entry, record)| check_record(identity, &entry, &record, dictionary)))
+    }
+
+    /// Where a block stands in the segments being written, and its record.
+    pub(super) fn record(&self, id: &BlockId) -> Option<Result<(Entry, Vec<u8>), Error>> {
         let append = lock(&self.append);
         let active = append.active.iter();
         let mut all = active.chain(append.sealing.iter().map(AsRef::as_ref));
         let (entry, segment) = all.find_map(|one| Some((one.entry(id)?, one)))?;
         if let Some(record) = segment.buffered(&entry) {
-            let record = record.to_vec();
-            drop(append);
-            return Some(check_record(&self.target.identity, &entry, &record, dictionary));
+            return Some(Ok((entry, record.to_vec())));
         }
         let file = segment.file();
         drop(append);
-        let mut record = vec![0; super::layout::RECORD_HEADER_BYTES + entry.stored_len as usize];
+        let mut record = vec![0; RECORD_HEADER_BYTES + entry.stored_len as usize];
         let read = file.read_at(entry.offset, &mut record).map_err(Error::from);
-        Some(read.and_then(|()| check_record(&self.target.identity, &entry, &record, dictionary)))
+        Some(read.map(|()| (entry, record)))
     }
 
     /// Compresses and appends a block that the caller found nowhere. Returns the bytes added.

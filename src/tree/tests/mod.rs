@@ -3,6 +3,7 @@
 mod capped;
 mod damage;
 mod edits;
+mod fresh;
 mod hostile;
 mod measures;
 mod pieces;
