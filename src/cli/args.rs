@@ -1,6 +1,6 @@
 //! Arguments that several subcommands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,8 @@ use clap::Args;
 
 use super::Error;
 use crate::head::scope::{Pattern, Scope};
+use crate::job::{self, PushOptions, RemoteJob};
+use crate::restore::Backup;
 use crate::source::ReadFrom;
 use crate::store::{Location, Secret, Store};
 
@@ -36,15 +38,19 @@ pub struct StoreArgs {
 impl StoreArgs {
     /// Where it is, with the key read. One that only the environment names is for stores that need one.
     pub fn location(&self) -> Result<Location, Error> {
-        let dir = self.store.clone();
-        let file = match (self.key.file(), KeyArgs::file_of_environment()) {
-            (Some(file), _) => Some(file),
-            (None, Some(_)) if Store::exists(&dir) && !Store::is_encrypted_in(&dir)? => None,
-            (None, file) => file,
-        };
-        let secret = file.map(|file| file.read().map(Arc::new)).transpose()?;
-        Ok(Location { dir, secret })
+        location(&self.store, &self.key)
     }
+}
+
+fn location(dir: &Path, key: &KeyArgs) -> Result<Location, Error> {
+    let dir = dir.to_owned();
+    let file = match (key.file(), KeyArgs::file_of_environment()) {
+        (Some(file), _) => Some(file),
+        (None, Some(_)) if Store::exists(&dir) && !Store::is_encrypted_in(&dir)? => None,
+        (None, file) => file,
+    };
+    let secret = file.map(|file| file.read().map(Arc::new)).transpose()?;
+    Ok(Location { dir, secret })
 }
 
 /// What opens an encrypted store.
@@ -97,6 +103,77 @@ impl KeyArgs {
     }
 }
 
+/// A job to read, of a store or of a blockstore.
+#[derive(Debug, Args)]
+pub struct ReadArgs {
+    /// Directory of the store
+    #[arg(long, value_name = "DIR", env = "HEADSTOCK_STORE")]
+    store: Option<PathBuf>,
+    #[command(flatten)]
+    key: KeyArgs,
+    /// Read from this blockstore instead of a store: the connection string of its replica set; without --store
+    /// also from HEADSTOCK_BLOCKSTORE
+    #[arg(long, value_name = "URI", conflicts_with = "blockstore_file")]
+    blockstore: Option<String>,
+    /// File that holds that connection string
+    #[arg(long, value_name = "FILE")]
+    blockstore_file: Option<PathBuf>,
+    /// Directory for scratch files while a blockstore is read; the system's unless given
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
+    /// Name of the job; may be left out where there is one
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+}
+
+/// Where a job is read.
+pub enum From {
+    Store(Location),
+    /// By its connection string.
+    Blockstore(String),
+}
+
+impl ReadArgs {
+    /// Where the job is.
+    pub fn from(&self) -> Result<From, Error> {
+        let variable = || std::env::var("HEADSTOCK_BLOCKSTORE").ok().filter(|uri| !uri.is_empty());
+        let uri = match (&self.blockstore_file, &self.blockstore) {
+            (Some(file), _) => Some(read_uri(file)?),
+            (None, Some(uri)) => Some(uri.clone()),
+            (None, None) if self.store.is_none() => variable(),
+            (None, None) => None,
+        };
+        match (uri, &self.store) {
+            (Some(uri), _) => Ok(From::Blockstore(uri)),
+            (None, Some(store)) => location(store, &self.key).map(From::Store),
+            (None, None) => Err(Error::NoRepository),
+        }
+    }
+
+    /// The store, for what only a store can do.
+    pub fn location(&self) -> Result<Location, Error> {
+        match self.from()? {
+            From::Store(location) => Ok(location),
+            From::Blockstore(_) => Err(Error::OnlyStore),
+        }
+    }
+
+    /// Opens the job to restore from it.
+    pub async fn open(&self) -> Result<Backup, Error> {
+        match self.from()? {
+            From::Store(location) => {
+                let open = || job::open_backup(location, self.job.as_deref());
+                Ok(tokio::task::block_in_place(open)?)
+            }
+            From::Blockstore(uri) => {
+                let scratch = self.scratch.clone().unwrap_or_else(std::env::temp_dir);
+                let job = RemoteJob::open(&uri, self.job.as_deref()).await?;
+                Ok(job.into_backup(scratch))
+            }
+        }
+    }
+}
+
 /// The store and one of its jobs.
 #[derive(Debug, Args)]
 pub struct JobArgs {
@@ -130,6 +207,8 @@ pub struct FollowArgs {
     pub exclude: Vec<Pattern>,
     #[command(flatten)]
     pub pace: PaceArgs,
+    #[command(flatten)]
+    pub push: PushArgs,
     /// Copy everything anew although the job has a state; restore points stay
     #[arg(long)]
     pub rescan: bool,
@@ -161,6 +240,47 @@ impl FollowArgs {
             return Ok(None);
         }
         Ok(Some(Scope::new(self.include.clone(), self.exclude.clone())?))
+    }
+}
+
+/// The blockstore.
+#[derive(Debug, Args)]
+pub struct BlockstoreArgs {
+    /// Connection string of the replica set that is the blockstore; the database that it names holds the repository
+    /// [headstock] (with a password: use the environment or --blockstore-file)
+    #[arg(long, value_name = "URI", env = "HEADSTOCK_BLOCKSTORE", hide_env_values = true)]
+    pub blockstore: Option<String>,
+    /// File that holds that connection string; wins over --blockstore
+    #[arg(long, value_name = "FILE")]
+    pub blockstore_file: Option<PathBuf>,
+}
+
+impl BlockstoreArgs {
+    /// The connection string, from wherever it was given, if it was.
+    pub fn uri(&self) -> Result<Option<String>, Error> {
+        match &self.blockstore_file {
+            Some(file) => read_uri(file).map(Some),
+            None => Ok(self.blockstore.clone()),
+        }
+    }
+}
+
+/// Where a job is pushed.
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    #[command(flatten)]
+    pub blockstore: BlockstoreArgs,
+    /// Send at most so many megabytes (1,000,000 bytes) of blocks per second to the blockstore
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub push_mbps: Option<u32>,
+}
+
+impl PushArgs {
+    /// Where to push, if anywhere.
+    pub fn options(&self) -> Result<Option<PushOptions>, Error> {
+        let bytes_per_second = self.push_mbps.map(|megabytes| u64::from(megabytes) * 1_000_000);
+        let uri = self.blockstore.uri()?;
+        Ok(uri.map(|uri| PushOptions { uri, bytes_per_second }))
     }
 }
 
@@ -198,19 +318,23 @@ pub struct SourceArgs {
 impl SourceArgs {
     /// The connection string, from wherever it was given.
     pub fn uri(&self) -> Result<String, Error> {
-        let path = match (&self.source_file, &self.source) {
-            (None, Some(uri)) => return Ok(uri.clone()),
-            (file, _) => file.clone().unwrap_or_default(),
-        };
-        let read = std::fs::metadata(&path).and_then(|facts| {
-            if facts.len() > SOURCE_FILE_BYTES_MAX {
-                return Err(std::io::Error::other("too long for a connection string"));
-            }
-            std::fs::read_to_string(&path)
-        });
-        let text = read.map_err(|source| Error::SourceFile { path, source })?;
-        Ok(text.trim().to_owned())
+        match (&self.source_file, &self.source) {
+            (None, Some(uri)) => Ok(uri.clone()),
+            (file, _) => read_uri(&file.clone().unwrap_or_default()),
+        }
     }
+}
+
+/// Reads a file that holds a connection string.
+fn read_uri(path: &Path) -> Result<String, Error> {
+    let read = std::fs::metadata(path).and_then(|facts| {
+        if facts.len() > SOURCE_FILE_BYTES_MAX {
+            return Err(std::io::Error::other("too long for a connection string"));
+        }
+        std::fs::read_to_string(path)
+    });
+    let text = read.map_err(|source| Error::SourceFile { path: path.to_owned(), source })?;
+    Ok(text.trim().to_owned())
 }
 
 fn read_from(text: &str) -> Result<ReadFrom, &'static str> {

@@ -68,6 +68,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         rescan: args.follow.rescan,
         heal: !args.follow.no_rescan,
         scan_bytes_per_second: args.follow.pace.bytes_per_second(),
+        push: args.follow.push.options()?,
     };
     let uri = args.follow.source.uri()?;
     let daemon = tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::args::JobArgs;
+use super::args::ReadArgs;
 use super::{Error, Exit, reading};
 use crate::inspect::{
     self, CollectionChange, Counts, Event, json_of_document, json_of_id, json_of_text,
@@ -39,7 +39,7 @@ EXAMPLES
 #[command(after_long_help = AFTER_HELP)]
 pub struct Args {
     #[command(flatten)]
-    job: JobArgs,
+    job: ReadArgs,
     /// The first point
     #[arg(value_name = "A")]
     from: At,

@@ -35,6 +35,17 @@ pub enum Error {
         /// Where the store would be.
         dir: PathBuf,
     },
+    /// Nothing says what to read.
+    #[error("say what to read: --store DIR, or --blockstore URI (or --blockstore-file FILE)")]
+    NoRepository,
+    /// Nothing says which blockstore.
+    #[error(
+        "say which blockstore: --blockstore URI, --blockstore-file FILE or HEADSTOCK_BLOCKSTORE"
+    )]
+    NoBlockstore,
+    /// Only a store can do it.
+    #[error("this needs a store: give --store DIR, and no --blockstore")]
+    OnlyStore,
     /// Standard output is gone.
     #[error("cannot write to standard output")]
     Output {
@@ -114,6 +125,9 @@ impl Error {
             Self::Filters(_)
             | Self::RewindTarget { .. }
             | Self::EncryptNeedsKey
+            | Self::NoRepository
+            | Self::NoBlockstore
+            | Self::OnlyStore
             | Self::KeyWithoutEncrypt { .. } => Exit::Usage,
             Self::Plan { .. } | Self::Rewind { .. } => Exit::Refused,
             Self::Daemon(error) if error.is_refusal() => Exit::Refused,

@@ -1,6 +1,6 @@
 //! `headstock get`: one document as it was.
 
-use super::args::JobArgs;
+use super::args::ReadArgs;
 use super::{Error, Exit, output, reading};
 use crate::inspect::{self, Id, json_of_document, json_of_text};
 use crate::restore::At;
@@ -32,7 +32,7 @@ EXAMPLES
 #[command(after_long_help = AFTER_HELP)]
 pub struct Args {
     #[command(flatten)]
-    job: JobArgs,
+    job: ReadArgs,
     /// Its collection, by the name at that point
     #[arg(long, value_name = "DB.COLL")]
     ns: String,

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::args::JobArgs;
+use super::args::ReadArgs;
 use super::{Error, Exit, reading};
 use crate::inspect::{Id, Line, Version, json_of_document, json_of_text};
 use crate::job::wall_time;
@@ -36,7 +36,7 @@ EXAMPLES
 #[command(after_long_help = AFTER_HELP)]
 pub struct Args {
     #[command(flatten)]
-    job: JobArgs,
+    job: ReadArgs,
     /// Its collection, by a name that it has at some point
     #[arg(long, value_name = "DB.COLL")]
     ns: String,

@@ -20,6 +20,7 @@ mod output;
 mod points;
 mod progress;
 mod reading;
+mod rebuild;
 mod redact;
 mod restore;
 mod snapshot;
@@ -84,6 +85,7 @@ enum Command {
     Get(get::Args),
     Log(log::Args),
     Restore(restore::Args),
+    Rebuild(rebuild::Args),
     Status(status::Args),
     Fsck(fsck::Args),
     Verify(verify::Args),
@@ -126,6 +128,7 @@ fn run(command: Command) -> Result<Exit, Error> {
             Command::Get(args) => get::run(args).await,
             Command::Log(args) => log::run(args).await,
             Command::Restore(args) => restore::run(args).await,
+            Command::Rebuild(args) => rebuild::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Fsck(args) => fsck::run(args).await,
             Command::Verify(args) => verify::run(args).await,

@@ -1,6 +1,6 @@
 //! `headstock points`: to which moments a job can be restored.
 
-use super::args::JobArgs;
+use super::args::{From, ReadArgs};
 use super::{Error, Exit, output};
 use crate::job::{self, JobPoints, LimitInfo, PointInfo};
 
@@ -27,7 +27,7 @@ EXAMPLES
 #[command(after_long_help = AFTER_HELP)]
 pub struct Args {
     #[command(flatten)]
-    job: JobArgs,
+    job: ReadArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -35,8 +35,11 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
-    let location = args.job.store.location()?;
-    let points = tokio::task::block_in_place(|| job::points(location, args.job.job.as_deref()))?;
+    let name = args.job.job.as_deref();
+    let points = match args.job.from()? {
+        From::Store(location) => tokio::task::block_in_place(|| job::points(location, name))?,
+        From::Blockstore(uri) => job::remote_points(&uri, name).await?,
+    };
     if args.json {
         output::json(&points)?;
     } else {

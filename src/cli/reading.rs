@@ -4,11 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use super::Error;
-use super::args::JobArgs;
+use super::args::ReadArgs;
 use super::progress::RestoreWatch;
 use crate::daemon::Signals;
 use crate::inspect::{self, Id, Line};
-use crate::job;
 use crate::oplog::OpTime;
 use crate::restore::{At, Backup, Cancel, Progress, View};
 
@@ -50,14 +49,14 @@ impl Reading {
 
 /// Opens a job and does blocking work on it, which a signal stops: scratch files go in any case.
 pub async fn read<T: Send + 'static>(
-    args: JobArgs,
+    args: ReadArgs,
     work: impl FnOnce(&Reading) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let mut signals = Signals::listen()?;
     let (cancel, watch) = (Cancel::new(), Arc::new(RestoreWatch::new()));
     let asked = cancel.clone();
+    let backup = args.open().await?;
     let mut working = tokio::task::spawn_blocking(move || {
-        let backup = job::open_backup(args.store.location()?, args.job.as_deref())?;
         let reading = Reading { backup, cancel, watch };
         let outcome = work(&reading);
         reading.watch.stop();

@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::args::JobArgs;
+use super::args::ReadArgs;
 use super::progress::RestoreWatch;
 use super::{Error, Exit, output};
 use crate::daemon::Signals;
-use crate::job;
 use crate::job::rewind::{self, Rewind};
 use crate::restore::{self, At, Cancel, Existing, Filter, Report, Request, RewindRequest, Target};
 
@@ -81,7 +80,7 @@ EXAMPLES
 #[command(after_long_help = AFTER_HELP)]
 pub struct Args {
     #[command(flatten)]
-    job: JobArgs,
+    job: ReadArgs,
     /// Point in time: latest, a snapshot, an RFC 3339 time, or SECS,INC [default: latest]
     #[arg(long, value_name = "POINT")]
     at: Option<At>,
@@ -120,9 +119,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         return rewind(args).await;
     }
     let mut signals = Signals::listen()?;
-    let location = args.job.store.location()?;
-    let backup =
-        tokio::task::block_in_place(|| job::open_backup(location, args.job.job.as_deref()))?;
+    let backup = args.job.open().await?;
     let request = Request {
         at: args.at.unwrap_or(At::Latest),
         namespaces: args.ns,
@@ -171,7 +168,7 @@ async fn rewind(args: Args) -> Result<Exit, Error> {
     };
     let mut signals = Signals::listen()?;
     let request = rewind::Request {
-        store: args.job.store.location()?,
+        store: args.job.location()?,
         job: args.job.job,
         rewind: RewindRequest {
             at: args.at.unwrap_or(At::Latest),

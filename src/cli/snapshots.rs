@@ -1,6 +1,6 @@
 //! `headstock snapshots`: list what can be restored.
 
-use super::args::JobArgs;
+use super::args::{From, ReadArgs};
 use super::{Error, Exit, output};
 use crate::job::{self, SnapshotInfo};
 
@@ -21,14 +21,15 @@ const AFTER_HELP: &str = "\
 
 EXAMPLES
   headstock snapshots --store /backup/rs0
+  headstock snapshots --blockstore-file blockstore.uri --job rs0
   headstock snapshots --store /backup/rs0 --json | jq -r '.[-1].id'";
 
-/// List the snapshots of a store, oldest first
+/// List the snapshots of a store or blockstore, oldest first
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_HELP)]
 pub struct Args {
     #[command(flatten)]
-    job: JobArgs,
+    job: ReadArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -36,9 +37,13 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
-    let location = args.job.store.location()?;
-    let snapshots =
-        tokio::task::block_in_place(|| job::list_snapshots(location, args.job.job.as_deref()))?;
+    let name = args.job.job.as_deref();
+    let snapshots = match args.job.from()? {
+        From::Store(location) => {
+            tokio::task::block_in_place(|| job::list_snapshots(location, name))?
+        }
+        From::Blockstore(uri) => job::list_remote_snapshots(&uri, name).await?,
+    };
     if args.json {
         output::json(&snapshots)?;
     } else {

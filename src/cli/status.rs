@@ -3,7 +3,7 @@
 use super::args::StoreArgs;
 use super::{Error, Exit, output, points};
 use crate::daemon;
-use crate::job::{self, JobStatus, StoreStatus};
+use crate::job::{self, JobStatus, RemoteInfo, StoreStatus};
 
 const AFTER_HELP: &str = "\
 --json prints one object:
@@ -15,7 +15,7 @@ const AFTER_HELP: &str = "\
   daemon   whether a daemon runs on the store; its live figures are then in `jobs`
   jobs     array of {name, set_name, replica_set_id, server_version, fcv, phase, scan, head,
            received, lag_seconds, oplog_window_seconds, oplog_seconds_left, restorable, gaps,
-           snapshots, slices, restore_window_seconds, include, exclude, stopped}
+           snapshots, slices, restore_window_seconds, include, exclude, stopped, remote}
     phase       scanning, catching-up or tailing
     scan        {documents, bytes, documents_estimate, bytes_estimate, collections,
                 collections_done} while scanning, else null
@@ -28,6 +28,10 @@ const AFTER_HELP: &str = "\
                 and why; of all namespaces where none is named
     include     filters of what is backed up, empty for everything; exclude what of that is not
     stopped     why entries are stored but not applied, or null
+    remote      {blockstore, trouble, received, snapshots, newest_snapshot, snapshots_waiting, pushing,
+                sent_bytes}: what is durable in the blockstore while the daemon pushes there, or null;
+                received is the last entry pushed since the daemon started, pushing {id, blocks, blocks_sent,
+                bytes_sent} of the snapshot on its way, trouble why nothing goes on
 
 EXAMPLES
   headstock status --store /backup/rs0
@@ -138,8 +142,38 @@ fn print_job(job: &JobStatus) -> Result<(), Error> {
         "  kept       {} snapshots, {} oplog slices, window {} s",
         job.snapshots, job.slices, job.restore_window_seconds
     ))?;
+    if let Some(remote) = &job.remote {
+        print_remote(job, remote)?;
+    }
     match &job.stopped {
         Some(reason) => output::line(&format!("  STOPPED    {reason}")),
+        None => Ok(()),
+    }
+}
+
+fn print_remote(job: &JobStatus, remote: &RemoteInfo) -> Result<(), Error> {
+    let behind = job.received.as_ref().zip(remote.received.as_ref());
+    let behind = behind.map_or(String::new(), |(here, there)| {
+        format!(", oplog to {} ({} s behind)", there.wall_time, here.t.saturating_sub(there.t))
+    });
+    let name = if remote.blockstore.is_empty() { "blockstore" } else { &remote.blockstore };
+    output::line(&format!(
+        "  pushed     {name}: {} snapshots, {} waiting{behind}; {} sent",
+        remote.snapshots,
+        remote.snapshots_waiting,
+        output::bytes(remote.sent_bytes),
+    ))?;
+    if let Some(pushing) = &remote.pushing {
+        output::line(&format!(
+            "  pushing    {}: {} blocks are there, {} of them sent ({})",
+            pushing.id,
+            pushing.blocks,
+            pushing.blocks_sent,
+            output::bytes(pushing.bytes_sent),
+        ))?;
+    }
+    match &remote.trouble {
+        Some(trouble) => output::line(&format!("  NOT PUSHED {trouble}")),
         None => Ok(()),
     }
 }

@@ -1,12 +1,13 @@
 //! `headstock sync`: bring the head to the source's newest majority optime, snapshot, exit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::args::{self, FollowArgs};
 use super::progress::Watch;
 use super::{Error, Exit, output};
 use crate::daemon::{self, Answers, Signals};
-use crate::job::{Follow, FollowOptions, Job};
+use crate::job::{self, Follow, FollowOptions, Job};
 use crate::source::Source;
 
 const AFTER_HELP: &str = "\
@@ -19,7 +20,12 @@ unless another member can be read instead; a line in the log says so. --max-mbps
 EXAMPLES
   headstock sync --source mongodb://db0,db1,db2/?replicaSet=rs0 --store /backup/rs0
   headstock sync --source mongodb://db0,db1,db2/?replicaSet=rs0 --store /backup/rs0 --max-mbps 20
+  headstock sync --source-file rs0.uri --store /backup/rs0 --blockstore-file blockstore.uri
   HEADSTOCK_SOURCE=mongodb://backup:PASSWORD@db0/ headstock sync --store /backup/rs0 --job orders";
+
+/// How long a blockstore may do nothing before the sync ends without it: longer than an election or a restart, and than the lease of a
+/// daemon that died.
+const PUSH_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Back up a replica set once: bring the store to its newest majority-committed state, take a
 /// snapshot, exit
@@ -47,8 +53,13 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
     };
     let answers = Answers::start(&args.follow.store.store, follow.clone(), false)?;
     let watch = Watch::start(follow.figures());
+    let work = async {
+        let snapshot = follow.snapshot().await?;
+        follow.wait_until_pushed(&snapshot.id, PUSH_PATIENCE).await?;
+        Ok(snapshot)
+    };
     let outcome = tokio::select! {
-        outcome = follow.snapshot() => outcome.map_err(Error::Job),
+        outcome = work => outcome.map_err(Error::Job),
         () = signals.stop() => Err(daemon::Error::Interrupted.into()),
     };
     follow.job().store().stop_compactions();
@@ -76,6 +87,10 @@ async fn start(args: &Args) -> Result<Follow, Error> {
     if let Some(limit) = args.follow.pace.bytes_per_second() {
         source.limit_scans(limit);
     }
+    let push = args.follow.push.options()?;
+    if let Some(push) = &push {
+        job::prepare_store(&store, push).await?;
+    }
     let job = Job::open_or_create(store, name, &source, args.new_timeline).await?;
     let options = FollowOptions {
         restore_window: args.restore_window,
@@ -84,6 +99,7 @@ async fn start(args: &Args) -> Result<Follow, Error> {
         new_timeline: args.new_timeline,
         heal: !args.follow.no_rescan,
         patient: false,
+        push,
     };
     Ok(Follow::start(job, source, options).await?)
 }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use super::{Answers, Error, Scrub, Signals, control};
 use crate::head::Scope;
-use crate::job::{Figures, Follow, FollowOptions, Job, snapshot};
+use crate::job::{self, Figures, Follow, FollowOptions, Job, PushOptions, snapshot};
 use crate::source::{ReadFrom, Source};
 use crate::store::Location;
 use crate::store::compact::{self, Settings};
@@ -49,6 +49,8 @@ pub struct Options {
     pub heal: bool,
     /// The most that scans may read per second, in bytes of documents; without bound if none.
     pub scan_bytes_per_second: Option<u64>,
+    /// Where to push what is stored, if anywhere.
+    pub push: Option<PushOptions>,
 }
 
 /// A daemon whose jobs run.
@@ -68,6 +70,9 @@ impl Daemon {
         if let Some(limit) = options.scan_bytes_per_second {
             source.limit_scans(limit);
         }
+        if let Some(push) = &options.push {
+            job::prepare_store(&options.store, push).await?;
+        }
         let job =
             Job::open_or_create(&options.store, options.job.as_deref(), &source, false).await?;
         let follow_options = FollowOptions {
@@ -77,6 +82,7 @@ impl Daemon {
             new_timeline: false,
             heal: options.heal,
             patient: true,
+            push: options.push.clone(),
         };
         tracing::info!(job = job.name(), store = %options.store.dir.display(), "daemon started");
         let follow = Arc::new(Follow::start(job, source, follow_options).await?);

@@ -158,6 +158,7 @@ fn status(desk: &Desk) -> Result<StoreStatus, Error> {
     for job in &mut status.jobs {
         if job.name == follow.job().name() {
             job.add_live(&seen);
+            job.remote = follow.remote();
         }
     }
     Ok(status)

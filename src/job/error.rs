@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::block::BlockId;
 use crate::oplog::OpTime;
-use crate::{block, head, oplog, restore, source, store, tree};
+use crate::{block, blockstore, head, oplog, restore, source, store, tree};
 
 /// An error of the job floor.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub enum Error {
     /// The source could not be read.
     #[error(transparent)]
     Source(#[from] source::Error),
+    /// The blockstore could not be read or written.
+    #[error(transparent)]
+    Blockstore(#[from] blockstore::Error),
     /// What can be restored could not be told.
     #[error(transparent)]
     Points(#[from] restore::Error),
@@ -147,6 +150,34 @@ pub enum Error {
         /// The last time.
         source: Box<Error>,
     },
+    /// The blockstore has nothing that a job could be rebuilt from.
+    #[error("job {job} cannot be rebuilt from the blockstore: {why}")]
+    NothingToRebuild {
+        /// The job.
+        job: String,
+        /// Why not.
+        why: String,
+    },
+    /// The store has that job already.
+    #[error(
+        "the store {dir} has a job {job} already: start its daemon, or rebuild into another directory"
+    )]
+    HasJob {
+        /// The job.
+        job: String,
+        /// The store.
+        dir: String,
+    },
+    /// What was rebuilt is not what was backed up.
+    #[error("what was fetched of snapshot {snapshot} has content root {found}, not {expected}")]
+    RootDiffers {
+        /// The snapshot.
+        snapshot: String,
+        /// What its manifest says.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
     /// The oplog slices do not chain.
     #[error("job {job} lacks the oplog after {after}; run `headstock fsck`, then sync --rescan")]
     Gap {
@@ -253,6 +284,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Source(error) => error.is_transient(),
+            Self::Blockstore(error) => error.is_transient(),
             Self::Background(error) => error.is_transient(),
             Self::Store(store::Error::GroupFailed) => true,
             _ => self.is_full(),

@@ -13,7 +13,10 @@ use tokio::task::JoinSet;
 
 use super::apply::{Applier, Halted};
 use super::heal::{self, Why};
-use super::{Activity, Error, Figures, Job, SnapshotInfo, Stopped, blocking, scan, snapshot, tail};
+use super::{
+    Activity, Error, Figures, Job, Push, PushOptions, RemoteInfo, SnapshotInfo, Stopped, blocking,
+    scan, snapshot, tail,
+};
 use crate::head::Scope;
 use crate::oplog::{OpTime, Position};
 use crate::source::{OplogWindow, Source};
@@ -43,6 +46,8 @@ pub struct FollowOptions {
     pub heal: bool,
     /// Whether to wait for a source that does not answer, instead of failing.
     pub patient: bool,
+    /// Where to push what is stored, if anywhere.
+    pub push: Option<PushOptions>,
 }
 
 /// How far the workers are.
@@ -76,6 +81,7 @@ pub struct Follow {
     stage: watch::Receiver<Stage>,
     wanted: Arc<watch::Sender<OpTime>>,
     supervisor: tokio::sync::Mutex<JoinSet<()>>,
+    push: Option<Push>,
 }
 
 impl Follow {
@@ -97,6 +103,7 @@ impl Follow {
         } else if options.rescan || (state.scan.is_none() && state.head.is_none()) {
             heal::begin_scan(&job, &source, Why::Asked).await?;
         }
+        let push = options.push.map(|push| Push::start(job.clone(), push));
         let figures = Figures::default();
         let (stage, watched) = watch::channel(Stage::Scanning);
         let (stage, patient, heal) = (Arc::new(stage), options.patient, options.heal);
@@ -106,7 +113,7 @@ impl Follow {
         supervisor.spawn(crew.clone().supervise());
         let Crew { job, source, figures, wanted, .. } = crew;
         let supervisor = tokio::sync::Mutex::new(supervisor);
-        Ok(Self { job, source, figures, heal, stage: watched, wanted, supervisor })
+        Ok(Self { job, source, figures, heal, stage: watched, wanted, supervisor, push })
     }
 
     /// The job.
@@ -119,6 +126,23 @@ impl Follow {
     #[must_use]
     pub fn figures(&self) -> Figures {
         self.figures.clone()
+    }
+
+    /// How the job stands in the blockstore, if it is pushed to one.
+    #[must_use]
+    pub fn remote(&self) -> Option<RemoteInfo> {
+        self.push.as_ref().map(Push::info)
+    }
+
+    /// Waits until a snapshot is in the blockstore, if the job is pushed to one, as long as something goes on.
+    ///
+    /// # Errors
+    /// The last failure, if nothing was pushed for `patience`.
+    pub async fn wait_until_pushed(&self, snapshot: &str, patience: Duration) -> Result<(), Error> {
+        match &self.push {
+            Some(push) => push.wait_for(snapshot, patience).await,
+            None => Ok(()),
+        }
     }
 
     /// Takes a snapshot that has everything which is majority-committed at the source now. Waits
@@ -202,6 +226,9 @@ impl Follow {
     /// Those of the last flush; the failure of a worker was told before.
     pub async fn stop(&self) -> Result<(), Error> {
         self.figures.activity(Activity::Stopping);
+        if let Some(push) = &self.push {
+            push.stop().await;
+        }
         self.supervisor.lock().await.shutdown().await;
         let applier = self.stage.borrow().applier();
         match applier {

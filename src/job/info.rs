@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Gap, Seen, State, hex};
+use super::{Gap, RemoteInfo, Seen, State, hex};
 use crate::head::Manifest;
 use crate::oplog::Position;
 use crate::restore::Span;
@@ -181,6 +181,9 @@ pub struct JobStatus {
     pub exclude: Vec<String>,
     /// Why entries are stored but not applied, if so.
     pub stopped: Option<String>,
+    /// How it stands in the blockstore, while a daemon pushes it to one.
+    #[serde(default)]
+    pub remote: Option<RemoteInfo>,
 }
 
 /// The store itself.
@@ -297,6 +300,7 @@ impl JobStatus {
             slices: state.slices.count(),
             restore_window_seconds: state.restore_window_ms / 1000,
             stopped: state.stopped.as_ref().map(|stopped| stopped.reason.clone()),
+            remote: None,
         }
     }
 

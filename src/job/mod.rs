@@ -36,7 +36,10 @@ mod gaps;
 mod handle;
 mod heal;
 mod info;
+mod push;
 mod read;
+pub mod rebuild;
+mod remote;
 pub mod rewind;
 mod scan;
 mod slices;
@@ -58,7 +61,9 @@ pub use info::{
     GapInfo, JobPoints, JobStatus, LimitInfo, OptimeInfo, PointInfo, ScanInfo, SnapshotInfo,
     SpanInfo, StoreInfo, StoreStatus, is_short, wall_time,
 };
+pub use push::{Push, PushOptions, RemoteInfo, RemoteSnapshot, prepare_store};
 pub use read::{list_snapshots, open_backup, points, status, status_of};
+pub use remote::{RemoteJob, list_remote_snapshots, remote_points};
 pub use slices::{Slice, SliceChain};
 pub use state::{ScanState, State, Stopped};
 

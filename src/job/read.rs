@@ -113,7 +113,7 @@ pub fn status_of(store: &Store) -> Result<StoreStatus, Error> {
 
 /// The entries that no restore from a snapshot before them gets past. An entry of an unknown kind is not
 /// among them: whoever reads the slices finds it, or knows it by now.
-fn unreachable_after(state: &State) -> Vec<OpTime> {
+pub(super) fn unreachable_after(state: &State) -> Vec<OpTime> {
     let gaps = state.gaps.whole().map(|gap| gap.after.optime);
     let stopped = state.stopped.as_ref().filter(|stopped| !stopped.unknown_kind);
     gaps.chain(stopped.and_then(|stopped| stopped.after)).collect()

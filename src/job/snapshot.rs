@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use super::handle::now_ms;
 use super::{Error, Job, SnapshotInfo, State};
-use crate::block::{BlockRead, BlockWrite};
+use crate::block::BlockRead;
 use crate::head::{HeadRoot, Manifest, RULE_VERSION};
 use crate::oplog::OpTime;
-use crate::store::RepositorySalt;
+use crate::store::{RepositorySalt, Store};
 use crate::tree::{self, Content, Cursor, Edit, Key, Order, Shape};
 
 /// The shape of the tree of snapshots.
@@ -97,7 +97,7 @@ pub fn delete(job: &Job, id: &str) -> Result<SnapshotInfo, Error> {
         if manifest.keep {
             return Err(Error::Kept { id: manifest.id });
         }
-        edit(job, state, &manifest.id, Edit::Delete)?;
+        edit(job.store(), state, &manifest.id, Edit::Delete)?;
         Ok(manifest)
     })?;
     Ok(SnapshotInfo::new(job.name(), &manifest))
@@ -176,15 +176,19 @@ fn find(job: &Job, state: &State, id: &str) -> Result<Manifest, Error> {
     Ok(Manifest::from_bson(&document.ok_or_else(missing)?)?)
 }
 
-fn put(job: &Job, state: &mut State, manifest: &Manifest) -> Result<(), Error> {
-    edit(job, state, &manifest.id, Edit::Put(manifest.to_bson()))
+/// Adds a snapshot that was taken elsewhere.
+pub(super) fn add(store: &Store, state: &mut State, manifest: &Manifest) -> Result<(), Error> {
+    edit(store, state, &manifest.id, Edit::Put(manifest.to_bson()))
 }
 
-fn edit(job: &Job, state: &mut State, id: &str, edit: Edit) -> Result<(), Error> {
-    let blocks: &dyn BlockWrite = job.store();
+fn put(job: &Job, state: &mut State, manifest: &Manifest) -> Result<(), Error> {
+    add(job.store(), state, manifest)
+}
+
+fn edit(store: &Store, state: &mut State, id: &str, edit: Edit) -> Result<(), Error> {
     let mut edits = std::iter::once(Ok((key(id)?, edit)));
-    let shape = shape(job.store().salt());
-    state.snapshots = tree::edit(blocks, &shape, &state.snapshots, &mut edits)?;
+    let shape = shape(store.salt());
+    state.snapshots = tree::edit(store, &shape, &state.snapshots, &mut edits)?;
     Ok(())
 }
 

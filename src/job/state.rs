@@ -151,11 +151,7 @@ impl State {
     }
 
     fn to_bson(&self) -> Result<RawDocumentBuf, Error> {
-        let mut out = RawDocumentBuf::new();
-        out.append(cstr!("v"), VERSION);
-        out.append(cstr!("job"), self.name.as_str());
-        out.append(cstr!("source"), identity_to_bson(&self.identity));
-        out.append(cstr!("created"), DateTime::from_millis(self.created_ms));
+        let mut out = self.to_bson_without_data();
         if let Some(scan) = &self.scan {
             out.append(cstr!("scan"), scan_to_bson(scan));
         }
@@ -167,8 +163,18 @@ impl State {
         }
         out.append(cstr!("slices"), self.slices.to_bson());
         out.append(cstr!("snapshots"), self.snapshots.to_bson());
-        out.append(cstr!("restore_window_ms"), fields::count(self.restore_window_ms));
         out.append(cstr!("added_bytes"), fields::count(self.added_bytes));
+        Ok(out)
+    }
+
+    /// What a blockstore keeps of it: all that names no block, and not how far it is.
+    pub(super) fn to_bson_without_data(&self) -> RawDocumentBuf {
+        let mut out = RawDocumentBuf::new();
+        out.append(cstr!("v"), VERSION);
+        out.append(cstr!("job"), self.name.as_str());
+        out.append(cstr!("source"), identity_to_bson(&self.identity));
+        out.append(cstr!("created"), DateTime::from_millis(self.created_ms));
+        out.append(cstr!("restore_window_ms"), fields::count(self.restore_window_ms));
         out.append(cstr!("scope"), self.scope.to_bson());
         out.append(cstr!("gaps"), self.gaps.to_bson());
         if let Some(stopped) = &self.stopped {
@@ -181,31 +187,41 @@ impl State {
         if let Some(seconds) = self.oplog_window_secs {
             out.append(cstr!("oplog_window_secs"), fields::count(seconds));
         }
-        Ok(out)
+        out
     }
 
     fn from_bson(document: &RawDocument) -> Result<Self, Error> {
         let read = Fields { what: WHAT, document };
-        if read.count("v")? != VERSION.unsigned_abs() {
-            return Err(read.malformed("v").into());
-        }
         let head = read.optional_document("head")?;
-        let window = read.optional("oplog_window_secs").map(|_| read.count("oplog_window_secs"));
         Ok(Self {
-            name: read.text("job")?,
-            identity: identity_from_bson(read.document("source")?)?,
             scan: read.optional_document("scan")?.map(scan_from_bson).transpose()?,
             head: head.map(|head| HeadRoot::from_bson(head.document)).transpose()?,
             received: read.optional_position("received")?,
             slices: SliceChain::from_bson(read.document("slices")?)?,
             snapshots: read.tree("snapshots")?,
-            restore_window_ms: read.count("restore_window_ms")?,
             added_bytes: read.count("added_bytes")?,
+            ..Self::from_bson_without_data(document)?
+        })
+    }
+
+    /// Reads [`State::to_bson_without_data`] back.
+    pub(super) fn from_bson_without_data(document: &RawDocument) -> Result<Self, Error> {
+        let read = Fields { what: WHAT, document };
+        if read.count("v")? != VERSION.unsigned_abs() {
+            return Err(read.malformed("v").into());
+        }
+        let window = read.optional("oplog_window_secs").map(|_| read.count("oplog_window_secs"));
+        Ok(Self {
+            restore_window_ms: read.count("restore_window_ms")?,
             scope: Scope::from_bson(read.document("scope")?)?,
             gaps: Gaps::from_bson(read, "gaps")?,
             stopped: stopped_from_bson(read)?,
             oplog_window_secs: window.transpose()?,
-            created_ms: read.millis("created")?,
+            ..Self::new(
+                read.text("job")?,
+                identity_from_bson(read.document("source")?)?,
+                read.millis("created")?,
+            )
         })
     }
 }

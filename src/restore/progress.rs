@@ -9,6 +9,8 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
+    /// Bringing blocks from a blockstore. Counts blocks and their raw bytes.
+    Fetch,
     /// Reading and hashing every block that is needed. Counts blocks' raw bytes.
     CheckBlocks,
     /// Applying oplog slices over the base snapshot. Counts entries and their bytes.
@@ -30,6 +32,7 @@ pub enum Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Fetch => "fetching blocks",
             Self::CheckBlocks => "checking blocks",
             Self::ApplySlices => "applying oplog slices",
             Self::Sweep => "sweeping changes",

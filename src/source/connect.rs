@@ -41,8 +41,7 @@ pub(super) struct Template {
 impl Template {
     /// Reads a connection string.
     pub async fn parse(uri: &str) -> Result<Self, Error> {
-        let parsed = ClientOptions::parse(uri).await;
-        let options = parsed.map_err(|error| Error::Uri { problem: tell(uri, &error.kind) })?;
+        let options = client_options(uri).await.map_err(|problem| Error::Uri { problem })?;
         if options.load_balanced == Some(true) {
             let problem = "loadBalanced=true names a proxy, not a replica set".to_owned();
             return Err(Error::Uri { problem });
@@ -71,6 +70,11 @@ impl Template {
         options.app_name.get_or_insert_with(|| APP_NAME.to_owned());
         Client::with_options(options).map_err(unusable)
     }
+}
+
+/// What a connection string says, or what is wrong with it, told without its secrets.
+pub(crate) async fn client_options(uri: &str) -> Result<ClientOptions, String> {
+    ClientOptions::parse(uri).await.map_err(|error| tell(uri, &error.kind))
 }
 
 /// What the driver says of a connection string, if that quotes nothing of the user information.

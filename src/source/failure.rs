@@ -88,6 +88,11 @@ const MEMBER_LEFT: &[i32] = &[
     13436, // NotPrimaryOrSecondary: recovering or rolling back
 ];
 
+/// Whether another attempt, at this member or another, may go better.
+pub(crate) fn is_passing(error: &DriverError) -> bool {
+    driver_cure(error) != Cure::None
+}
+
 /// Whether a server's error code says that it is not primary any more, or shuts down.
 pub(crate) fn is_of_change_of_primary(code: i32) -> bool {
     MEMBER_LEFT.contains(&code) || code == INTERRUPTED_BY_STATE_CHANGE

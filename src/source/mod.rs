@@ -35,8 +35,9 @@ mod start;
 mod tail;
 mod topology;
 
+pub(crate) use connect::client_options;
 pub use error::{Error, Failures};
-pub(crate) use failure::is_of_change_of_primary;
+pub(crate) use failure::{is_of_change_of_primary, is_passing};
 pub use scan::Scan;
 pub use tail::Tail;
 

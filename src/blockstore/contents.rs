@@ -1,0 +1,101 @@
+//! What a blockstore says of its jobs: states, snapshots, slices.
+
+use bson::{Document, RawDocument, RawDocumentBuf, doc};
+use std::future::IntoFuture as _;
+
+use super::Error;
+use super::connect::{Connection, DAEMONS, JOBS, Of, SLICES, SNAPSHOTS};
+use super::job::Slice;
+use crate::head::Manifest;
+use crate::oplog::slice::SliceHeader;
+
+/// A job, as its document says.
+#[derive(Debug, Clone)]
+pub struct JobDocument {
+    /// Its name.
+    pub name: String,
+    /// Its state without head, slices and snapshots; none before the first commit.
+    pub state: Option<RawDocumentBuf>,
+    /// Where its daemon runs, if it belongs to one.
+    pub host: Option<String>,
+}
+
+impl Connection {
+    /// Every document that a filter finds, in order.
+    async fn find(
+        &self,
+        of: Of,
+        filter: Document,
+        sort: Document,
+    ) -> Result<Vec<RawDocumentBuf>, Error> {
+        let mut session = self.begin().await?;
+        let collection = self.of(of);
+        let find = collection.find(filter).sort(sort).session(&mut session);
+        let mut cursor = self.ask("find", find.into_future()).await?;
+        let mut found = Vec::new();
+        while self.ask("getMore", cursor.advance(&mut session)).await? {
+            found.push(cursor.current().to_owned());
+        }
+        self.saw(&session);
+        Ok(found)
+    }
+
+    /// The names of all jobs that are not removed.
+    pub async fn job_names(&self) -> Result<Vec<String>, Error> {
+        let found = self.find(JOBS, doc! { "removed": { "$ne": true } }, doc! { "_id": 1 }).await?;
+        found.iter().map(|job| self.text(JOBS, job, "_id")).collect()
+    }
+
+    /// A job of that name, or the only one.
+    pub async fn job(&self, name: Option<&str>) -> Result<JobDocument, Error> {
+        let have = self.job_names().await?;
+        let name = match (name, &have[..]) {
+            (Some(name), have) if have.iter().any(|one| one == name) => name.to_owned(),
+            (None, [one]) => one.clone(),
+            (Some(name), _) => {
+                let (blockstore, job) = (self.name(), name.to_owned());
+                return Err(Error::NoSuchJob { blockstore, job, have });
+            }
+            (None, _) => return Err(Error::WhichJob { blockstore: self.name(), have }),
+        };
+        let found = self.find_one(JOBS, doc! { "_id": &name }).await?;
+        let found = found.ok_or_else(|| self.malformed(JOBS, "_id"))?;
+        let state = found.get_document("state").ok().map(RawDocument::to_owned);
+        let host = match found.get_object_id("daemon") {
+            Ok(daemon) => self.find_one(DAEMONS, doc! { "_id": daemon }).await?,
+            Err(_) => None,
+        };
+        let host = host.and_then(|daemon| Some(daemon.get_str("host").ok()?.to_owned()));
+        Ok(JobDocument { name, state, host })
+    }
+
+    /// The snapshots of a job, oldest first.
+    pub async fn snapshots(&self, job: &str) -> Result<Vec<Manifest>, Error> {
+        let found = self.find(SNAPSHOTS, doc! { "_id.job": job }, doc! { "_id.id": 1 }).await?;
+        let read = |document: &RawDocumentBuf| {
+            let manifest = document.get_document("manifest");
+            let manifest = manifest.map_err(|_| self.malformed(SNAPSHOTS, "manifest"))?;
+            let keep = document.get_bool("keep").map_err(|_| self.malformed(SNAPSHOTS, "keep"))?;
+            Ok(Manifest { keep, ..Manifest::from_bson(manifest)? })
+        };
+        let mut manifests = found.iter().map(read).collect::<Result<Vec<_>, Error>>()?;
+        manifests.sort_by_key(|manifest| manifest.head.position.optime);
+        Ok(manifests)
+    }
+
+    /// The slices of a job, oldest first.
+    pub async fn slices(&self, job: &str) -> Result<Vec<Slice>, Error> {
+        let found = self.find(SLICES, doc! { "_id.job": job }, doc! { "_id.ts": 1 }).await?;
+        let read = |document: &RawDocumentBuf| {
+            let slice = document.get_document("slice");
+            let slice = slice.map_err(|_| self.malformed(SLICES, "slice"))?;
+            let (header, pieces) = SliceHeader::from_document(slice)?;
+            Ok(Slice { header, pieces })
+        };
+        found.iter().map(read).collect()
+    }
+
+    fn text(&self, of: Of, document: &RawDocument, field: &'static str) -> Result<String, Error> {
+        document.get_str(field).map(str::to_owned).map_err(|_| self.malformed(of, field))
+    }
+}

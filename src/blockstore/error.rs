@@ -1,0 +1,200 @@
+//! What can go wrong with a blockstore.
+
+use mongodb::error::{
+    Error as DriverError, ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR,
+    UNKNOWN_TRANSACTION_COMMIT_RESULT, WriteFailure,
+};
+
+use crate::source::is_passing;
+use crate::{block, head, oplog, store};
+
+/// An error of the blockstore floor.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The connection string cannot be used.
+    #[error("the blockstore's connection string cannot be used: {problem}")]
+    Uri {
+        /// What is wrong, without secrets.
+        problem: String,
+    },
+    /// The server cannot do transactions.
+    #[error(
+        "{blockstore} is not a replica set: a blockstore needs transactions and majority writes; initiate one, of one member at least"
+    )]
+    NotAReplicaSet {
+        /// Where.
+        blockstore: String,
+    },
+    /// The server is too old.
+    #[error("{blockstore} runs MongoDB {version}; a blockstore needs 4.4 or later")]
+    TooOld {
+        /// Where.
+        blockstore: String,
+        /// What it runs.
+        version: String,
+    },
+    /// A command failed.
+    #[error("{blockstore} does not answer as it should: {command} failed")]
+    Driver {
+        /// Where.
+        blockstore: String,
+        /// What was asked.
+        command: &'static str,
+        /// What the driver says.
+        source: Box<DriverError>,
+    },
+    /// A command had no answer in time.
+    #[error("{blockstore} did not answer within {seconds} s: {command}")]
+    TimedOut {
+        /// Where.
+        blockstore: String,
+        /// What was asked.
+        command: &'static str,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// There is no repository.
+    #[error(
+        "{blockstore} holds no repository yet; the first `headstock sync --blockstore` or `headstock daemon --blockstore` makes one"
+    )]
+    NoRepository {
+        /// Where.
+        blockstore: String,
+    },
+    /// The repository was made by a newer version.
+    #[error("{blockstore} has format {format}, which needs a newer version of Headstock")]
+    NewerFormat {
+        /// Where.
+        blockstore: String,
+        /// Its format.
+        format: i64,
+    },
+    /// Store and repository cut trees by other salts.
+    #[error(
+        "the store {dir} was made apart from {blockstore} (its salt is another), so that nothing in it could be compared with what is there: make a store with `headstock rebuild`, or with `sync --blockstore` from the beginning; or give this store a blockstore of its own (another database in the connection string)"
+    )]
+    AnotherSalt {
+        /// The store.
+        dir: String,
+        /// Where.
+        blockstore: String,
+    },
+    /// One is encrypted, the other is not.
+    #[error("{what}: store and blockstore must both be encrypted with the same keys, or none")]
+    Encryption {
+        /// Which.
+        what: String,
+    },
+    /// The job is another daemon's.
+    #[error(
+        "job {job} in {blockstore} belongs to a daemon on {host} that is alive; stop that one first, or name another job with --job"
+    )]
+    Bound {
+        /// Where.
+        blockstore: String,
+        /// The job.
+        job: String,
+        /// Where that daemon runs.
+        host: String,
+    },
+    /// Another daemon has taken the job.
+    #[error("job {job} was taken over by another daemon: nothing more of it is written from here")]
+    Overtaken {
+        /// The job.
+        job: String,
+    },
+    /// A session was ended by somebody else.
+    #[error("this session in the blockstore was ended, since it seemed dead; it begins anew")]
+    SessionLost,
+    /// A snapshot that was to be pinned or changed is gone.
+    #[error("a snapshot expired in the blockstore meanwhile; begin anew")]
+    SnapshotGone,
+    /// A commit was not made after all.
+    #[error("a commit to the blockstore was not made, and is tried again")]
+    NotMade,
+    /// Others wrote the same blocks all the time.
+    #[error("blocks were written and removed by others again and again; tried again later")]
+    Contended,
+    /// A snapshot did not reach the blockstore.
+    #[error(
+        "snapshot {what} is in the local store, and not yet in the blockstore: {trouble}; what was sent is not sent again, the next sync or the daemon goes on"
+    )]
+    NotPushed {
+        /// Which.
+        what: String,
+        /// Why not.
+        trouble: String,
+    },
+    /// There is no such job.
+    #[error("{blockstore} has no job {job:?}; it has: {}", list(have))]
+    NoSuchJob {
+        /// Where.
+        blockstore: String,
+        /// The name asked for.
+        job: String,
+        /// The names there are.
+        have: Vec<String>,
+    },
+    /// No job was named and there is not exactly one.
+    #[error("name a job with --job; {blockstore} has: {}", list(have))]
+    WhichJob {
+        /// Where.
+        blockstore: String,
+        /// The names there are.
+        have: Vec<String>,
+    },
+    /// A document is not of its form.
+    #[error("a document of collection {collection} in {blockstore} has no valid `{field}`")]
+    Malformed {
+        /// Where.
+        blockstore: String,
+        /// Which collection.
+        collection: &'static str,
+        /// Which field.
+        field: &'static str,
+    },
+    /// A manifest or state there is not of its form.
+    #[error(transparent)]
+    Head(#[from] head::Error),
+    /// A slice there is not of its form.
+    #[error(transparent)]
+    Oplog(#[from] oplog::Error),
+    /// The local store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A block.
+    #[error(transparent)]
+    Block(#[from] block::Error),
+    /// A worker ended without a result.
+    #[error("a worker of the push ended without a result")]
+    WorkerLost,
+}
+
+impl Error {
+    /// Whether the same may work a little later without anybody's help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Driver { source, .. } => is_transient(source),
+            Self::TimedOut { .. } | Self::SessionLost | Self::NotMade | Self::Contended => true,
+            _ => false,
+        }
+    }
+}
+
+/// Whether the driver's error may pass.
+fn is_transient(error: &DriverError) -> bool {
+    let labels =
+        [RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT];
+    let by_kind = match error.kind.as_ref() {
+        ErrorKind::Write(WriteFailure::WriteConcernError(_)) => true,
+        ErrorKind::InsertMany(many) => many.write_concern_error.is_some(),
+        _ => is_passing(error),
+    };
+    by_kind || labels.iter().any(|label| error.contains_label(label))
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}

@@ -1,0 +1,369 @@
+//! A job in a blockstore: whose it is, and the one way to change it (page 09, sections 3.4, 3.5, 3.8 and 3.9).
+//!
+//! A job belongs to one daemon at a time. Each decision about that raises its epoch, and each commit writes the document that says
+//! so: of a commit and a take-over one aborts, and a daemon that lost its job commits nothing more, however late its commands arrive.
+//! Clocks decide only when a take-over is tried.
+
+use std::future::IntoFuture as _;
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+use bson::raw::cstr;
+use bson::spec::BinarySubtype;
+use bson::{Binary, Document, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
+use tokio::sync::Mutex;
+
+use super::Error;
+use super::connect::{Connection, DAEMONS, JOBS, SLICES, SNAPSHOTS};
+use super::session::{self, LEASE, Session, lease_ms};
+use super::transaction::{Ended, Miss, Step};
+use crate::block::BlockId;
+use crate::head::Manifest;
+use crate::oplog::slice::SliceHeader;
+use crate::oplog::{OpTime, Ts};
+
+/// How often a commit that was not made is tried.
+const ATTEMPTS_MAX: u32 = 8;
+/// How often a take-over that others are quicker at is tried.
+const BINDINGS_MAX: u32 = 4;
+/// Looks at another daemon's beat in a lease.
+const LOOKS: u32 = 10;
+
+/// A daemon as others see it.
+#[derive(Debug, Clone)]
+pub struct Daemon {
+    pub id: ObjectId,
+    /// The store that it holds the lock of: no two live ones have the same.
+    store: [u8; 16],
+}
+
+impl Daemon {
+    /// Makes a daemon known.
+    pub async fn start(connection: &Connection, store: [u8; 16]) -> Result<Self, Error> {
+        let id = ObjectId::new();
+        let uuid = Binary { subtype: BinarySubtype::Uuid, bytes: store.to_vec() };
+        let document = rawdoc! {
+            "_id": id,
+            "beat": 0_i64,
+            "lease_ms": lease_ms(),
+            "host": host(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "store": uuid,
+        };
+        connection.insert_one(DAEMONS, &document).await?;
+        Ok(Self { id, store })
+    }
+
+    /// Shows that it is alive.
+    pub async fn beat(&self, connection: &Connection) -> Result<(), Error> {
+        let beat = doc! { "$inc": { "beat": 1_i64 } };
+        connection.update_one(DAEMONS, doc! { "_id": self.id }, beat).await.map(drop)
+    }
+
+    /// Gives its job away and ends its sessions, so that nobody has to wait for its death; then it is not known any more.
+    pub async fn leave(&self, connection: &Connection, job: &str) -> Result<(), Error> {
+        let (filter, away) =
+            (doc! { "_id": job, "daemon": self.id }, doc! { "$unset": { "daemon": "" } });
+        connection.update_one(JOBS, filter, away).await?;
+        session::end_all_of(connection, self.id).await?;
+        let daemons = connection.of(DAEMONS);
+        let gone = daemons.delete_one(doc! { "_id": self.id });
+        connection.ask("delete", gone.into_future()).await.map(drop)
+    }
+}
+
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// A job that belongs to this daemon.
+pub struct Bound {
+    connection: Connection,
+    pub id: String,
+    daemon: ObjectId,
+    epoch: i64,
+    /// Held from a commit's first command to the knowledge of its outcome: commits follow one another.
+    at: Mutex<At>,
+}
+
+/// Where a job stands, as of the last commit.
+#[derive(Debug, Clone, Copy)]
+struct At {
+    commits: i64,
+    received: Option<OpTime>,
+}
+
+/// An oplog slice, as a blockstore keeps it.
+#[derive(Debug, Clone)]
+pub struct Slice {
+    /// What is known of it without reading its entries.
+    pub header: SliceHeader,
+    /// The stream blocks of its entries, in order.
+    pub pieces: Vec<BlockId>,
+}
+
+/// Something to be committed.
+pub enum Change<'a> {
+    /// Slices that follow on each other. `anew`: they do not follow on what is there, and take the place of what is not before them.
+    Slices { slices: &'a [Slice], anew: bool },
+    /// A snapshot.
+    Snapshot(&'a Manifest),
+    /// Whether a snapshot is protected.
+    Keep { id: &'a str, keep: bool },
+    /// Slices that nothing needs any more.
+    Expire { slices: &'a [Ts] },
+}
+
+impl Bound {
+    /// Takes a job: a new one, one that is nobody's, or one whose daemon is dead.
+    pub async fn take(connection: &Connection, daemon: &Daemon, job: &str) -> Result<Self, Error> {
+        for _ in 0..BINDINGS_MAX {
+            let found = connection.find_one(JOBS, doc! { "_id": job }).await?;
+            let Some(found) = found else {
+                let made = rawdoc! {
+                    "_id": job,
+                    "daemon": daemon.id,
+                    "epoch": 1_i64,
+                    "commits": 0_i64,
+                    "pins": 0_i64,
+                };
+                connection.insert_one(JOBS, &made).await?;
+                continue;
+            };
+            let (owner, epoch) = (found.get_object_id("daemon").ok(), epoch(connection, &found)?);
+            if owner == Some(daemon.id) {
+                return Self::of(connection, daemon, &found);
+            }
+            if let Some(owner) = owner {
+                wait_for_death(connection, daemon, job, owner).await?;
+            }
+            let taken = doc! {
+                "$set": { "daemon": daemon.id },
+                "$inc": { "epoch": 1_i64 },
+                "$unset": { "removed": "" },
+            };
+            connection.update_one(JOBS, doc! { "_id": job, "epoch": epoch }, taken).await?;
+        }
+        Err(Error::Overtaken { job: job.to_owned() })
+    }
+
+    fn of(connection: &Connection, daemon: &Daemon, found: &RawDocument) -> Result<Self, Error> {
+        let malformed = |field| connection.malformed(JOBS, field);
+        let at = At {
+            commits: found.get_i64("commits").map_err(|_| malformed("commits"))?,
+            received: match found.get("received").map_err(|_| malformed("received"))? {
+                None => None,
+                Some(value) => {
+                    let optime = value.as_document().and_then(read_optime);
+                    Some(optime.ok_or_else(|| malformed("received"))?)
+                }
+            },
+        };
+        let id = found.get_str("_id").map_err(|_| malformed("_id"))?.to_owned();
+        let epoch = epoch(connection, found)?;
+        let connection = connection.clone();
+        Ok(Self { connection, id, daemon: daemon.id, epoch, at: Mutex::new(at) })
+    }
+
+    /// Pins a snapshot of this job for a session, so that what it reaches need not be asserted. False if it is gone.
+    pub async fn pin(&self, session: &Session, snapshot: &str) -> Result<bool, Error> {
+        let steps = [
+            session.step(),
+            Step::Update {
+                of: JOBS,
+                filter: doc! { "_id": &self.id },
+                change: doc! { "$inc": { "pins": 1_i64 } },
+                miss: Miss::Job,
+            },
+            Step::Update {
+                of: SNAPSHOTS,
+                filter: doc! { "_id": { "job": &self.id, "id": snapshot } },
+                change: doc! { "$addToSet": { "pins": session.id } },
+                miss: Miss::Snapshot,
+            },
+        ];
+        match self.connection.transact(&steps).await? {
+            Ended::Made => Ok(true),
+            Ended::Missed(Miss::Snapshot) => Ok(false),
+            Ended::Missed(_) => Err(Error::SessionLost),
+            Ended::Unknown(error) => Err(error),
+        }
+    }
+
+    /// The last entry that the blockstore has in a slice.
+    pub async fn received(&self) -> Option<OpTime> {
+        self.at.lock().await.received
+    }
+
+    /// Commits a change together with the job's state.
+    pub async fn commit(
+        &self,
+        session: &mut Session,
+        state: &RawDocument,
+        change: &Change<'_>,
+    ) -> Result<(), Error> {
+        let mut at = self.at.lock().await;
+        for _ in 0..ATTEMPTS_MAX {
+            session.check()?;
+            let received = change.received();
+            let steps = self.steps(session, *at, state, change);
+            let is_made = match self.connection.transact(&steps).await? {
+                Ended::Made => true,
+                Ended::Missed(Miss::Session) => return Err(Error::SessionLost),
+                Ended::Missed(Miss::Job) => {
+                    return Err(Error::Overtaken { job: self.id.clone() });
+                }
+                Ended::Missed(Miss::Snapshot) => return Err(Error::SnapshotGone),
+                Ended::Unknown(error) => {
+                    tracing::info!(%error, "whether a commit was made is to be found out");
+                    session.decide().await?
+                }
+            };
+            if is_made {
+                session.commits += 1;
+                at.commits += 1;
+                at.received = received.or(at.received);
+                return Ok(());
+            }
+        }
+        Err(Error::NotMade)
+    }
+
+    fn steps(
+        &self,
+        session: &Session,
+        at: At,
+        state: &RawDocument,
+        change: &Change<'_>,
+    ) -> Vec<Step> {
+        let mut filter = doc! {
+            "_id": &self.id,
+            "daemon": self.daemon,
+            "epoch": self.epoch,
+            "commits": at.commits,
+        };
+        let mut set = doc! { "state": Document::try_from(state).unwrap_or_default() };
+        if let Change::Slices { slices: [first, ..], anew: false } = change {
+            filter.insert("received.ts", Timestamp::from(first.header.prev.ts));
+            filter.insert("received.t", first.header.prev.term);
+        }
+        if let Some(received) = change.received() {
+            set.insert("received", optime(received));
+        }
+        let write = doc! { "$inc": { "commits": 1_i64 }, "$set": set };
+        let job = Step::Update { of: JOBS, filter, change: write, miss: Miss::Job };
+        let mut steps = vec![session.commit_step(), job];
+        self.add_steps(change, &mut steps);
+        steps
+    }
+
+    fn add_steps(&self, change: &Change<'_>, steps: &mut Vec<Step>) {
+        match change {
+            Change::Slices { slices, anew } => {
+                if let Some(first) = slices.first().filter(|_| *anew) {
+                    let from = Timestamp::from(first.header.first.optime.ts);
+                    let filter = doc! { "_id.job": &self.id, "last.ts": { "$gte": from } };
+                    steps.push(Step::DeleteAll { of: SLICES, filter });
+                }
+                let documents = slices.iter().map(|slice| self.slice(slice)).collect();
+                steps.push(Step::Insert { of: SLICES, documents });
+            }
+            Change::Snapshot(manifest) => {
+                let documents = vec![rawdoc! {
+                    "_id": { "job": self.id.as_str(), "id": manifest.id.as_str() },
+                    "pins": [],
+                    "keep": manifest.keep,
+                    "manifest": manifest.to_bson(),
+                }];
+                steps.push(Step::Insert { of: SNAPSHOTS, documents });
+            }
+            Change::Keep { id, keep } => steps.push(Step::Update {
+                of: SNAPSHOTS,
+                filter: doc! { "_id": { "job": &self.id, "id": id } },
+                change: doc! { "$set": { "keep": keep } },
+                miss: Miss::Snapshot,
+            }),
+            Change::Expire { slices } => {
+                let slices: Vec<Timestamp> = slices.iter().copied().map(Timestamp::from).collect();
+                let filter = doc! { "_id.job": &self.id, "_id.ts": { "$in": slices } };
+                steps.push(Step::DeleteAll { of: SLICES, filter });
+            }
+        }
+    }
+
+    fn slice(&self, Slice { header, pieces }: &Slice) -> RawDocumentBuf {
+        rawdoc! {
+            "_id": { "job": self.id.as_str(), "ts": Timestamp::from(header.first.optime.ts) },
+            "prev": raw_optime(header.prev),
+            "last": raw_optime(header.last.optime),
+            "slice": header.to_document(pieces),
+        }
+    }
+}
+
+impl Change<'_> {
+    /// The last entry received, once it is made.
+    fn received(&self) -> Option<OpTime> {
+        match self {
+            Self::Slices { slices, .. } => slices.last().map(|slice| slice.header.last.optime),
+            _ => None,
+        }
+    }
+}
+
+fn epoch(connection: &Connection, found: &RawDocument) -> Result<i64, Error> {
+    found.get_i64("epoch").map_err(|_| connection.malformed(JOBS, "epoch"))
+}
+
+/// Returns when another daemon is dead: its document is gone, its store is ours, or it has not moved for its lease.
+async fn wait_for_death(
+    connection: &Connection,
+    daemon: &Daemon,
+    job: &str,
+    owner: ObjectId,
+) -> Result<(), Error> {
+    let mut seen = None;
+    let mut looks = 0;
+    loop {
+        let found = connection.find_one(DAEMONS, doc! { "_id": owner }).await?;
+        let Some(found) = found else { return Ok(()) };
+        let store = found.get_binary("store").map(|binary| binary.bytes.to_vec());
+        if store.is_ok_and(|store| store == daemon.store) {
+            return Ok(());
+        }
+        let malformed = |field| connection.malformed(DAEMONS, field);
+        let beat = found.get_i64("beat").map_err(|_| malformed("beat"))?;
+        let lease = found.get_i64("lease_ms").map_err(|_| malformed("lease_ms"))?;
+        if seen.is_some_and(|seen| seen != beat) {
+            let host = found.get_str("host").unwrap_or("another host").to_owned();
+            let (blockstore, job) = (connection.name(), job.to_owned());
+            return Err(Error::Bound { blockstore, job, host });
+        }
+        if looks == LOOKS {
+            return Ok(());
+        }
+        if seen.is_none() {
+            tracing::info!(job, "the job belongs to a daemon that may be dead: that is waited for");
+        }
+        seen = Some(beat);
+        looks += 1;
+        let lease = Duration::from_millis(lease.unsigned_abs()).max(LEASE);
+        tokio::time::sleep(lease / LOOKS).await;
+    }
+}
+
+fn optime(optime: OpTime) -> Document {
+    doc! { "ts": Timestamp::from(optime.ts), "t": optime.term }
+}
+
+fn raw_optime(optime: OpTime) -> RawDocumentBuf {
+    let mut out = RawDocumentBuf::new();
+    out.append(cstr!("ts"), Timestamp::from(optime.ts));
+    out.append(cstr!("t"), optime.term);
+    out
+}
+
+fn read_optime(document: &RawDocument) -> Option<OpTime> {
+    let ts = document.get_timestamp("ts").ok()?;
+    Some(OpTime { ts: ts.into(), term: document.get_i64("t").ok()? })
+}

@@ -1,0 +1,304 @@
+//! Reading blocks straight from a blockstore, under pins (page 09, section 7).
+//!
+//! A reader asks for one block at a time, and a network answers many as fast as one. Trees are read in order, so where a block is asked for
+//! that a node names which was read before, those that follow it there are asked for with it. What came along waits in memory of
+//! a bounded size.
+//!
+//! Every block is hashed to its name before it is handed out. Nothing is written but the session and its pins.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::IntoFuture as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bson::{Binary, doc};
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+use super::Error;
+use super::assertion::{block_of, name};
+use super::connect::{BLOCKS, Connection, JOBS, SNAPSHOTS};
+use super::session::{Purpose, Session};
+use super::transaction::{Ended, Miss, Step};
+use crate::block::{
+    self, Block, BlockId, BlockRead, Dictionary, Kind, StoredForm, decompress, references,
+};
+use crate::store::StoredBlock;
+
+/// Blocks asked for at once.
+const TOGETHER: usize = 64;
+/// Bytes of blocks that wait to be asked for.
+const WAITING_BYTES: usize = 32 << 20;
+/// Nodes whose children are known.
+const NODES_MAX: usize = 1 << 10;
+/// How long ending the session may take.
+const LEAVE_LIMIT: Duration = Duration::from_secs(3);
+/// Dictionaries kept.
+const DICTIONARIES_MAX: usize = 64;
+/// How often a block is read anew whose dictionary is not there: it may be stored in another form by then.
+const LOOKS_MAX: u32 = 8;
+
+/// A blockstore as a set of blocks. Cheap to clone; every clone is the same.
+#[derive(Clone)]
+pub struct Reader {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    connection: Connection,
+    runtime: Handle,
+    session: Session,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Waiting,
+    /// Of a block, the node that names it and its place there.
+    places: HashMap<BlockId, (Arc<[BlockId]>, usize)>,
+    /// The nodes of `places`, oldest first.
+    nodes: std::collections::VecDeque<Arc<[BlockId]>>,
+    dictionaries: BTreeMap<BlockId, Arc<Dictionary>>,
+}
+
+/// Blocks that came along, the first to have come first to go.
+#[derive(Default)]
+struct Waiting {
+    blocks: HashMap<BlockId, Block>,
+    order: std::collections::VecDeque<BlockId>,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn add(&mut self, id: BlockId, block: Block) {
+        let bytes = block.bytes.len();
+        if self.blocks.insert(id, block).is_none() {
+            self.order.push_back(id);
+            self.bytes += bytes;
+        }
+        while self.bytes > WAITING_BYTES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.take(&oldest);
+        }
+    }
+
+    fn take(&mut self, id: &BlockId) -> Option<Block> {
+        let block = self.blocks.remove(id)?;
+        self.bytes -= block.bytes.len();
+        Some(block)
+    }
+}
+
+impl Reader {
+    /// Starts to read, with every snapshot of a job pinned: they stay, and so do the slices after them, until this reader
+    /// and its clones are gone.
+    pub async fn start(connection: &Connection, job: &str) -> Result<Self, Error> {
+        let session = Session::start(connection, Purpose::Read, None).await?;
+        let steps = [
+            session.step(),
+            Step::Update {
+                of: JOBS,
+                filter: doc! { "_id": job },
+                change: doc! { "$inc": { "pins": 1_i64 } },
+                miss: Miss::Job,
+            },
+            Step::UpdateAll {
+                of: SNAPSHOTS,
+                filter: doc! { "_id.job": job },
+                change: doc! { "$addToSet": { "pins": session.id } },
+            },
+        ];
+        match connection.transact(&steps).await? {
+            Ended::Made => {}
+            Ended::Missed(_) => return Err(Error::SessionLost),
+            Ended::Unknown(error) => return Err(error),
+        }
+        let (connection, runtime) = (connection.clone(), Handle::current());
+        let inner = Inner { connection, runtime, session, state: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Reads some blocks as they are stored, in any order; those that are not there are left out.
+    pub async fn stored(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
+        self.inner.stored(ids).await
+    }
+
+    /// A dictionary, if it is there.
+    pub async fn dictionary(&self, id: &BlockId) -> Result<Option<Arc<Dictionary>>, Error> {
+        self.inner.dictionary(id).await
+    }
+
+    /// Whether the pins still hold.
+    pub async fn check(&self) -> Result<(), Error> {
+        self.inner.session.check_now().await
+    }
+}
+
+impl Inner {
+    async fn stored(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
+        let connection = &self.connection;
+        let names: Vec<Binary> = ids.iter().map(name).collect();
+        let mut session = connection.begin().await?;
+        let blocks = connection.of(BLOCKS);
+        let find = blocks.find(doc! { "_id": { "$in": names } }).session(&mut session);
+        let mut cursor = connection.ask("find", find.into_future()).await?;
+        let mut found = Vec::new();
+        while connection.ask("getMore", cursor.advance(&mut session)).await? {
+            found.push(block_of(connection, cursor.current())?);
+        }
+        connection.saw(&session);
+        Ok(found)
+    }
+
+    async fn dictionary(&self, id: &BlockId) -> Result<Option<Arc<Dictionary>>, Error> {
+        if let Some(known) = self.lock().dictionaries.get(id) {
+            return Ok(Some(known.clone()));
+        }
+        let Some(block) = self.stored(&[*id]).await?.pop() else { return Ok(None) };
+        let raw = open(&block, None)?;
+        let dictionary = Arc::new(Dictionary::new(*id, raw));
+        let mut state = self.lock();
+        if state.dictionaries.len() >= DICTIONARIES_MAX {
+            state.dictionaries.pop_first();
+        }
+        state.dictionaries.insert(*id, dictionary.clone());
+        Ok(Some(dictionary))
+    }
+
+    /// Fetches a block, and those that will be asked for next.
+    async fn fetch(&self, id: &BlockId, along: &[BlockId]) -> Result<Block, Error> {
+        let mut ids = vec![*id];
+        ids.extend(along);
+        for _ in 0..LOOKS_MAX {
+            let mut wanted = None;
+            let mut lacks = false;
+            for stored in self.stored(&ids).await? {
+                let dictionary = match &stored.dictionary {
+                    None => None,
+                    Some(used) => self.dictionary(used).await?,
+                };
+                if stored.dictionary.is_some() && dictionary.is_none() {
+                    lacks |= stored.id == *id;
+                    continue;
+                }
+                let opened = open(&stored, dictionary.as_deref());
+                if stored.id == *id {
+                    wanted = Some(Block { kind: stored.kind, bytes: opened? });
+                } else if let Ok(bytes) = opened {
+                    self.lock().waiting.add(stored.id, Block { kind: stored.kind, bytes });
+                }
+            }
+            match wanted {
+                Some(block) => return Ok(block),
+                None if lacks => {}
+                None => break,
+            }
+        }
+        // That it is missing counts only while the pins hold.
+        self.session.check_now().await?;
+        Err(block::Error::Missing { id: *id }.into())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The raw bytes of a stored block, checked against its name.
+pub(super) fn open(
+    stored: &StoredBlock,
+    dictionary: Option<&Dictionary>,
+) -> Result<Bytes, block::Error> {
+    let damaged = |what| block::Error::Damaged { id: stored.id, what };
+    let form = stored.dictionary.as_ref().map_or(StoredForm::PLAIN, StoredForm::with);
+    if form != dictionary.map_or(StoredForm::PLAIN, Dictionary::form) {
+        return Err(damaged("the dictionary that it was compressed with cannot be had"));
+    }
+    let raw = decompress(stored.codec, &stored.bytes, stored.raw_len as usize, dictionary)
+        .map_err(|_| damaged("the stored bytes do not decompress"))?;
+    if BlockId::of(stored.kind, &raw) != stored.id {
+        return Err(damaged("the content does not hash to its name"));
+    }
+    Ok(raw.into())
+}
+
+impl State {
+    /// Remembers what a node names, since that will be asked for in order.
+    fn note(&mut self, block: &Block) {
+        let Ok(named) = references(block.kind, &block.bytes) else { return };
+        let named: Arc<[BlockId]> = named.into();
+        for (place, id) in named.iter().enumerate() {
+            self.places.insert(*id, (named.clone(), place));
+        }
+        self.nodes.push_back(named);
+        if self.nodes.len() > NODES_MAX
+            && let Some(oldest) = self.nodes.pop_front()
+        {
+            for id in oldest.iter() {
+                if self.places.get(id).is_some_and(|(of, _)| Arc::ptr_eq(of, &oldest)) {
+                    self.places.remove(id);
+                }
+            }
+        }
+    }
+
+    /// What follows a block in its node.
+    fn following(&self, id: &BlockId) -> Vec<BlockId> {
+        let Some((named, place)) = self.places.get(id) else { return Vec::new() };
+        let rest = named[place + 1..].iter().filter(|one| !self.waiting.blocks.contains_key(one));
+        rest.take(TOGETHER - 1).copied().collect()
+    }
+}
+
+impl BlockRead for Reader {
+    fn get(&self, id: &BlockId) -> Result<Block, block::Error> {
+        let (waiting, along) = {
+            let mut state = self.inner.lock();
+            (state.waiting.take(id), state.following(id))
+        };
+        let block = match waiting {
+            Some(block) => block,
+            None => self.block_on(self.inner.fetch(id, &along))?,
+        };
+        if block.kind == Kind::Node {
+            self.inner.lock().note(&block);
+        }
+        Ok(block)
+    }
+
+    fn kind_of(&self, id: &BlockId) -> Result<Option<Kind>, block::Error> {
+        match self.get(id) {
+            Ok(block) => {
+                let kind = block.kind;
+                self.inner.lock().waiting.add(*id, block);
+                Ok(Some(kind))
+            }
+            Err(block::Error::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Reader {
+    fn block_on<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, block::Error> {
+        let done = tokio::task::block_in_place(|| self.inner.runtime.block_on(work));
+        done.map_err(|error| match error {
+            Error::Block(error) => error,
+            error => block::Error::Backend(Box::new(error)),
+        })
+    }
+}
+
+impl Drop for Inner {
+    /// Lets the pins go now instead of after the lease, if that does not take long.
+    fn drop(&mut self) {
+        let ending = super::session::end(&self.connection, self.session.id, None);
+        let ending = async { tokio::time::timeout(LEAVE_LIMIT, ending).await };
+        match tokio::task::block_in_place(|| self.runtime.block_on(ending)) {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a session is left to its lease"),
+            Err(_) => tracing::debug!("a session is left to its lease"),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The repository document, and what is made before it.
+//!
+//! Order of writes: collections, indexes, the generation, and last the document that says that there is a repository; of several
+//! clients that make one at a time, the one whose document stands decides, and the others find what they made in its place, since it is
+//! the same. So a repository that can be opened is whole.
+
+use bson::spec::BinarySubtype;
+use bson::{Binary, RawDocumentBuf, doc, rawdoc};
+use mongodb::IndexModel;
+use mongodb::options::IndexOptions;
+use std::future::IntoFuture as _;
+
+use super::Error;
+use super::connect::{
+    BLOCKS, Connection, DAEMONS, GENERATION, JOBS, Of, REPOSITORY, SESSIONS, SLICES, SNAPSHOTS,
+};
+use crate::store::{RepositorySalt, Store};
+
+/// The format that this program writes, and the newest that it reads.
+const FORMAT: i32 = 1;
+
+/// The server's code of a collection that is there.
+const NAMESPACE_EXISTS: i32 = 48;
+
+/// What the repository document says.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub uuid: [u8; 16],
+    pub salt: RepositorySalt,
+}
+
+impl Facts {
+    /// Reads the repository document, if there is one.
+    pub async fn find(connection: &Connection) -> Result<Option<Self>, Error> {
+        let found = connection.find_one(REPOSITORY, doc! { "_id": 0 }).await?;
+        found.map(|document| Self::read(connection, &document)).transpose()
+    }
+
+    fn read(connection: &Connection, document: &RawDocumentBuf) -> Result<Self, Error> {
+        let malformed = |field| connection.malformed(REPOSITORY, field);
+        let min_reader = document.get_i32("min_reader").map_err(|_| malformed("min_reader"))?;
+        let needs = document.get_i64("incompatible").map_err(|_| malformed("incompatible"))?;
+        if min_reader > FORMAT || needs != 0 {
+            let (blockstore, format) = (connection.name(), i64::from(min_reader));
+            return Err(Error::NewerFormat { blockstore, format });
+        }
+        if document.get_bool("encrypted").map_err(|_| malformed("encrypted"))? {
+            let what = format!("{} is encrypted", connection.name());
+            return Err(Error::Encryption { what });
+        }
+        let bytes = |field: &'static str| {
+            document.get_binary(field).map(|binary| binary.bytes).map_err(|_| malformed(field))
+        };
+        Ok(Self {
+            uuid: bytes("uuid")?.try_into().map_err(|_| malformed("uuid"))?,
+            salt: RepositorySalt(bytes("salt")?.try_into().map_err(|_| malformed("salt"))?),
+        })
+    }
+
+    /// Makes a repository for stores like that one, or finds the one that somebody makes meanwhile.
+    pub async fn make(connection: &Connection, store: &Store) -> Result<Self, Error> {
+        for of in [REPOSITORY, GENERATION, BLOCKS, SESSIONS, DAEMONS, JOBS, SNAPSHOTS, SLICES] {
+            make_collection(connection, of).await?;
+        }
+        make_indexes(connection).await?;
+        let generation = rawdoc! { "_id": 0, "value": 1_i64, "starts": 0_i64 };
+        connection.insert_one(GENERATION, &generation).await?;
+        let uuid: [u8; 16] = rand::random();
+        let salt = store.salt();
+        let binary = |subtype, bytes: &[u8]| Binary { subtype, bytes: bytes.to_vec() };
+        let document = rawdoc! {
+            "_id": 0,
+            "format": FORMAT,
+            "min_reader": FORMAT,
+            "incompatible": 0_i64,
+            "compatible": 0_i64,
+            "uuid": binary(BinarySubtype::Uuid, &uuid),
+            "salt": binary(BinarySubtype::Generic, &salt.0),
+            "encrypted": false,
+        };
+        if connection.insert_one(REPOSITORY, &document).await? {
+            return Ok(Self { uuid, salt });
+        }
+        let other = Self::find(connection).await?;
+        other.ok_or_else(|| Error::NoRepository { blockstore: connection.name() })
+    }
+}
+
+async fn make_collection(connection: &Connection, of: Of) -> Result<(), Error> {
+    let made =
+        connection.ask("create", connection.database().create_collection(of.0).into_future()).await;
+    match made {
+        Err(Error::Driver { source, .. })
+            if matches!(source.kind.as_ref(), mongodb::error::ErrorKind::Command(error)
+                if error.code == NAMESPACE_EXISTS) =>
+        {
+            Ok(())
+        }
+        made => made,
+    }
+}
+
+async fn make_indexes(connection: &Connection) -> Result<(), Error> {
+    let plain = |keys| IndexModel::builder().keys(keys).build();
+    let of_dictionaries =
+        IndexOptions::builder().partial_filter_expression(doc! { "dict": { "$exists": true } });
+    let by_dictionary =
+        IndexModel::builder().keys(doc! { "dict": 1 }).options(of_dictionaries.build()).build();
+    let indexes = [
+        (BLOCKS, vec![plain(doc! { "stamp": 1, "_id": 1, "len": 1 }), by_dictionary]),
+        (SNAPSHOTS, vec![plain(doc! { "_id.job": 1, "_id.id": 1 }), plain(doc! { "pins": 1 })]),
+        (SLICES, vec![plain(doc! { "_id.job": 1, "_id.ts": 1 })]),
+    ];
+    for (of, models) in indexes {
+        connection
+            .ask("createIndexes", connection.of(of).create_indexes(models).into_future())
+            .await?;
+    }
+    Ok(())
+}

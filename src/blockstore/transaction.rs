@@ -1,0 +1,174 @@
+//! Transactions: several commands that are executed together or not at all.
+//!
+//! In MongoDB only writes conflict, so each transaction writes every document that its right rests on, and asks of each
+//! that it matched (page 09, section 2). A transaction is a list of such steps: what must be said of it stands in one place each.
+//!
+//! One that was aborted is begun anew from its first step; a commit whose outcome is unknown is sent again, and if it stays unknown that
+//! is the answer: whoever asked must decide it by a write.
+
+use std::future::IntoFuture as _;
+use std::time::Duration;
+
+use bson::{Document, RawDocumentBuf};
+use mongodb::ClientSession;
+use mongodb::error::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
+use mongodb::options::{ReadConcern, TransactionOptions};
+
+use super::Error;
+use super::connect::{Connection, Of, write_concern};
+
+/// How often a transaction is begun that others abort.
+const ATTEMPTS_MAX: u32 = 20;
+/// How often a commit is sent.
+const COMMITS_MAX: u32 = 5;
+/// The pause before another attempt, times its number.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What it means that a step matched nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Miss {
+    /// The session was ended, or has made another commit.
+    Session,
+    /// The job is another daemon's, or has had another commit.
+    Job,
+    /// The snapshot is gone, or pinned where it must not be.
+    Snapshot,
+}
+
+/// A command of a transaction.
+#[derive(Debug)]
+pub enum Step {
+    /// Changes one document, which must be there.
+    Update { of: Of, filter: Document, change: Document, miss: Miss },
+    /// Changes any number of documents.
+    UpdateAll { of: Of, filter: Document, change: Document },
+    /// Inserts documents.
+    Insert { of: Of, documents: Vec<RawDocumentBuf> },
+    /// Removes one document, which must be there.
+    Delete { of: Of, filter: Document, miss: Miss },
+    /// Removes any number of documents.
+    DeleteAll { of: Of, filter: Document },
+}
+
+/// How a transaction ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// It is committed.
+    Made,
+    /// It was aborted: that step matched nothing.
+    Missed(Miss),
+    /// It may be committed, now or later.
+    Unknown(Error),
+}
+
+impl Connection {
+    /// Executes a transaction.
+    pub async fn transact(&self, steps: &[Step]) -> Result<Ended, Error> {
+        let mut session = self.begin().await?;
+        let mut attempt = 1;
+        loop {
+            let (ended, is_aborted) = match self.attempt(&mut session, steps).await {
+                Err(error) => {
+                    let is_aborted = has_label(&error, TRANSIENT_TRANSACTION_ERROR);
+                    (Err(error), is_aborted)
+                }
+                ended => (ended, false),
+            };
+            if !is_aborted || attempt == ATTEMPTS_MAX {
+                self.saw(&session);
+                return ended;
+            }
+            // So that those who wait for each other do not meet again at once.
+            let spread = rand::random_range(1..=3);
+            tokio::time::sleep(PAUSE * attempt * spread).await;
+            attempt += 1;
+        }
+    }
+
+    async fn attempt(&self, session: &mut ClientSession, steps: &[Step]) -> Result<Ended, Error> {
+        let options = TransactionOptions::builder()
+            .read_concern(ReadConcern::snapshot())
+            .write_concern(write_concern())
+            .build();
+        let started = session.start_transaction().with_options(options);
+        self.ask("startTransaction", started.into_future()).await?;
+        for step in steps {
+            match self.step(session, step).await {
+                Ok(None) => {}
+                missed => {
+                    // Without it the server aborts by itself, later.
+                    let aborted = self
+                        .ask("abortTransaction", session.abort_transaction().into_future())
+                        .await;
+                    if let Err(error) = aborted {
+                        tracing::debug!(%error, "a transaction was not aborted");
+                    }
+                    return missed.map(|missed| missed.map_or(Ended::Made, Ended::Missed));
+                }
+            }
+        }
+        self.commit(session).await
+    }
+
+    async fn commit(&self, session: &mut ClientSession) -> Result<Ended, Error> {
+        let mut commits = 1;
+        loop {
+            let error = match self
+                .ask("commitTransaction", session.commit_transaction().into_future())
+                .await
+            {
+                Ok(()) => return Ok(Ended::Made),
+                Err(error) => error,
+            };
+            if has_label(&error, TRANSIENT_TRANSACTION_ERROR) {
+                return Err(error);
+            }
+            let is_unknown = has_label(&error, UNKNOWN_TRANSACTION_COMMIT_RESULT)
+                || matches!(error, Error::TimedOut { .. });
+            if !is_unknown || commits == COMMITS_MAX {
+                return Ok(Ended::Unknown(error));
+            }
+            tokio::time::sleep(PAUSE * commits).await;
+            commits += 1;
+        }
+    }
+
+    /// Executes a step: what it missed, if it did.
+    async fn step(&self, session: &mut ClientSession, step: &Step) -> Result<Option<Miss>, Error> {
+        match step {
+            Step::Update { of, filter, change, miss } => {
+                let of = self.of(*of);
+                let update = of.update_one(filter.clone(), change.clone()).session(session);
+                let done = self.ask("update", update.into_future()).await?;
+                Ok((done.matched_count != 1).then_some(*miss))
+            }
+            Step::UpdateAll { of, filter, change } => {
+                let of = self.of(*of);
+                let update = of.update_many(filter.clone(), change.clone()).session(session);
+                self.ask("update", update.into_future()).await.map(|_| None)
+            }
+            Step::Insert { of, documents } => {
+                let of = self.of(*of);
+                self.ask("insert", of.insert_many(documents).session(session).into_future())
+                    .await
+                    .map(|_| None)
+            }
+            Step::Delete { of, filter, miss } => {
+                let of = self.of(*of);
+                let done = self
+                    .ask("delete", of.delete_one(filter.clone()).session(session).into_future());
+                Ok((done.await?.deleted_count != 1).then_some(*miss))
+            }
+            Step::DeleteAll { of, filter } => {
+                let of = self.of(*of);
+                let done = self
+                    .ask("delete", of.delete_many(filter.clone()).session(session).into_future());
+                done.await.map(|_| None)
+            }
+        }
+    }
+}
+
+fn has_label(error: &Error, label: &str) -> bool {
+    matches!(error, Error::Driver { source, .. } if source.contains_label(label))
+}

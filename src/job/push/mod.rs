@@ -1,0 +1,208 @@
+//! Pushing a job to a blockstore, beside its other workers and in the way of none.
+//!
+//! Two tasks run over one binding of the job: slices go as they come, snapshots as they are taken, each in a session of its own, so
+//! that a first snapshot, which may take hours, holds no slice up. What is pushed is read from the store's committed state, so there is
+//! nothing to remember here: what the blockstore has is what it says it has.
+//!
+//! Order of writes: the blocks of a slice, then the slice; the slices up to a snapshot and its blocks, then the snapshot. Whatever
+//! goes wrong (an election, a lost session, another daemon) ends the attempt, and the next begins with asking what is there: what
+//! was sent is not sent again.
+
+mod figures;
+mod slices;
+mod snapshots;
+mod walk;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub use figures::{RemoteInfo, RemoteSnapshot};
+pub(super) use walk::lacking;
+
+use super::{Error, Job, blocking};
+use crate::blockstore::{self, Blockstore, Bound, Daemon, LEASE, Pace};
+use crate::oplog::OpTime;
+use crate::store::{Location, Store};
+use figures::Figures;
+
+/// First pause after a failure.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Longest pause between attempts.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Time between looks for something to push.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long leaving the blockstore in order may take: what is not done then is done by leases.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where to push, and how.
+#[derive(Debug, Clone)]
+pub struct PushOptions {
+    /// Connection string of the blockstore.
+    pub uri: String,
+    /// The most that is sent per second, in bytes; without bound if none.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// Makes the store for a job that is to be pushed, where it does not exist yet: it takes its salt from the blockstore, so that what others
+/// have pushed there is not pushed again.
+///
+/// # Errors
+/// Those of reaching the blockstore and of creating the store.
+pub async fn prepare_store(location: &Location, push: &PushOptions) -> Result<(), Error> {
+    if Store::exists(&location.dir) {
+        return Ok(());
+    }
+    let Some(salt) = Blockstore::salt_at(&push.uri).await? else { return Ok(()) };
+    let location = location.clone();
+    blocking("opener", "a new store", move || {
+        Store::create_with_salt(&location.dir, location.options(), salt)?;
+        Ok(())
+    })
+    .await
+}
+
+/// A job that is pushed until it is stopped.
+pub struct Push {
+    figures: Figures,
+    stop: watch::Sender<bool>,
+    task: tokio::sync::Mutex<JoinHandle<()>>,
+}
+
+impl Push {
+    /// Starts to push.
+    #[must_use]
+    pub fn start(job: Job, options: PushOptions) -> Self {
+        let figures = Figures::default();
+        let (stop, stopped) = watch::channel(false);
+        let pace = Pace::new(options.bytes_per_second);
+        let pusher = Pusher { job, uri: options.uri.into(), pace, figures: figures.clone() };
+        Self { figures, stop, task: tokio::sync::Mutex::new(tokio::spawn(pusher.run(stopped))) }
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn info(&self) -> RemoteInfo {
+        self.figures.info()
+    }
+
+    /// Waits until a snapshot is there with all that it needs, as long as something goes on.
+    ///
+    /// # Errors
+    /// The last failure, if nothing was pushed for `patience`.
+    pub async fn wait_for(&self, snapshot: &str, patience: Duration) -> Result<(), Error> {
+        self.figures.wait_for(snapshot, patience).await
+    }
+
+    /// Ends, leaving the job to whoever takes it.
+    pub async fn stop(&self) {
+        self.stop.send_replace(true);
+        if let Err(error) = (&mut *self.task.lock().await).await {
+            tracing::warn!("the push ended badly: {error}");
+        }
+    }
+}
+
+impl Drop for Push {
+    fn drop(&mut self) {
+        self.task.get_mut().abort();
+    }
+}
+
+/// What the tasks share.
+#[derive(Clone)]
+struct Pusher {
+    job: Job,
+    uri: Arc<str>,
+    pace: Pace,
+    figures: Figures,
+}
+
+/// A job that is bound to this daemon.
+struct Binding {
+    blockstore: Blockstore,
+    daemon: Daemon,
+    bound: Bound,
+    /// The oplog of the job is there up to here.
+    pushed: watch::Sender<OpTime>,
+}
+
+impl Pusher {
+    async fn run(self, mut stopped: watch::Receiver<bool>) {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let before = self.figures.steps();
+            let Err(error) = self.push(&mut stopped).await else { return };
+            if self.figures.steps() != before {
+                pause = RETRY_FIRST;
+            }
+            let (job, seconds) = (self.job.name(), pause.as_secs());
+            tracing::warn!(job, seconds, "pushing goes on after a pause: {error}");
+            self.figures.failed(&error);
+            if is_stopped_within(&mut stopped, pause).await {
+                return;
+            }
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Pushes until something fails, or until told to stop; leaves the blockstore in order if that can be done.
+    async fn push(&self, stopped: &mut watch::Receiver<bool>) -> Result<(), Error> {
+        let opening = Blockstore::open_for(&self.uri, self.job.store());
+        let blockstore = tokio::select! {
+            opened = opening => opened?,
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+        };
+        self.figures.connected(&blockstore.name());
+        let daemon = Daemon::start(blockstore.connection(), self.job.store().uuid()).await?;
+        let ended = tokio::select! {
+            ended = self.push_bound(&blockstore, &daemon) => ended,
+            error = beat(&blockstore, &daemon) => Err(error.into()),
+            _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
+        };
+        let leaving = daemon.leave(blockstore.connection(), self.job.name());
+        match tokio::time::timeout(LEAVE_LIMIT, leaving).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the blockstore was left without a word"),
+            Err(_) => tracing::debug!("the blockstore was left without a word"),
+        }
+        ended
+    }
+
+    async fn push_bound(&self, blockstore: &Blockstore, daemon: &Daemon) -> Result<(), Error> {
+        let bound = Bound::take(blockstore.connection(), daemon, self.job.name()).await?;
+        let (blockstore, daemon) = (blockstore.clone(), daemon.clone());
+        let (pushed, _) = watch::channel(OpTime::NULL);
+        let binding = Binding { blockstore, daemon, bound, pushed };
+        tokio::try_join!(self.push_slices(&binding), self.push_snapshots(&binding)).map(drop)
+    }
+
+    /// Does something with the job off the asynchronous threads.
+    async fn with_job<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Job) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let job = self.job.clone();
+        blocking("push", self.job.name(), move || work(&job)).await
+    }
+}
+
+/// Whether it is told to stop in that time.
+async fn is_stopped_within(stopped: &mut watch::Receiver<bool>, time: Duration) -> bool {
+    tokio::time::timeout(time, stopped.wait_for(|stopped| *stopped)).await.is_ok()
+}
+
+/// Shows that the daemon is alive, until that fails.
+async fn beat(blockstore: &Blockstore, daemon: &Daemon) -> blockstore::Error {
+    loop {
+        tokio::time::sleep(LEASE / 3).await;
+        match daemon.beat(blockstore.connection()).await {
+            // One that is late may still be in time.
+            Err(error) if error.is_transient() => tracing::debug!(%error, "no beat"),
+            Err(error) => return error,
+            Ok(()) => {}
+        }
+    }
+}

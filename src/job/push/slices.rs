@@ -1,0 +1,121 @@
+//! Pushing slices as they come.
+
+use std::collections::HashMap;
+
+use super::{Binding, LOOK_EVERY, Pusher};
+use crate::blockstore::{Asserter, Change, NAMES_MAX, Purpose, Session, Slice};
+use crate::job::{Error, Job};
+use crate::oplog::{OpTime, Ts};
+
+/// Slices of one commit.
+const TOGETHER_MAX: usize = 16;
+
+/// What is to be committed next.
+struct Next {
+    slices: Vec<Slice>,
+    /// They do not follow on what is there.
+    anew: bool,
+    /// The last entry that the job had when it was looked at.
+    received: Option<OpTime>,
+}
+
+impl Pusher {
+    pub(super) async fn push_slices(&self, binding: &Binding) -> Result<(), Error> {
+        let connection = binding.blockstore.connection();
+        let mut session =
+            Session::start(connection, Purpose::Write, Some(binding.daemon.id)).await?;
+        loop {
+            let next = self.next(binding).await?;
+            if next.slices.is_empty() {
+                let reached = binding.bound.received().await.max(next.received);
+                binding.pushed.send_replace(reached.unwrap_or(OpTime::NULL));
+                tokio::time::sleep(LOOK_EVERY).await;
+                session.move_on().await?;
+                continue;
+            }
+            let (store, pace) = (self.job.store(), self.pace.clone());
+            let asserter =
+                Asserter::new(connection, store, session.step(), session.generation, pace);
+            let pieces: Vec<_> =
+                next.slices.iter().flat_map(|slice| slice.pieces.iter().copied()).collect();
+            for names in pieces.chunks(NAMES_MAX) {
+                asserter.assert(names.to_vec()).await?;
+            }
+            let state = self.job.state().to_bson_without_data();
+            let change = Change::Slices { slices: &next.slices, anew: next.anew };
+            binding.bound.commit(&mut session, &state, &change).await?;
+            // What it named is retained: nothing to assert again.
+            session.move_on().await?;
+            let reached = next.slices.last().map(|slice| slice.header.last);
+            self.figures.slices(next.slices.len(), reached, asserter.sent());
+            binding.pushed.send_replace(binding.bound.received().await.unwrap_or(OpTime::NULL));
+        }
+    }
+
+    async fn next(&self, binding: &Binding) -> Result<Next, Error> {
+        let there = binding.bound.received().await;
+        let next = self.with_job(move |job| following(job, there)).await?;
+        if !next.anew {
+            return Ok(next);
+        }
+        // Another history than what is there, or slices expired before they were pushed.
+        let slices = binding.blockstore.slices(&binding.bound.id).await?;
+        let known: HashMap<Ts, OpTime> = slices
+            .iter()
+            .map(|slice| (slice.header.first.optime.ts, slice.header.last.optime))
+            .collect();
+        self.with_job(move |job| unlike(job, &known)).await
+    }
+}
+
+/// The slices after the last entry that is there; they are `anew` if they do not follow on it.
+fn following(job: &Job, there: Option<OpTime>) -> Result<Next, Error> {
+    let _session = job.store().session();
+    let state = job.state();
+    let received = state.received.map(|received| received.optime);
+    let after = there.unwrap_or(OpTime::NULL);
+    let mut next = Next { slices: Vec::new(), anew: there.is_none(), received };
+    let first = match there {
+        Some(there) => state.slices.first_reaching(job.store(), above(there.ts))?,
+        None => state.slices.first_from(job.store(), Ts::ZERO)?,
+    };
+    let Some(first) = first else { return Ok(Next { anew: false, ..next }) };
+    next.anew |= first.header.prev != after;
+    let mut from = first.header.first.optime.ts;
+    while next.slices.len() < TOGETHER_MAX
+        && let Some(slice) = state.slices.first_from(job.store(), from)?
+    {
+        from = above(slice.header.last.optime.ts);
+        let end = next.slices.last().map(|slice: &Slice| slice.header.last.optime);
+        if end.is_some_and(|end| slice.header.prev != end) {
+            break;
+        }
+        next.slices.push(Slice { header: slice.header, pieces: slice.pieces });
+    }
+    Ok(next)
+}
+
+/// The slices from the first on that is not there.
+fn unlike(job: &Job, known: &HashMap<Ts, OpTime>) -> Result<Next, Error> {
+    let _session = job.store().session();
+    let state = job.state();
+    let received = state.received.map(|received| received.optime);
+    let mut next = Next { slices: Vec::new(), anew: true, received };
+    let mut is_over = false;
+    state.slices.for_each(job.store(), &mut |slice| {
+        let (first, last) = (slice.header.first.optime.ts, slice.header.last.optime);
+        let is_there = next.slices.is_empty() && known.get(&first) == Some(&last);
+        let end = next.slices.last().map(|slice| slice.header.last.optime);
+        is_over |= end.is_some_and(|end| slice.header.prev != end);
+        if !is_there && !is_over && next.slices.len() < TOGETHER_MAX {
+            next.slices.push(Slice { header: slice.header, pieces: slice.pieces });
+        }
+        Ok(())
+    })?;
+    Ok(next)
+}
+
+/// The lowest timestamp above that.
+fn above(ts: Ts) -> Ts {
+    Ts { inc: ts.inc.saturating_add(1), ..ts }
+}

@@ -1,0 +1,347 @@
+//! Rebuilding a job from a blockstore: on an empty machine, without the source.
+//!
+//! Order of writes: the blocks of the newest usable snapshot and of the slices after it, then one commit that names them all as a
+//! job. Before it the store has blocks that nothing names; each is looked for before it is fetched, so that a rebuild that was
+//! interrupted goes on where it was, and one into a store that has most of the blocks already fetches the rest. What is fetched is
+//! hashed to its name, and committed now and then so that a crash does not lose it. Then the slices are applied as a daemon
+//! does after a start.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::remote::RemoteJob;
+use super::slices::{self, SliceChain};
+use super::{Error, Job, SnapshotInfo, State, blocking, hex, snapshot, snapshot_of_what_is_stored};
+use crate::block::{BlockId, BlockRead, references};
+use crate::blockstore::{self, Blockstore, Reader, Slice};
+use crate::head::{self, Manifest, content_root};
+use crate::oplog::{OpTime, Ts};
+use crate::restore::{Amount, At, Cancel, Phase, Progress};
+use crate::store::{Location, Store, StoredBlock};
+
+/// Blocks asked for at once.
+const BATCH: usize = 256;
+/// Batches under way at a time.
+const BATCHES_MAX: usize = 4;
+/// Raw bytes of blocks between two commits that keep what was fetched.
+const KEEP_EVERY_BYTES: u64 = 256 << 20;
+
+/// What to rebuild.
+pub struct Request {
+    /// Connection string of the blockstore.
+    pub uri: String,
+    /// The job; the only one if none is named.
+    pub job: Option<String>,
+    /// Where.
+    pub location: Location,
+    /// The newest moment to take in.
+    pub at: At,
+}
+
+/// What was rebuilt. `--json` prints it: field names never change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The job.
+    pub job: String,
+    /// The snapshot that it was rebuilt from.
+    pub base: String,
+    /// Snapshots that were newer and could not be used, and why.
+    pub passed_over: Vec<String>,
+    /// Blocks that were fetched.
+    pub blocks: u64,
+    /// Their raw bytes.
+    pub bytes: u64,
+    /// Blocks that were in the store already.
+    pub present: u64,
+    /// Oplog slices that were applied.
+    pub slices: u64,
+    /// The snapshot of what came out.
+    pub snapshot: Option<SnapshotInfo>,
+}
+
+/// Rebuilds a job.
+///
+/// # Errors
+/// [`Error::Blockstore`], [`Error::NothingToRebuild`], [`Error::HasJob`], [`Error::RootDiffers`], and those of the store.
+pub async fn rebuild(
+    request: Request,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+) -> Result<Report, Error> {
+    let remote = RemoteJob::open(&request.uri, request.job.as_deref()).await?;
+    let name = remote.state.name.clone();
+    let store = open_store(&remote.blockstore, &request.location, &name).await?;
+    let mut bases = bases(&remote, &request.at)?;
+    let mut report = Report { job: name.clone(), ..Report::default() };
+    let fetch = Fetch { store: store.clone(), reader: remote.reader.clone(), progress, cancel };
+    let base = loop {
+        let Some(base) = bases.pop() else {
+            return Err(Error::NothingToRebuild { job: name, why: report.passed_over.join("; ") });
+        };
+        match fetch.head(&base, &mut report).await {
+            Ok(()) => break base,
+            Err(error) if is_of_backup(&error) => {
+                fetch.progress.note(&format!("snapshot {} cannot be used: {error}", base.id));
+                report.passed_over.push(format!("{}: {error}", base.id));
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    report.base.clone_from(&base.id);
+    let slices = after(&remote.slices, base.head.position.optime, &request.at);
+    report.slices = slices.len() as u64;
+    for slice in &slices {
+        fetch.all(slice.pieces.clone(), &mut report).await?;
+    }
+    // Until here nothing that was fetched may have gone.
+    fetch.reader.check().await?;
+    fetch.progress.begin(Phase::ApplySlices, Amount::default());
+    let state = remote.state.clone();
+    let made = blocking("rebuild", &name, move || {
+        let name = state.name.clone();
+        commit(&store, state, &base, slices)?;
+        snapshot_of_what_is_stored(Job::open(store, Some(&name))?)
+    });
+    report.snapshot = Some(made.await?);
+    Ok(report)
+}
+
+/// Opens the store, or makes it as the blockstore's repository asks for.
+async fn open_store(
+    blockstore: &Blockstore,
+    location: &Location,
+    job: &str,
+) -> Result<Store, Error> {
+    let (location, salt) = (location.clone(), blockstore.salt());
+    let (name, job) = (blockstore.name(), job.to_owned());
+    blocking("rebuild", &job.clone(), move || {
+        let store = match Store::exists(&location.dir) {
+            true => Store::open(&location.dir, location.options())?,
+            false => Store::create_with_salt(&location.dir, location.options(), salt)?,
+        };
+        let dir = location.dir.display().to_string();
+        if store.salt() != salt {
+            return Err(blockstore::Error::AnotherSalt { dir, blockstore: name }.into());
+        }
+        match store.roots().1.contains_key(&job) {
+            true => Err(Error::HasJob { job, dir }),
+            false => Ok(store),
+        }
+    })
+    .await
+}
+
+/// The snapshots that can be a base, the best last.
+fn bases(remote: &RemoteJob, at: &At) -> Result<Vec<Manifest>, Error> {
+    let job = &remote.state.name;
+    let is_base = |manifest: &&Manifest| {
+        let ts = manifest.head.position.optime.ts;
+        manifest.head.consistent_from.is_some()
+            && match at {
+                At::Latest => true,
+                At::Snapshot(id) => manifest.id == *id,
+                At::Time(secs) => ts.secs <= *secs,
+                At::Exact(upto) => ts <= *upto,
+            }
+    };
+    let bases: Vec<Manifest> = remote.snapshots.iter().filter(is_base).cloned().collect();
+    if bases.is_empty() {
+        let why =
+            format!("it has {} snapshots, and none at or before {at}", remote.snapshots.len());
+        return Err(Error::NothingToRebuild { job: job.clone(), why });
+    }
+    Ok(bases)
+}
+
+/// The slices that go on from a point without a break.
+fn after(slices: &[Slice], from: OpTime, at: &At) -> Vec<Slice> {
+    let upto = match at {
+        At::Latest => Ts { secs: u32::MAX, inc: u32::MAX },
+        At::Snapshot(_) => from.ts,
+        At::Time(secs) => Ts { secs: *secs, inc: u32::MAX },
+        At::Exact(ts) => *ts,
+    };
+    let (mut found, mut end) = (Vec::new(), from);
+    for slice in slices.iter().filter(|slice| slice.header.last.optime > from) {
+        if slice.header.prev != end || slice.header.first.optime.ts > upto {
+            break;
+        }
+        end = slice.header.last.optime;
+        found.push(slice.clone());
+    }
+    found
+}
+
+/// Makes the job of what was fetched.
+fn commit(store: &Store, state: State, base: &Manifest, slices: Vec<Slice>) -> Result<(), Error> {
+    let session = store.session();
+    let collections = head::catalog(store, &base.head)?;
+    let found = content_root::content_root(&collections.iter().collect::<Vec<_>>())?;
+    if found != base.head.content_root {
+        let (expected, found) = (hex(&base.head.content_root), hex(&found));
+        return Err(Error::RootDiffers { snapshot: base.id.clone(), expected, found });
+    }
+    let mut chain = SliceChain::default();
+    let mut received = base.head.position;
+    for Slice { header, pieces } in slices {
+        received = header.last;
+        chain.push(store, store.salt(), slices::Slice { header, pieces })?;
+    }
+    let mut state = State {
+        head: Some(base.head.clone()),
+        received: Some(received),
+        slices: chain,
+        stopped: None,
+        ..state
+    };
+    snapshot::add(store, &mut state, base)?;
+    let (name, id) = (state.name.clone(), state.write(store)?);
+    store.commit(|roots| _ = roots.insert(name, id))?;
+    drop(session);
+    Ok(())
+}
+
+/// Whether the backup is the trouble, so that an older snapshot may do.
+fn is_of_backup(error: &Error) -> bool {
+    use crate::block::Error as Block;
+    let of_block = |error: &Block| {
+        matches!(error, Block::Missing { .. } | Block::Damaged { .. } | Block::Malformed { .. })
+    };
+    match error {
+        Error::Blockstore(blockstore::Error::Block(error)) | Error::Block(error) => of_block(error),
+        Error::Store(crate::store::Error::Block(error)) => of_block(error),
+        _ => false,
+    }
+}
+
+/// Brings blocks into a store.
+struct Fetch {
+    store: Store,
+    reader: Reader,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+}
+
+/// A batch that has come: the blocks in the store by now that name others, how many came, and their raw bytes.
+type Come = Result<(Vec<BlockId>, u64, u64), Error>;
+
+impl Fetch {
+    /// All that a snapshot reaches.
+    async fn head(&self, base: &Manifest, report: &mut Report) -> Result<(), Error> {
+        let whole = Amount { documents: 0, bytes: base.head.logical_bytes };
+        self.progress.begin(Phase::Fetch, whole);
+        let tops = base.head.catalog.top.into_iter().chain(base.head.pending);
+        self.all(tops.collect(), report).await
+    }
+
+    /// Blocks and all that they reach, parents first; what is here already is looked through here.
+    async fn all(&self, roots: Vec<BlockId>, report: &mut Report) -> Result<(), Error> {
+        let (mut open, mut under_way) = (roots, JoinSet::<Come>::new());
+        let mut unkept = 0;
+        loop {
+            while under_way.len() < BATCHES_MAX && !open.is_empty() {
+                let batch = self.missing(&mut open, report).await?;
+                if !batch.is_empty() {
+                    under_way.spawn(batch_of(self.store.clone(), self.reader.clone(), batch));
+                }
+            }
+            let Some(come) = under_way.join_next().await else { return Ok(()) };
+            let (named, blocks, bytes) = come.map_err(|_| blockstore::Error::WorkerLost)??;
+            open.extend(named);
+            report.blocks += blocks;
+            report.bytes += bytes;
+            self.progress.advance(Amount { documents: blocks, bytes });
+            unkept += bytes;
+            if unkept >= KEEP_EVERY_BYTES || (open.is_empty() && under_way.is_empty()) {
+                unkept = 0;
+                let store = self.store.clone();
+                blocking("rebuild", "the job", move || Ok(store.commit(|_| {})?)).await?;
+            }
+            if self.cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+        }
+    }
+
+    /// The next blocks that are not here. Those that are give way to what they name.
+    async fn missing(
+        &self,
+        open: &mut Vec<BlockId>,
+        report: &mut Report,
+    ) -> Result<Vec<BlockId>, Error> {
+        let (store, mut taken) = (self.store.clone(), std::mem::take(open));
+        let looked = blocking("rebuild", "the job", move || {
+            let (mut missing, mut present) = (Vec::new(), 0);
+            let mut seen = std::collections::HashSet::new();
+            while missing.len() < BATCH
+                && let Some(id) = taken.pop()
+            {
+                match store.kind_of(&id)? {
+                    None if seen.insert(id) => missing.push(id),
+                    None => {}
+                    Some(kind) => {
+                        present += 1;
+                        if kind.has_references() {
+                            let block = store.get(&id)?;
+                            taken.extend(references(block.kind, &block.bytes)?);
+                        }
+                    }
+                }
+            }
+            Ok((taken, missing, present))
+        });
+        let (rest, missing, present) = looked.await?;
+        *open = rest;
+        report.present += present;
+        Ok(missing)
+    }
+}
+
+/// Fetches blocks and takes them into the store. Returns what those name that have come.
+async fn batch_of(store: Store, reader: Reader, ids: Vec<BlockId>) -> Come {
+    let mut waiting: VecDeque<BlockId> = ids.into();
+    let (mut named, mut blocks, mut bytes) = (Vec::new(), 0, 0);
+    while !waiting.is_empty() {
+        let asked: Vec<BlockId> = waiting.iter().copied().collect();
+        let come = reader.stored(&asked).await?;
+        let mut with_dictionaries = Vec::with_capacity(come.len());
+        for block in come {
+            let dictionary = match &block.dictionary {
+                Some(id) => reader.dictionary(id).await?,
+                None => None,
+            };
+            with_dictionaries.push((block, dictionary));
+        }
+        let store = store.clone();
+        let kept = blocking("rebuild", "the job", move || {
+            let mut kept = Vec::new();
+            for (block, dictionary) in with_dictionaries {
+                store.put_stored(&block, dictionary.as_deref())?;
+                let StoredBlock { id, kind, raw_len, .. } = block;
+                let below = match kind.has_references() {
+                    true => references(kind, &store.get(&id)?.bytes)?,
+                    false => Vec::new(),
+                };
+                kept.push((id, u64::from(raw_len), below));
+            }
+            Ok(kept)
+        });
+        let before = waiting.len();
+        for (id, raw_len, below) in kept.await? {
+            waiting.retain(|waits| *waits != id);
+            blocks += 1;
+            bytes += raw_len;
+            named.extend(below);
+        }
+        if waiting.len() == before
+            && let Some(missing) = waiting.front()
+        {
+            reader.check().await?;
+            return Err(crate::block::Error::Missing { id: *missing }.into());
+        }
+    }
+    Ok((named, blocks, bytes))
+}

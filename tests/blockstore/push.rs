@@ -1,0 +1,66 @@
+//! Pushing, and what comes out again.
+
+use bson::{Document, doc};
+
+use crate::scene::Scene;
+
+/// Documents of a collection that is large enough to have a dictionary.
+const DOCUMENTS: i32 = 90_000;
+
+async fn load(scene: &Scene, from: i32, to: i32, word: &str) {
+    let orders = scene.source.client().database("shop").collection::<Document>("orders");
+    for chunk in (from..to).collect::<Vec<_>>().chunks(5000) {
+        let documents = chunk.iter().map(|n| {
+            let text = format!("{word} {} of {}", n % 97, (i64::from(*n) * 7919) % 10_007);
+            doc! { "_id": n, "status": "shipped", "customer": { "name": text.repeat(4), "n": n }, "note": text.repeat(6) }
+        });
+        orders.insert_many(documents).await.expect("insert");
+    }
+}
+
+/// A sync pushes; the next pushes what changed and nothing more; what is restored from the blockstore alone and what is rebuilt from
+/// it are what the source holds; and a rebuilt store is pushed on from.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pushed_comes_out_again() {
+    let scene = Scene::of(1).await;
+    load(&scene, 0, DOCUMENTS, "lorem").await;
+    let backup = scene.store("first");
+    let (source, uri) = (scene.source.uri(), scene.uri());
+    backup.sync(&source, &["--blockstore", &uri]).await.expect("sync");
+    let blocks = scene.count("blocks").await;
+    println!("{blocks} blocks after the first push");
+    assert_eq!(scene.count("snapshots").await, 1);
+    let with_dictionary = scene.database().collection::<Document>("blocks");
+    let with_dictionary = with_dictionary.count_documents(doc! { "dict": { "$exists": true } });
+    assert!(with_dictionary.await.expect("count") > blocks / 2, "a collection has a dictionary");
+    assert!(scene.truth().await.differences(&scene.restored("source").await).is_empty());
+
+    let orders = scene.source.client().database("shop").collection::<Document>("orders");
+    for n in (0..DOCUMENTS).step_by(500) {
+        orders
+            .update_one(doc! { "_id": n }, doc! { "$set": { "status": "back" } })
+            .await
+            .expect("update");
+    }
+    backup.sync(&source, &["--blockstore", &uri]).await.expect("sync");
+    let more = scene.count("blocks").await - blocks;
+    println!("{more} blocks more after the second");
+    assert!(more < blocks / 4, "{more} of {blocks}");
+    assert_eq!(scene.count("snapshots").await, 2);
+    assert_eq!(scene.count("sessions").await, 0);
+    assert_eq!(scene.count("daemons").await, 0);
+
+    let newest = backup.newest("source").await.expect("a snapshot");
+    let (rebuilt, report) = scene.rebuild("second", &[]).await;
+    println!("{report}");
+    assert_eq!(
+        rebuilt.newest("source").await.expect("a snapshot").content_root,
+        newest.content_root
+    );
+    rebuilt.run(&["fsck"], &[]).await.expect("sound");
+    load(&scene, DOCUMENTS, DOCUMENTS + 2000, "ipsum").await;
+    rebuilt.sync(&source, &["--blockstore", &uri]).await.expect("sync");
+    assert_eq!(scene.count("snapshots").await, 3);
+    let truth = scene.truth().await;
+    assert!(truth.differences(&scene.restored("source").await).is_empty());
+}

@@ -1,0 +1,87 @@
+//! A source, a blockstore, and stores that are pushed to it.
+
+use std::path::PathBuf;
+
+use headstock::lab::{
+    Backup, Detail, Mongod, Options, Program, Release, ReplicaSet, SourceState, Standalone,
+};
+use mongodb::Database;
+use tempfile::TempDir;
+
+/// What a test runs on.
+pub struct Scene {
+    pub source: ReplicaSet,
+    pub blockstore: ReplicaSet,
+    pub program: Program,
+    folder: TempDir,
+}
+
+impl Scene {
+    /// A source of one member and a blockstore of so many.
+    pub async fn of(members: usize) -> Self {
+        let source = Self::set(1, "source").await;
+        let blockstore = Self::set(members, "bs").await;
+        let program = Program::new(env!("CARGO_BIN_EXE_headstock")).expect("program");
+        Self { source, blockstore, program, folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    async fn set(members: usize, name: &str) -> ReplicaSet {
+        let mongod = Some(Mongod::fetch(Release::V6_0_5).expect("a server"));
+        let arguments = vec!["--setParameter".to_owned(), "ttlMonitorEnabled=false".to_owned()];
+        let options = Options { mongod, arguments, ..Options::members(members) };
+        ReplicaSet::start(Options { name: name.to_owned(), ..options }).await.expect("a set")
+    }
+
+    /// A store of that name.
+    pub fn store(&self, name: &str) -> Backup {
+        Backup::new(
+            Program::new(env!("CARGO_BIN_EXE_headstock")).expect("program"),
+            self.path(name),
+        )
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The connection string of the blockstore.
+    pub fn uri(&self) -> String {
+        self.blockstore.uri()
+    }
+
+    /// The database of the blockstore.
+    pub fn database(&self) -> Database {
+        self.blockstore.client().database("headstock")
+    }
+
+    pub async fn count(&self, collection: &str) -> u64 {
+        let collection = self.database().collection::<bson::Document>(collection);
+        collection.count_documents(bson::doc! {}).await.expect("count")
+    }
+
+    /// `headstock rebuild` into a store of that name.
+    pub async fn rebuild(&self, name: &str, more: &[&str]) -> (Backup, serde_json::Value) {
+        let path = self.path(name);
+        let uri = self.uri();
+        let mut words = vec!["rebuild", "--blockstore", &uri, "--json", "--store"];
+        words.push(path.to_str().expect("a path"));
+        words.extend(more);
+        let report = self.program.json(&words).await.expect("rebuild");
+        (self.store(name), report)
+    }
+
+    /// Restores the newest point straight from the blockstore into a fresh server.
+    pub async fn restored(&self, job: &str) -> SourceState {
+        let server = Standalone::start(&Options::default()).await.expect("a server");
+        let (uri, to) = (self.uri(), server.uri());
+        let words = ["restore", "--blockstore", &uri, "--job", job, "--to", &to];
+        self.program.run(&words).await.expect("restore");
+        SourceState::capture(server.client(), Detail::Collections).await.expect("its state")
+    }
+
+    /// What the source holds.
+    pub async fn truth(&self) -> SourceState {
+        self.source.wait_replicated().await.expect("replicated");
+        SourceState::capture(self.source.client(), Detail::Collections).await.expect("its state")
+    }
+}
