@@ -22,15 +22,26 @@ pub struct JobDocument {
 
 impl Connection {
     /// Every document that a filter finds, in order.
-    async fn find(
+    pub async fn find(
         &self,
         of: Of,
         filter: Document,
         sort: Document,
     ) -> Result<Vec<RawDocumentBuf>, Error> {
+        self.find_some(of, filter, sort, 0).await
+    }
+
+    /// The first of them, at most so many; all if zero.
+    pub async fn find_some(
+        &self,
+        of: Of,
+        filter: Document,
+        sort: Document,
+        limit: i64,
+    ) -> Result<Vec<RawDocumentBuf>, Error> {
         let mut session = self.begin().await?;
         let collection = self.of(of);
-        let find = collection.find(filter).sort(sort).session(&mut session);
+        let find = collection.find(filter).sort(sort).limit(limit).session(&mut session);
         let mut cursor = self.ask("find", find.into_future()).await?;
         let mut found = Vec::new();
         while self.ask("getMore", cursor.advance(&mut session)).await? {
@@ -85,7 +96,16 @@ impl Connection {
 
     /// The slices of a job, oldest first.
     pub async fn slices(&self, job: &str) -> Result<Vec<Slice>, Error> {
-        let found = self.find(SLICES, doc! { "_id.job": job }, doc! { "_id.ts": 1 }).await?;
+        self.slices_of(doc! { "_id.job": job }).await
+    }
+
+    /// The slices of all jobs but these.
+    pub async fn slices_of_others(&self, jobs: &[String]) -> Result<Vec<Slice>, Error> {
+        self.slices_of(doc! { "_id.job": { "$nin": jobs } }).await
+    }
+
+    async fn slices_of(&self, filter: Document) -> Result<Vec<Slice>, Error> {
+        let found = self.find(SLICES, filter, doc! { "_id.ts": 1 }).await?;
         let read = |document: &RawDocumentBuf| {
             let slice = document.get_document("slice");
             let slice = slice.map_err(|_| self.malformed(SLICES, "slice"))?;

@@ -1,12 +1,14 @@
 //! What can go wrong with a blockstore.
 
+use std::path::PathBuf;
+
 use mongodb::error::{
     Error as DriverError, ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR,
     UNKNOWN_TRANSACTION_COMMIT_RESULT, WriteFailure,
 };
 
 use crate::source::is_passing;
-use crate::{block, head, oplog, store};
+use crate::{block, head, oplog, store, tree};
 
 /// An error of the blockstore floor.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +128,32 @@ pub enum Error {
         /// Why not.
         trouble: String,
     },
+    /// The job has no snapshot of that name there.
+    #[error(
+        "job {job} has no snapshot {id:?} in the blockstore; `headstock snapshots --blockstore` lists them"
+    )]
+    NoSuchSnapshot {
+        /// The job.
+        job: String,
+        /// The name asked for.
+        id: String,
+    },
+    /// The snapshot is protected.
+    #[error(
+        "snapshot {id} is kept; `headstock snapshot keep --release` on its store takes the protection away"
+    )]
+    Kept {
+        /// The snapshot.
+        id: String,
+    },
+    /// The newest snapshot stays.
+    #[error(
+        "snapshot {id} is the newest of its job in the blockstore, and stays: the job could not be rebuilt without it"
+    )]
+    Newest {
+        /// The snapshot.
+        id: String,
+    },
     /// There is no such job.
     #[error("{blockstore} has no job {job:?}; it has: {}", list(have))]
     NoSuchJob {
@@ -160,6 +188,20 @@ pub enum Error {
     /// A slice there is not of its form.
     #[error(transparent)]
     Oplog(#[from] oplog::Error),
+    /// A tree.
+    #[error(transparent)]
+    Tree(#[from] tree::Error),
+    /// The files of a groom's marks.
+    #[error("the marks of a groom cannot be kept in {}", path.display())]
+    Marks {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It was told to stop.
+    #[error("stopped as asked; what is done is done, and the next time goes on")]
+    Stopped,
     /// The local store.
     #[error(transparent)]
     Store(#[from] store::Error),

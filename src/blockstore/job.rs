@@ -110,8 +110,10 @@ pub enum Change<'a> {
     Snapshot(&'a Manifest),
     /// Whether a snapshot is protected.
     Keep { id: &'a str, keep: bool },
-    /// Slices that nothing needs any more.
-    Expire { slices: &'a [Ts] },
+    /// Slices that nothing needs any more, by a look at the job's snapshots when it had had so many pins.
+    Expire { slices: &'a [Ts], pins: i64 },
+    /// A snapshot that is not wanted any more; not the newest.
+    Delete { id: &'a str },
 }
 
 impl Bound {
@@ -190,6 +192,18 @@ impl Bound {
         }
     }
 
+    /// Whether it still belongs to this daemon, and how many pins were made on its snapshots.
+    pub(super) async fn look(&self) -> Result<i64, Error> {
+        let ours = doc! { "_id": &self.id, "daemon": self.daemon, "epoch": self.epoch };
+        let found = self.connection.find_one(JOBS, ours).await?;
+        let found = found.ok_or_else(|| Error::Overtaken { job: self.id.clone() })?;
+        found.get_i64("pins").map_err(|_| self.connection.malformed(JOBS, "pins"))
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// The last entry that the blockstore has in a slice.
     pub async fn received(&self) -> Option<OpTime> {
         self.at.lock().await.received
@@ -199,7 +213,7 @@ impl Bound {
     pub async fn commit(
         &self,
         session: &mut Session,
-        state: &RawDocument,
+        state: Option<&RawDocument>,
         change: &Change<'_>,
     ) -> Result<(), Error> {
         let mut at = self.at.lock().await;
@@ -233,7 +247,7 @@ impl Bound {
         &self,
         session: &Session,
         at: At,
-        state: &RawDocument,
+        state: Option<&RawDocument>,
         change: &Change<'_>,
     ) -> Vec<Step> {
         let mut filter = doc! {
@@ -242,7 +256,10 @@ impl Bound {
             "epoch": self.epoch,
             "commits": at.commits,
         };
-        let mut set = doc! { "state": Document::try_from(state).unwrap_or_default() };
+        let mut set = Document::new();
+        if let Some(state) = state.and_then(|state| Document::try_from(state).ok()) {
+            set.insert("state", state);
+        }
         if let Change::Slices { slices: [first, ..], anew: false } = change {
             filter.insert("received.ts", Timestamp::from(first.header.prev.ts));
             filter.insert("received.t", first.header.prev.term);
@@ -250,7 +267,13 @@ impl Bound {
         if let Some(received) = change.received() {
             set.insert("received", optime(received));
         }
-        let write = doc! { "$inc": { "commits": 1_i64 }, "$set": set };
+        if let Change::Expire { pins, .. } = change {
+            filter.insert("pins", *pins);
+        }
+        let mut write = doc! { "$inc": { "commits": 1_i64 } };
+        if !set.is_empty() {
+            write.insert("$set", set);
+        }
         let job = Step::Update { of: JOBS, filter, change: write, miss: Miss::Job };
         let mut steps = vec![session.commit_step(), job];
         self.add_steps(change, &mut steps);
@@ -283,7 +306,12 @@ impl Bound {
                 change: doc! { "$set": { "keep": keep } },
                 miss: Miss::Snapshot,
             }),
-            Change::Expire { slices } => {
+            Change::Delete { id } => steps.push(Step::Delete {
+                of: SNAPSHOTS,
+                filter: doc! { "_id": { "job": &self.id, "id": id }, "pins": [], "keep": false },
+                miss: Miss::Snapshot,
+            }),
+            Change::Expire { slices, .. } => {
                 let slices: Vec<Timestamp> = slices.iter().copied().map(Timestamp::from).collect();
                 let filter = doc! { "_id.job": &self.id, "_id.ts": { "$in": slices } };
                 steps.push(Step::DeleteAll { of: SLICES, filter });

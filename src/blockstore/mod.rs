@@ -12,10 +12,13 @@ mod assertion;
 mod connect;
 mod contents;
 mod error;
+mod groom;
 mod job;
+mod lacking;
 mod pace;
 mod reader;
 mod repository;
+mod retention;
 mod session;
 mod transaction;
 
@@ -26,10 +29,13 @@ pub use assertion::Sent;
 pub(crate) use assertion::{Asserter, NAMES_MAX};
 pub use contents::JobDocument;
 pub use error::Error;
+pub use groom::{GroomProgress, GroomReport, GroomRequest, GroomedJob};
 pub use job::Slice;
 pub(crate) use job::{Bound, Change, Daemon};
+pub(crate) use lacking::lacking;
 pub use pace::Pace;
 pub use reader::Reader;
+pub use retention::Deletion;
 pub(crate) use session::{LEASE, Purpose, Session};
 
 use crate::block::BlockRead;

@@ -114,9 +114,14 @@ impl Reader {
             Ended::Missed(_) => return Err(Error::SessionLost),
             Ended::Unknown(error) => return Err(error),
         }
+        Ok(Self::of(connection, session))
+    }
+
+    /// Reads without pins, in a session that it ends.
+    pub(super) fn of(connection: &Connection, session: Session) -> Self {
         let (connection, runtime) = (connection.clone(), Handle::current());
         let inner = Inner { connection, runtime, session, state: Mutex::default() };
-        Ok(Self { inner: Arc::new(inner) })
+        Self { inner: Arc::new(inner) }
     }
 
     /// Reads some blocks as they are stored, in any order; those that are not there are left out.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Exit, redact};
 use crate::head::scope::TooManyFilters;
-use crate::{daemon, inspect, job, lab, restore, source, store};
+use crate::{blockstore, daemon, inspect, job, lab, restore, source, store};
 
 /// The failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,9 @@ pub enum Error {
     /// The source.
     #[error(transparent)]
     Source(#[from] source::Error),
+    /// The blockstore.
+    #[error(transparent)]
+    Blockstore(#[from] blockstore::Error),
     /// A job.
     #[error(transparent)]
     Job(#[from] job::Error),

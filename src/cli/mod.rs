@@ -12,6 +12,7 @@ mod error;
 mod exit;
 mod fsck;
 mod get;
+mod groom;
 mod key;
 mod log;
 mod logging;
@@ -86,6 +87,7 @@ enum Command {
     Log(log::Args),
     Restore(restore::Args),
     Rebuild(rebuild::Args),
+    Groom(groom::Args),
     Status(status::Args),
     Fsck(fsck::Args),
     Verify(verify::Args),
@@ -129,6 +131,7 @@ fn run(command: Command) -> Result<Exit, Error> {
             Command::Log(args) => log::run(args).await,
             Command::Restore(args) => restore::run(args).await,
             Command::Rebuild(args) => rebuild::run(args).await,
+            Command::Groom(args) => groom::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Fsck(args) => fsck::run(args).await,
             Command::Verify(args) => verify::run(args).await,

@@ -2,13 +2,15 @@
 //! elsewhere. Both on standard error; standard output is for results.
 
 use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 
 use super::output;
+use crate::blockstore::GroomProgress;
 use crate::job::{Activity, Figures, Seen, check};
 use crate::restore;
 use crate::store::fsck;
@@ -290,5 +292,45 @@ impl restore::Progress for RestoreWatch {
 
     fn note(&self, text: &str) {
         self.suspend(|| eprintln!("headstock: {text}"));
+    }
+}
+
+/// Shows how a groom goes on.
+pub struct Groom {
+    line: Mutex<Line>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Groom {
+    /// Starts showing. The groom ends when `stopped` is set.
+    pub fn new(stopped: Arc<AtomicBool>) -> Self {
+        Self { line: Mutex::new(Line::new()), stopped }
+    }
+
+    /// Leaves the terminal clean.
+    pub fn stop(&self) {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn show(&self, text: impl FnOnce() -> String) {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).show(text);
+    }
+}
+
+impl GroomProgress for Groom {
+    fn waiting(&self, sessions: u64) {
+        self.show(|| format!("waiting for {sessions} pushes that began before"));
+    }
+
+    fn marked(&self, blocks: u64) {
+        self.show(|| format!("marking: {blocks} blocks are reached"));
+    }
+
+    fn swept(&self, looked: u64, removed: u64) {
+        self.show(|| format!("sweeping: {looked} blocks looked at, {removed} removed"));
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::snapshots::waiting;
 use crate::blockstore::{self, Asserter, Sent};
 use crate::head::Manifest;
 use crate::job::{Error, PointInfo};
@@ -57,7 +58,8 @@ pub(super) struct Figures {
 #[derive(Default)]
 struct Inner {
     info: RemoteInfo,
-    there: Vec<String>,
+    /// Snapshots that need not be waited for.
+    settled: Vec<String>,
     pushing: Option<(String, Asserter)>,
     /// Of snapshots that are there.
     sent_bytes: u64,
@@ -125,13 +127,15 @@ impl Figures {
 
     pub fn snapshots(&self, there: &BTreeMap<String, Manifest>, here: &[Manifest]) {
         let news = self.change(|inner| {
-            let waiting = here.iter().filter(|one| !there.contains_key(&one.id)).count();
+            let waiting: Vec<&String> = waiting(there, here).map(|one| &one.id).collect();
             inner.info.snapshots = there.len() as u64;
-            inner.info.snapshots_waiting = waiting as u64;
+            inner.info.snapshots_waiting = waiting.len() as u64;
             inner.info.newest_snapshot = there.keys().next_back().cloned();
-            let news = inner.there.len() != there.len();
+            let settled = here.iter().map(|one| &one.id).filter(|id| !waiting.contains(id));
+            let settled: Vec<String> = settled.cloned().collect();
+            let news = inner.settled != settled;
             if news {
-                inner.there = there.keys().cloned().collect();
+                inner.settled = settled;
                 inner.info.trouble = None;
             }
             news
@@ -145,7 +149,7 @@ impl Figures {
     pub async fn wait_for(&self, snapshot: &str, patience: Duration) -> Result<(), Error> {
         let mut steps = self.steps.subscribe();
         loop {
-            if self.change(|inner| inner.there.iter().any(|there| there == snapshot)) {
+            if self.change(|inner| inner.settled.iter().any(|one| one == snapshot)) {
                 return Ok(());
             }
             let before = self.steps();

@@ -11,7 +11,6 @@
 mod figures;
 mod slices;
 mod snapshots;
-mod walk;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use figures::{RemoteInfo, RemoteSnapshot};
-pub(super) use walk::lacking;
 
 use super::{Error, Job, blocking};
 use crate::blockstore::{self, Blockstore, Bound, Daemon, LEASE, Pace};

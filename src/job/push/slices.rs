@@ -1,12 +1,15 @@
 //! Pushing slices as they come.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use super::{Binding, LOOK_EVERY, Pusher};
 use crate::blockstore::{Asserter, Change, NAMES_MAX, Purpose, Session, Slice};
-use crate::job::{Error, Job};
+use crate::job::{Error, Job, now_ms};
 use crate::oplog::{OpTime, Ts};
 
+/// Time between looks for slices that left the restore window.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// Slices of one commit.
 const TOGETHER_MAX: usize = 16;
 
@@ -24,11 +27,16 @@ impl Pusher {
         let connection = binding.blockstore.connection();
         let mut session =
             Session::start(connection, Purpose::Write, Some(binding.daemon.id)).await?;
+        let mut tidied = Instant::now();
         loop {
             let next = self.next(binding).await?;
             if next.slices.is_empty() {
                 let reached = binding.bound.received().await.max(next.received);
                 binding.pushed.send_replace(reached.unwrap_or(OpTime::NULL));
+                if tidied.elapsed() >= TIDY_EVERY {
+                    tidied = Instant::now();
+                    self.expire(binding, &mut session).await?;
+                }
                 tokio::time::sleep(LOOK_EVERY).await;
                 session.move_on().await?;
                 continue;
@@ -43,13 +51,28 @@ impl Pusher {
             }
             let state = self.job.state().to_bson_without_data();
             let change = Change::Slices { slices: &next.slices, anew: next.anew };
-            binding.bound.commit(&mut session, &state, &change).await?;
+            binding.bound.commit(&mut session, Some(&state), &change).await?;
             // What it named is retained: nothing to assert again.
             session.move_on().await?;
             let reached = next.slices.last().map(|slice| slice.header.last);
             self.figures.slices(next.slices.len(), reached, asserter.sent());
             binding.pushed.send_replace(binding.bound.received().await.unwrap_or(OpTime::NULL));
         }
+    }
+
+    /// Removes what no restore within the window needs.
+    async fn expire(&self, binding: &Binding, session: &mut Session) -> Result<(), Error> {
+        let window = i64::try_from(self.job.state().restore_window_ms).unwrap_or(i64::MAX);
+        let begin = now_ms().saturating_sub(window);
+        let mut expired = 0;
+        while let more @ 1.. = binding.bound.expire_slices(session, begin).await? {
+            expired += more;
+        }
+        if expired > 0 {
+            let job = self.job.name();
+            tracing::info!(job, expired, "oplog slices left the restore window of the blockstore");
+        }
+        Ok(())
     }
 
     async fn next(&self, binding: &Binding) -> Result<Next, Error> {

@@ -1,16 +1,19 @@
 //! Pushing snapshots: what the newest that is there has not got.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Binding, LOOK_EVERY, Pusher, lacking};
+use super::{Binding, LOOK_EVERY, Pusher};
 use crate::block::BlockId;
-use crate::blockstore::{self, Asserter, Change, NAMES_MAX, Purpose, Session};
+use crate::blockstore::{self, Asserter, Change, NAMES_MAX, Purpose, Session, lacking};
 use crate::head::{HeadRoot, Manifest};
 use crate::job::{Error, Job, snapshot};
 
+/// Time between looks for snapshots that somebody asked to be removed.
+const LOOK_FOR_UNWANTED_EVERY: Duration = Duration::from_secs(5);
 /// Batches of blocks under way at a time.
 const WORKERS: usize = 4;
 
@@ -19,11 +22,16 @@ impl Pusher {
         let there = binding.blockstore.snapshots(&binding.bound.id).await?;
         let mut there: BTreeMap<String, Manifest> =
             there.into_iter().map(|manifest| (manifest.id.clone(), manifest)).collect();
+        let mut looked = Instant::now();
         loop {
             let here = self.with_job(|job| snapshot::manifests(job.store(), &job.state())).await?;
             self.figures.snapshots(&there, &here);
             self.change_keep(binding, &mut there, &here).await?;
-            let Some(next) = here.into_iter().find(|one| !there.contains_key(&one.id)) else {
+            if looked.elapsed() >= LOOK_FOR_UNWANTED_EVERY {
+                looked = Instant::now();
+                self.delete_unwanted(binding, &mut there).await?;
+            }
+            let Some(next) = waiting(&there, &here).next().cloned() else {
                 tokio::time::sleep(LOOK_EVERY).await;
                 continue;
             };
@@ -35,6 +43,23 @@ impl Pusher {
             tracing::info!(job = self.job.name(), snapshot = next.id, "snapshot pushed");
             there.insert(next.id.clone(), next);
         }
+    }
+
+    /// Removes what somebody asked to be removed.
+    async fn delete_unwanted(
+        &self,
+        binding: &Binding,
+        there: &mut BTreeMap<String, Manifest>,
+    ) -> Result<(), Error> {
+        let connection = binding.blockstore.connection();
+        let mut session =
+            Session::start(connection, Purpose::Write, Some(binding.daemon.id)).await?;
+        for id in binding.bound.delete_unwanted(&mut session).await? {
+            tracing::info!(job = self.job.name(), snapshot = id, "removed from the blockstore");
+            there.remove(&id);
+        }
+        session.end().await?;
+        Ok(())
     }
 
     /// Carries protection over.
@@ -54,7 +79,7 @@ impl Pusher {
                 Session::start(connection, Purpose::Write, Some(binding.daemon.id)).await?;
             let change = Change::Keep { id: &manifest.id, keep: manifest.keep };
             let state = self.job.state().to_bson_without_data();
-            binding.bound.commit(&mut session, &state, &change).await?;
+            binding.bound.commit(&mut session, Some(&state), &change).await?;
             session.end().await?;
             other.keep = manifest.keep;
         }
@@ -76,7 +101,7 @@ impl Pusher {
         self.figures.pushing(Some((manifest.id.clone(), asserter.clone())));
         self.assert_lacking(&asserter, manifest.head.clone(), base).await?;
         let state = self.job.state().to_bson_without_data();
-        binding.bound.commit(&mut session, &state, &Change::Snapshot(manifest)).await?;
+        binding.bound.commit(&mut session, Some(&state), &Change::Snapshot(manifest)).await?;
         self.figures.pushing(None);
         session.end().await?;
         Ok(())
@@ -134,6 +159,16 @@ impl Pusher {
     }
 }
 
+/// The snapshots that are to be pushed, oldest first: those after the newest that is there. One before it that is not there was
+/// removed, or belongs to what was before a rebuild.
+pub(super) fn waiting<'a>(
+    there: &BTreeMap<String, Manifest>,
+    here: &'a [Manifest],
+) -> impl Iterator<Item = &'a Manifest> {
+    let newest = there.values().map(|one| one.head.position.optime).max();
+    here.iter().filter(move |one| Some(one.head.position.optime) > newest)
+}
+
 /// Walks through what is lacking, in batches; ends if nobody takes them.
 fn walk(
     job: &Job,
@@ -144,11 +179,11 @@ fn walk(
     let mut batch = Vec::with_capacity(NAMES_MAX);
     let send = |batch: &mut Vec<BlockId>| {
         let full = std::mem::replace(batch, Vec::with_capacity(NAMES_MAX));
-        batches.blocking_send(full).map_err(|_| blockstore::Error::WorkerLost.into())
+        batches.blocking_send(full).map_err(|_| blockstore::Error::WorkerLost)
     };
     lacking(job.store(), new, old, &mut |id| {
         batch.push(id);
         if batch.len() == NAMES_MAX { send(&mut batch) } else { Ok(()) }
     })?;
-    if batch.is_empty() { Ok(()) } else { send(&mut batch) }
+    if batch.is_empty() { Ok(()) } else { Ok(send(&mut batch)?) }
 }
