@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use bson::raw::cstr;
 use bson::spec::BinarySubtype;
-use bson::{Binary, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
+use bson::{Binary, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
 use futures::future::BoxFuture;
 use mongodb::error::ErrorKind;
 use tokio::sync::Mutex;
@@ -22,7 +22,7 @@ use super::Error;
 use super::connect::{BLOCKS, Connection, DUPLICATE_KEY};
 use super::pace::Pace;
 use super::transaction::{Ended, Miss, Step};
-use crate::block::{self, BlockId, Codec, Kind};
+use crate::block::{self, BlockId, BlockRead as _, Codec, Kind};
 use crate::store::{Store, StoredBlock};
 
 /// Blocks asked about at once.
@@ -91,6 +91,14 @@ impl Asserter {
     /// What was sent so far.
     pub fn sent(&self) -> Sent {
         *self.inner.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores a block anew that is there and cannot be read, from this store, which can read it.
+    pub async fn mend(&self, id: BlockId) -> Result<(), Error> {
+        let store = self.inner.store.clone();
+        let read = move || store.get(&id).map(drop);
+        tokio::task::spawn_blocking(read).await.map_err(|_| Error::WorkerLost)??;
+        self.store_in_form(id, doc! { "_id": name(&id) }).await
     }
 
     /// Asserts some blocks, at most [`NAMES_MAX`].
@@ -178,6 +186,11 @@ impl Asserter {
 
     /// Stores a block in another form, whose dictionary is gone.
     async fn store_anew(&self, id: BlockId, missing: BlockId) -> Result<(), Error> {
+        self.store_in_form(id, doc! { "_id": name(&id), "dict": name(&missing) }).await
+    }
+
+    /// Gives the block that a filter finds the form that it has here.
+    async fn store_in_form(&self, id: BlockId, filter: Document) -> Result<(), Error> {
         let block = self.stored(vec![id]).await?.remove(0);
         if let Some(dictionary) = block.dictionary
             && !self.assert_dictionary(dictionary).await?
@@ -195,12 +208,7 @@ impl Asserter {
         change.insert("$set", set);
         let steps = [
             self.session_step(),
-            Step::Update {
-                of: BLOCKS,
-                filter: doc! { "_id": name(&id), "dict": name(&missing) },
-                change,
-                miss: Miss::Snapshot,
-            },
+            Step::Update { of: BLOCKS, filter, change, miss: Miss::Snapshot },
         ];
         match self.inner.connection.transact(&steps).await? {
             Ended::Made | Ended::Missed(Miss::Snapshot) => Ok(()),

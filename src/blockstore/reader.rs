@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::Error;
-use super::assertion::{block_of, name};
+use super::assertion::{block_of, name, name_of};
 use super::connect::{BLOCKS, Connection, JOBS, SNAPSHOTS};
 use super::session::{Purpose, Session};
 use super::transaction::{Ended, Miss, Step};
@@ -129,6 +129,24 @@ impl Reader {
         self.inner.stored(ids).await
     }
 
+    /// Which of these blocks are there, and the dictionaries that they are stored with.
+    pub(crate) async fn present(
+        &self,
+        ids: &[BlockId],
+    ) -> Result<Vec<(BlockId, Option<BlockId>)>, Error> {
+        self.inner.present(ids).await
+    }
+
+    /// Reads a stored block's content, checked against its name.
+    pub(crate) async fn open(&self, stored: &StoredBlock) -> Result<(), Error> {
+        let dictionary = match &stored.dictionary {
+            None => None,
+            Some(id) => self.dictionary(id).await?,
+        };
+        open(stored, dictionary.as_deref())?;
+        Ok(())
+    }
+
     /// A dictionary, if it is there.
     pub async fn dictionary(&self, id: &BlockId) -> Result<Option<Arc<Dictionary>>, Error> {
         self.inner.dictionary(id).await
@@ -151,6 +169,25 @@ impl Inner {
         let mut found = Vec::new();
         while connection.ask("getMore", cursor.advance(&mut session)).await? {
             found.push(block_of(connection, cursor.current())?);
+        }
+        connection.saw(&session);
+        Ok(found)
+    }
+
+    async fn present(&self, ids: &[BlockId]) -> Result<Vec<(BlockId, Option<BlockId>)>, Error> {
+        let connection = &self.connection;
+        let names: Vec<Binary> = ids.iter().map(name).collect();
+        let mut session = connection.begin().await?;
+        let blocks = connection.of(BLOCKS);
+        let find = blocks.find(doc! { "_id": { "$in": names } }).projection(doc! { "dict": 1 });
+        let find = find.session(&mut session);
+        let mut cursor = connection.ask("find", find.into_future()).await?;
+        let mut found = Vec::new();
+        while connection.ask("getMore", cursor.advance(&mut session)).await? {
+            let document = cursor.current();
+            let named = |field| document.get(field).ok().flatten().and_then(name_of);
+            let id = named("_id").ok_or_else(|| connection.malformed(BLOCKS, "_id"))?;
+            found.push((id, named("dict")));
         }
         connection.saw(&session);
         Ok(found)

@@ -150,6 +150,11 @@ impl ReadArgs {
         }
     }
 
+    /// Another store, with the same key.
+    pub fn another(&self, dir: &Path) -> Result<Location, Error> {
+        location(dir, &self.key)
+    }
+
     /// The store, for what only a store can do.
     pub fn location(&self) -> Result<Location, Error> {
         match self.from()? {
@@ -326,7 +331,7 @@ impl SourceArgs {
 }
 
 /// Reads a file that holds a connection string.
-fn read_uri(path: &Path) -> Result<String, Error> {
+pub fn read_uri(path: &Path) -> Result<String, Error> {
     let read = std::fs::metadata(path).and_then(|facts| {
         if facts.len() > SOURCE_FILE_BYTES_MAX {
             return Err(std::io::Error::other("too long for a connection string"));

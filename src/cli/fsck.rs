@@ -1,18 +1,20 @@
 //! `headstock fsck`: verify a store, name what is damaged and what that touches; repair it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::args::{self, StoreArgs};
+use super::args::{self, From, ReadArgs, read_uri};
 use super::progress::Meter;
 use super::{Error, Exit, output};
+use crate::block::BlockRead;
 use crate::job::check::{self, Finding, LostRange};
-use crate::job::now_ms;
-use crate::store::Location;
+use crate::job::{RemoteJob, now_ms, remote_check};
 use crate::store::fsck::{Level, Part, Settings};
 use crate::store::repair::{Foundation, Outcome, Plan, Repair, Salvage};
+use crate::store::{Location, Store};
 
 const AFTER_HELP: &str = "\
 Works beside a running daemon. Of the store nothing is written but the file CHECKED, which remembers when
@@ -46,6 +48,15 @@ quarantine, to be removed by hand. Interrupted, it is run again. A daemon must b
                  after and before are the nearest _ids that can still be read (at most 100)
   more_findings  findings beyond those listed
 
+A BLOCKSTORE
+With --blockstore (or --blockstore-file) the blockstore is checked, all its jobs or that of --job, beside whoever uses it: quick, the
+documents of jobs, snapshots and slices; graph, also that every block is there that they reach; data, also every block against
+its hash. With --repair and --from DIR missing and damaged blocks are stored anew from these stores. In the other
+direction --repair --from-blockstore-file FILE takes lost blocks of a store from the blockstore.
+--json prints {clean, jobs, snapshots, slices, blocks, bytes, mended, findings, more_findings}; findings are {code, what, job, of,
+block}: HS-BS-001 a document is not of its form, 002 a block is missing, 003 damaged, 004 its dictionary is missing, 005 slices do
+not follow on each other (no damage).
+
 EXIT CODES
   0  nothing found but warnings, or repaired
   1  the check or the repair itself failed
@@ -57,14 +68,17 @@ EXAMPLES
   headstock fsck --store /backup/rs0 --max-duration 2h --max-mbps 100    # a part every night
   headstock fsck --store /backup/rs0 --sample 5% --json
   headstock fsck --store /backup/rs0 --repair --dry-run
-  headstock fsck --store /backup/rs0 --repair --from /mnt/copy/rs0";
+  headstock fsck --store /backup/rs0 --repair --from /mnt/copy/rs0
+  headstock fsck --store /backup/rs0 --repair --from-blockstore-file blockstore.uri
+  headstock fsck --blockstore-file blockstore.uri --depth graph
+  headstock fsck --blockstore-file blockstore.uri --repair --from /backup/rs0";
 
-/// Verify a store: its files, every block, tree and slice; or repair it
+/// Verify a store or a blockstore: every block, tree and slice; or repair it
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_HELP)]
 pub struct Args {
     #[command(flatten)]
-    store: StoreArgs,
+    of: ReadArgs,
     /// How deep to look
     #[arg(long, value_name = "DEPTH", default_value = "data")]
     #[arg(conflicts_with_all = ["sample", "max_duration", "max_age"])]
@@ -84,6 +98,9 @@ pub struct Args {
     /// A store to take lost blocks from (may be given several times)
     #[arg(long, value_name = "DIR", requires = "repair")]
     from: Vec<PathBuf>,
+    /// A blockstore to take lost blocks of a store from: a file that holds its connection string
+    #[arg(long, value_name = "FILE", requires = "repair", conflicts_with_all = ["blockstore", "blockstore_file"])]
+    from_blockstore_file: Option<PathBuf>,
     /// Only tell what a repair would do
     #[arg(long, requires = "repair")]
     dry_run: bool,
@@ -133,10 +150,18 @@ impl Args {
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
     let settings = args.settings();
+    let location = match args.of.from()? {
+        From::Store(location) => location,
+        From::Blockstore(uri) => return remote(&args, &uri).await,
+    };
     if args.repair {
-        return repair(&args, &settings);
+        let others = match &args.from_blockstore_file {
+            Some(file) => vec![others(&read_uri(file)?, args.of.job.as_deref()).await?],
+            None => Vec::new(),
+        };
+        return repair(&args, &location, others, &settings);
     }
-    let report = check(&args.store.location()?, &settings)?;
+    let report = check(&location, &settings)?;
     if args.json {
         output::json(&report)?;
     } else {
@@ -165,11 +190,19 @@ struct Repaired<'a> {
     check: &'a check::Report,
 }
 
-fn repair(args: &Args, settings: &Settings) -> Result<Exit, Error> {
+/// The blocks of a blockstore, with a job's snapshots pinned.
+async fn others(uri: &str, job: Option<&str>) -> Result<Arc<dyn BlockRead>, Error> {
+    Ok(Arc::new(RemoteJob::open(uri, job).await?.reader))
+}
+
+fn repair(
+    args: &Args,
+    location: &Location,
+    others: Vec<Arc<dyn BlockRead>>,
+    settings: &Settings,
+) -> Result<Exit, Error> {
     let now_ms = now_ms().cast_unsigned();
-    // Read once: a secret may come from a pipe.
-    let location = args.store.location()?;
-    let repair = Repair::new(&location, args.from.clone(), now_ms);
+    let repair = Repair::new(location, args.from.clone(), now_ms).and_from(others);
     let meter = Meter::new();
     let mut show = |at| meter.show_store(at);
     let plan = tokio::task::block_in_place(|| repair.plan(&mut show))?;
@@ -185,7 +218,7 @@ fn repair(args: &Args, settings: &Settings) -> Result<Exit, Error> {
     }
     let outcome = tokio::task::block_in_place(|| repair.execute(&mut show))?;
     meter.stop();
-    let report = check(&location, settings)?;
+    let report = check(location, settings)?;
     if args.json {
         output::json(&Repaired { repair: &outcome, check: &report })?;
     } else {
@@ -193,6 +226,63 @@ fn repair(args: &Args, settings: &Settings) -> Result<Exit, Error> {
         print(&report, settings)?;
     }
     Ok(exit(&report))
+}
+
+/// Checks a blockstore, and mends it from the stores given.
+async fn remote(args: &Args, uri: &str) -> Result<Exit, Error> {
+    if args.dry_run
+        || args.sample.is_some()
+        || args.max_duration.is_some()
+        || args.max_age.is_some()
+    {
+        return Err(Error::OnlyStore);
+    }
+    let depth = match args.depth {
+        Depth::Quick => remote_check::Depth::Quick,
+        Depth::Graph => remote_check::Depth::Graph,
+        Depth::Data => remote_check::Depth::Data,
+    };
+    let from = args.from.iter().map(|dir| {
+        let location = args.of.another(dir)?;
+        Ok::<_, Error>(Store::open_reader(dir, location.options())?)
+    });
+    let from = from.collect::<Result<Vec<_>, _>>()?;
+    let meter = Arc::new(Meter::new());
+    let shown = meter.clone();
+    let show = Arc::new(move |report: &remote_check::Report| shown.show_remote(report));
+    let report = remote_check::run(uri, args.of.job.as_deref(), depth, &from, show).await;
+    meter.stop();
+    let report = report?;
+    if args.json {
+        output::json(&report)?;
+    } else {
+        print_remote(&report)?;
+    }
+    Ok(if report.clean { Exit::Done } else { Exit::Damage })
+}
+
+fn print_remote(report: &remote_check::Report) -> Result<(), Error> {
+    for finding in &report.findings {
+        let code = serde_json::to_string(&finding.code).unwrap_or_default();
+        output::line(&format!(
+            "{}: {} (job {}, {})",
+            code.trim_matches('"'),
+            finding.what,
+            finding.job,
+            finding.of,
+        ))?;
+    }
+    let found = report.findings.len() as u64 + report.more_findings;
+    output::line(&format!(
+        "{}: {} jobs, {} snapshots, {} slices, {} blocks, {} read; {} blocks mended",
+        if report.clean { "clean".to_owned() } else { format!("DAMAGED, {found} findings") },
+        report.jobs,
+        report.snapshots,
+        report.slices,
+        report.blocks,
+        output::bytes(report.bytes),
+        report.mended,
+    ))
 }
 
 fn print_plan(plan: &Plan) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::output;
 use crate::blockstore::GroomProgress;
-use crate::job::{Activity, Figures, Seen, check};
+use crate::job::{Activity, Figures, Seen, check, remote_check};
 use crate::restore;
 use crate::store::fsck;
 
@@ -194,6 +194,19 @@ impl Meter {
                 output::bytes(checked.bytes),
                 checked.trees,
                 checked.slices
+            )
+        });
+    }
+
+    /// Shows what of a blockstore is checked so far.
+    pub fn show_remote(&self, report: &remote_check::Report) {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        line.show(|| {
+            format!(
+                "checking: {} jobs, {} blocks, {} read",
+                report.jobs,
+                report.blocks,
+                output::bytes(report.bytes)
             )
         });
     }

@@ -40,6 +40,7 @@ mod push;
 mod read;
 pub mod rebuild;
 mod remote;
+pub mod remote_check;
 pub mod rewind;
 mod scan;
 mod slices;

@@ -1,4 +1,6 @@
-//! A job in a blockstore: pushed, restored from, rebuilt, while its replica set does what replica sets do.
+//! A job in a blockstore: pushed, restored from, rebuilt, groomed, checked, while its replica set does what replica sets do.
 
+mod check;
+mod groom;
 mod push;
 mod scene;

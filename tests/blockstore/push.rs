@@ -7,7 +7,7 @@ use crate::scene::Scene;
 /// Documents of a collection that is large enough to have a dictionary.
 const DOCUMENTS: i32 = 90_000;
 
-async fn load(scene: &Scene, from: i32, to: i32, word: &str) {
+pub async fn load(scene: &Scene, from: i32, to: i32, word: &str) {
     let orders = scene.source.client().database("shop").collection::<Document>("orders");
     for chunk in (from..to).collect::<Vec<_>>().chunks(5000) {
         let documents = chunk.iter().map(|n| {

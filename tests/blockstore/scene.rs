@@ -79,6 +79,15 @@ impl Scene {
         SourceState::capture(server.client(), Detail::Collections).await.expect("its state")
     }
 
+    /// Restores the newest point straight from the blockstore to files, which go again.
+    pub async fn dumped(&self, job: &str) {
+        let (uri, dir) = (self.uri(), self.path(&format!("dump-{:08x}", rand::random::<u32>())));
+        let to = format!("dump:{}", dir.display());
+        let words = ["restore", "--blockstore", &uri, "--job", job, "--to", &to];
+        self.program.run(&words).await.expect("restore");
+        std::fs::remove_dir_all(dir).expect("remove");
+    }
+
     /// What the source holds.
     pub async fn truth(&self) -> SourceState {
         self.source.wait_replicated().await.expect("replicated");

@@ -23,7 +23,7 @@ use super::fsck::{self, Level};
 use super::identity::{Found, Identity};
 use super::layout::SegmentId;
 use super::{CommitSeq, Error, Location, Options, Store, index, recover};
-use crate::block::BlockId;
+use crate::block::{BlockId, BlockRead};
 
 /// What repair does so that a store opens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -96,12 +96,12 @@ impl Plan {
 }
 
 /// A store to repair.
-#[derive(Debug)]
 pub struct Repair {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     options: Options,
     from: Vec<PathBuf>,
+    others: Vec<Arc<dyn BlockRead>>,
     quarantine: PathBuf,
 }
 
@@ -125,7 +125,13 @@ impl Repair {
         now_ms: u64,
     ) -> Self {
         let quarantine = dir.join("quarantine").join(now_ms.to_string());
-        Self { disk, dir: dir.to_owned(), options, from, quarantine }
+        Self { disk, dir: dir.to_owned(), options, from, others: Vec::new(), quarantine }
+    }
+
+    /// The same, which may take lost blocks from others too that are open already.
+    #[must_use]
+    pub fn and_from(self, others: Vec<Arc<dyn BlockRead>>) -> Self {
+        Self { others, ..self }
     }
 
     /// Says what [`Repair::execute`] would do; writes nothing but the lock, since what a process is writing
@@ -175,8 +181,12 @@ impl Repair {
         Found::read(&*self.disk, &self.dir)?.unlock(&*self.disk, &self.dir, secret)
     }
 
-    fn others(&self) -> Result<Vec<Store>, Error> {
-        self.from.iter().map(|dir| Store::open_reader(dir, self.options.clone())).collect()
+    fn others(&self) -> Result<Vec<Arc<dyn BlockRead>>, Error> {
+        let mut others = self.others.clone();
+        for dir in &self.from {
+            others.push(Arc::new(Store::open_reader(dir, self.options.clone())?));
+        }
+        Ok(others)
     }
 
     /// Removes the index runs. The next opening makes them anew from the footers.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{DamagedSegment, Repair, Salvage};
-use crate::block::{self, BlockId, BlockRead as _, Kind};
+use crate::block::{self, BlockId, BlockRead, Kind};
 use crate::store::compact::{drop_segments, remove_unused};
 use crate::store::dictionaries::OfSegment;
 use crate::store::fsck::{self, Code, Level, Report};
@@ -24,7 +24,7 @@ use crate::store::{Error, Shared, Store};
 const ROUNDS_MAX: usize = 64;
 
 /// What is damaged, and what of it another store has.
-pub(super) fn plan(store: &Store, report: &Report, others: &[Store]) -> Salvage {
+pub(super) fn plan(store: &Store, report: &Report, others: &[Arc<dyn BlockRead>]) -> Salvage {
     let sizes = &store.shared.commit().segments;
     let segments = report.damaged_segments.iter().map(|(&segment, codes)| {
         let bytes = sizes.get(&segment).copied().unwrap_or(0);
@@ -52,7 +52,7 @@ pub(super) fn execute(
     repair: &Repair,
     store: &Store,
     planned: Salvage,
-    others: &[Store],
+    others: &[Arc<dyn BlockRead>],
 ) -> Result<(Salvage, u64), Error> {
     let Salvage { segments, found: wanted, lost } = planned;
     let (mut saved, mut found) = (0, Vec::new());
@@ -147,7 +147,7 @@ fn bring_in(
     shared: &Shared,
     writer: &Writer,
     id: BlockId,
-    others: &[Store],
+    others: &[Arc<dyn BlockRead>],
 ) -> Result<Option<BlockId>, Error> {
     let Some(found) = others.iter().find_map(|other| other.get(&id).ok()) else { return Ok(None) };
     if shared.identity.name(found.kind, &found.bytes) != id {
