@@ -104,8 +104,9 @@ pub struct Slice {
 
 /// Something to be committed.
 pub enum Change<'a> {
-    /// Slices that follow on each other. `anew`: they do not follow on what is there, and take the place of what is not before them.
-    Slices { slices: &'a [Slice], anew: bool },
+    /// Slices that follow on each other. `anew`: they do not follow on what is there, and take the place of what is not before them;
+    /// that nothing of it is pinned was seen when the job had had so many pins.
+    Slices { slices: &'a [Slice], anew: Option<i64> },
     /// A snapshot.
     Snapshot(&'a Manifest),
     /// Whether a snapshot is protected.
@@ -260,14 +261,14 @@ impl Bound {
         if let Some(state) = state.and_then(|state| Document::try_from(state).ok()) {
             set.insert("state", state);
         }
-        if let Change::Slices { slices: [first, ..], anew: false } = change {
+        if let Change::Slices { slices: [first, ..], anew: None } = change {
             filter.insert("received.ts", Timestamp::from(first.header.prev.ts));
             filter.insert("received.t", first.header.prev.term);
         }
         if let Some(received) = change.received() {
             set.insert("received", optime(received));
         }
-        if let Change::Expire { pins, .. } = change {
+        if let Change::Expire { pins, .. } | Change::Slices { anew: Some(pins), .. } = change {
             filter.insert("pins", *pins);
         }
         let mut write = doc! { "$inc": { "commits": 1_i64 } };
@@ -283,7 +284,7 @@ impl Bound {
     fn add_steps(&self, change: &Change<'_>, steps: &mut Vec<Step>) {
         match change {
             Change::Slices { slices, anew } => {
-                if let Some(first) = slices.first().filter(|_| *anew) {
+                if let Some(first) = slices.first().filter(|_| anew.is_some()) {
                     let from = Timestamp::from(first.header.first.optime.ts);
                     let filter = doc! { "_id.job": &self.id, "last.ts": { "$gte": from } };
                     steps.push(Step::DeleteAll { of: SLICES, filter });

@@ -17,6 +17,7 @@ mod job;
 mod lacking;
 mod pace;
 mod reader;
+mod reaper;
 mod repository;
 mod retention;
 mod session;
@@ -35,6 +36,7 @@ pub(crate) use job::{Bound, Change, Daemon};
 pub(crate) use lacking::lacking;
 pub use pace::Pace;
 pub use reader::Reader;
+pub(crate) use reaper::Reaper;
 pub use retention::Deletion;
 pub(crate) use session::{LEASE, Purpose, Session};
 

@@ -210,6 +210,7 @@ impl Inner {
 
     /// Fetches a block, and those that will be asked for next.
     async fn fetch(&self, id: &BlockId, along: &[BlockId]) -> Result<Block, Error> {
+        self.session.check()?;
         let mut ids = vec![*id];
         ids.extend(along);
         for _ in 0..LOOKS_MAX {

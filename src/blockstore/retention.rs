@@ -64,6 +64,13 @@ impl Bound {
         Ok(0)
     }
 
+    /// How many pins were made on the job's snapshots, if none stands: then slices may be superseded.
+    pub async fn unpinned(&self) -> Result<Option<i64>, Error> {
+        let pins = self.look().await?;
+        let is_pinned = self.held().await?.iter().any(|one| one.pinned);
+        Ok(Some(pins).filter(|_| !is_pinned))
+    }
+
     async fn slices_up_to(&self, floor: OpTime) -> Result<Vec<Ts>, Error> {
         let filter = doc! { "_id.job": &self.id, "last.ts": { "$lte": Timestamp::from(floor.ts) } };
         let connection = self.connection();

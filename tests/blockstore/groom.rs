@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bson::{Document, doc};
 use headstock::lab::{Backup, Plan, Workload};
 use serde_json::Value;
 
@@ -125,4 +126,32 @@ async fn nothing_that_is_reached_goes() {
         let found = rebuilt.newest(job).await.expect("a snapshot");
         assert_eq!(found.content_root, newest.content_root, "{job}");
     }
+}
+
+/// A daemon and a restore died without a word: a groom waits for the lease of the one, lets the pins of the other go, and ends both.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_dead_left_is_ended() {
+    let scene = Scene::of(1).await;
+    scene.source.client().database("shop").create_collection("orders").await.expect("create");
+    let backup = scene.store("store");
+    let (source, uri) = (scene.source.uri(), scene.uri());
+    backup.sync(&source, &["--blockstore", &uri]).await.expect("sync");
+    let database = scene.database();
+    let sessions = database.collection::<Document>("sessions");
+    let reader = bson::oid::ObjectId::new();
+    let dead = |id, kind: &str| {
+        doc! { "_id": id, "kind": kind, "commits": 0_i64, "beat": 7_i64, "lease_ms": 1_i64, "generation": 1_i64 }
+    };
+    sessions.insert_one(dead(reader, "read")).await.expect("insert");
+    sessions.insert_one(dead(bson::oid::ObjectId::new(), "write")).await.expect("insert");
+    let snapshots = database.collection::<Document>("snapshots");
+    let pin = doc! { "$push": { "pins": reader } };
+    snapshots.update_one(doc! {}, pin).await.expect("pin");
+    let begin = Instant::now();
+    scene.groom(&[]).await;
+    // No lease counts as shorter than that of this program.
+    assert!(begin.elapsed() >= Duration::from_secs(30), "{:?}", begin.elapsed());
+    assert_eq!(scene.count("sessions").await, 0);
+    let left = snapshots.find_one(doc! {}).await.expect("find").expect("a snapshot");
+    assert_eq!(left.get_array("pins").expect("pins").len(), 0);
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::{Binding, LOOK_EVERY, Pusher};
-use crate::blockstore::{Asserter, Change, NAMES_MAX, Purpose, Session, Slice};
+use crate::blockstore::{Asserter, Change, NAMES_MAX, Purpose, Reaper, Session, Slice};
 use crate::job::{Error, Job, now_ms};
 use crate::oplog::{OpTime, Ts};
 
@@ -27,7 +27,7 @@ impl Pusher {
         let connection = binding.blockstore.connection();
         let mut session =
             Session::start(connection, Purpose::Write, Some(binding.daemon.id)).await?;
-        let mut tidied = Instant::now();
+        let (mut tidied, mut reaper) = (Instant::now(), Reaper::default());
         loop {
             let next = self.next(binding).await?;
             if next.slices.is_empty() {
@@ -36,6 +36,7 @@ impl Pusher {
                 if tidied.elapsed() >= TIDY_EVERY {
                     tidied = Instant::now();
                     self.expire(binding, &mut session).await?;
+                    reaper.look(connection).await?;
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
                 session.move_on().await?;
@@ -49,14 +50,25 @@ impl Pusher {
             for names in pieces.chunks(NAMES_MAX) {
                 asserter.assert(names.to_vec()).await?;
             }
+            let anew = if next.anew { Some(self.unpinned(binding).await?) } else { None };
             let state = self.job.state().to_bson_without_data();
-            let change = Change::Slices { slices: &next.slices, anew: next.anew };
+            let change = Change::Slices { slices: &next.slices, anew };
             binding.bound.commit(&mut session, Some(&state), &change).await?;
             // What it named is retained: nothing to assert again.
             session.move_on().await?;
             let reached = next.slices.last().map(|slice| slice.header.last);
             self.figures.slices(next.slices.len(), reached, asserter.sent());
             binding.pushed.send_replace(binding.bound.received().await.unwrap_or(OpTime::NULL));
+        }
+    }
+
+    /// Waits until no snapshot is pinned, whose slices would be superseded. Returns how many pins there were by then.
+    async fn unpinned(&self, binding: &Binding) -> Result<i64, Error> {
+        loop {
+            if let Some(pins) = binding.bound.unpinned().await? {
+                return Ok(pins);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 

@@ -147,7 +147,7 @@ pub struct Late {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum LateWrite {
     Touch,
-    Upsert { dictionary: Option<u8> },
+    Insert { dictionary: Option<u8> },
 }
 
 /// Where a writer is.
@@ -349,13 +349,12 @@ impl Scenario {
             .is_some()
     }
 
-    /// Whether it inserted.
-    fn upsert(&self, state: &mut State, block: u8, stamp: u8, dictionary: Option<u8>) -> bool {
-        if self.touch(state, block, stamp) {
-            return false;
-        }
-        state.blocks[usize::from(block)] = Some(Stored { stamp, dictionary });
-        true
+    /// Whether it inserted. What is there stays as it is.
+    fn insert(state: &mut State, block: u8, stamp: u8, dictionary: Option<u8>) -> bool {
+        let place = &mut state.blocks[usize::from(block)];
+        let is_new = place.is_none();
+        place.get_or_insert(Stored { stamp, dictionary });
+        is_new
     }
 
     /// Removes a session with its pins, if no commit holds it.
@@ -498,8 +497,8 @@ impl Model for Scenario {
                 let Late { block, stamp, write } = next.late.take()?;
                 match write {
                     LateWrite::Touch => self.touch(&mut next, block, stamp),
-                    LateWrite::Upsert { dictionary } => {
-                        self.upsert(&mut next, block, stamp, dictionary)
+                    LateWrite::Insert { dictionary } => {
+                        Self::insert(&mut next, block, stamp, dictionary)
                     }
                 };
             }

@@ -35,7 +35,7 @@ impl Scenario {
             Phase::Pushing => (self.next_block(id, writer)?, LateWrite::Touch),
             Phase::Found(block) => (block, LateWrite::Touch),
             Phase::Missing(block) => {
-                (block, LateWrite::Upsert { dictionary: self.stored_with(id, block) })
+                (block, LateWrite::Insert { dictionary: self.stored_with(id, block) })
             }
             _ => return None,
         };
@@ -78,10 +78,11 @@ impl Scenario {
                 writer.assert(block);
             }
             Phase::Missing(block) => {
-                if self.upsert(state, block, stamp, self.stored_with(id, block)) {
+                if Self::insert(state, block, stamp, self.stored_with(id, block)) {
                     writer.assert(block);
                 } else {
-                    self.matched(writer, block);
+                    // A duplicate key is no proof: its stamp may be low.
+                    writer.phase = Phase::Pushing;
                 }
             }
             Phase::Matched(block) => {

@@ -1,0 +1,87 @@
+//! Ending what dead clients left: sessions whose beat stands still, with their pins, and daemons that are gone.
+//!
+//! Whoever looks long enough may do it (page 09, section 3.7): the beat that was seen is part of the removal, so that one that lives
+//! after all loses nothing by a beat in between. Without it a pin of a restore that was killed would hold its snapshots for ever.
+
+use std::collections::BTreeMap;
+use std::future::IntoFuture as _;
+use std::time::{Duration, Instant};
+
+use bson::doc;
+use bson::oid::ObjectId;
+
+use super::Error;
+use super::connect::{Connection, DAEMONS, Of, SESSIONS};
+use super::session::{LEASE, end};
+
+/// A session that lives, as far as is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Living {
+    /// Whether it writes.
+    writes: bool,
+    generation: i64,
+}
+
+impl Living {
+    /// Whether it may rely on blocks with a lower stamp.
+    pub fn is_before(&self, generation: i64) -> bool {
+        self.writes && self.generation < generation
+    }
+}
+
+/// Remembers beats from look to look.
+#[derive(Default)]
+pub struct Reaper {
+    sessions: BTreeMap<ObjectId, (i64, Instant)>,
+    daemons: BTreeMap<ObjectId, (i64, Instant)>,
+}
+
+impl Reaper {
+    /// Looks at all sessions and daemons, and ends those that have not moved for their lease as far as this has looked. Returns
+    /// the sessions that are left.
+    pub async fn look(&mut self, connection: &Connection) -> Result<Vec<Living>, Error> {
+        let mut living = Vec::new();
+        let mut seen = BTreeMap::new();
+        for session in connection.find(SESSIONS, doc! {}, doc! { "_id": 1 }).await? {
+            let (id, beat, since, lease) = beat_of(connection, SESSIONS, &session, &self.sessions)?;
+            if since.elapsed() >= lease {
+                tracing::warn!(session = %id, "a session that seems dead is ended");
+                end(connection, id, Some(beat)).await?;
+                continue;
+            }
+            seen.insert(id, (beat, since));
+            let writes = session.get_str("kind").is_ok_and(|kind| kind == "write");
+            living.push(Living { writes, generation: session.get_i64("generation").unwrap_or(0) });
+        }
+        self.sessions = seen;
+        let mut seen = BTreeMap::new();
+        for daemon in connection.find(DAEMONS, doc! {}, doc! { "_id": 1 }).await? {
+            let (id, beat, since, lease) = beat_of(connection, DAEMONS, &daemon, &self.daemons)?;
+            if since.elapsed() < lease {
+                seen.insert(id, (beat, since));
+                continue;
+            }
+            let daemons = connection.of(DAEMONS);
+            let gone = daemons.delete_one(doc! { "_id": id, "beat": beat });
+            connection.ask("delete", gone.into_future()).await?;
+        }
+        self.daemons = seen;
+        Ok(living)
+    }
+}
+
+/// What a document says of its client, and since when it has said so.
+fn beat_of(
+    connection: &Connection,
+    of: Of,
+    document: &bson::RawDocument,
+    before: &BTreeMap<ObjectId, (i64, Instant)>,
+) -> Result<(ObjectId, i64, Instant, Duration), Error> {
+    let malformed = |field| connection.malformed(of, field);
+    let id = document.get_object_id("_id").map_err(|_| malformed("_id"))?;
+    let beat = document.get_i64("beat").map_err(|_| malformed("beat"))?;
+    let lease = document.get_i64("lease_ms").map_err(|_| malformed("lease_ms"))?;
+    let lease = Duration::from_millis(lease.unsigned_abs()).max(LEASE);
+    let since = before.get(&id).filter(|(seen, _)| *seen == beat).map(|(_, since)| *since);
+    Ok((id, beat, since.unwrap_or_else(Instant::now), lease))
+}
