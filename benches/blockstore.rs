@@ -1,0 +1,232 @@
+//! Pushing, rebuilding and grooming beside the least that each must do, on one replica set and in one run: an `insertMany` of the same
+//! documents of blocks with the same write concern, a `find` that drains them, and nothing for the rest.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use bson::{Document, RawDocumentBuf, doc};
+use common::drain::{self, COLLECTIONS};
+use common::{document, megabytes_per_second, sized};
+use futures::TryStreamExt as _;
+use headstock::job::{Job, Push, PushOptions};
+use headstock::lab::{Backup, Options, Program, ReplicaSet};
+use headstock::store::{Options as StoreOptions, Store};
+use mongodb::Collection;
+use mongodb::options::{Acknowledgment, WriteConcern};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::task::JoinSet;
+
+/// Rounds; the machine's noise is why there are several.
+const ROUNDS: usize = 3;
+/// Rates of a push and of a rebuild in relation to their limits.
+const AIM: f64 = 0.8;
+/// Writers of the limit, as many as a push has tasks.
+const WRITERS: usize = 4;
+/// Bytes of one `insertMany`, as in a push.
+const BATCH_BYTES: usize = 4 << 20;
+/// How long a push may stand still.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() {
+    tokio::runtime::Runtime::new().expect("runtime").block_on(compare());
+}
+
+/// What one round came to.
+struct Round {
+    push: f64,
+    rebuild: f64,
+}
+
+async fn compare() {
+    let source = ReplicaSet::start(Options { cache_gb: 1.0, ..Options::members(1) }).await;
+    let source = source.expect("a source");
+    let count = sized(600_000, 20_000) / COLLECTIONS;
+    let maker = |number: u32| {
+        let mut rng = StdRng::seed_from_u64(number.into());
+        move |n| document(&mut rng, n)
+    };
+    let bytes = drain::load(source.client(), count, maker).await;
+    println!("{:.0} MB of documents", bytes as f64 / 1e6);
+    let mut rounds = Vec::new();
+    for _ in 0..if common::smoke() { 1 } else { ROUNDS } {
+        rounds.push(round(&source, bytes).await);
+    }
+    let median = |pick: fn(&Round) -> f64| {
+        let mut all: Vec<f64> = rounds.iter().map(pick).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    println!(
+        "push at {:.2} of insertMany, rebuild at {:.2} of find, in the median of {} rounds (aims {AIM})",
+        median(|round| round.push),
+        median(|round| round.rebuild),
+        rounds.len(),
+    );
+}
+
+async fn round(source: &ReplicaSet, bytes: u64) -> Round {
+    let blockstore = ReplicaSet::start(Options { cache_gb: 2.0, ..Options::members(1) }).await;
+    let blockstore = blockstore.expect("a blockstore");
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let program = || Program::new(env!("CARGO_BIN_EXE_headstock")).expect("program");
+    let backup = Backup::new(program(), folder.path().join("store"));
+    backup.sync(&source.uri(), &[]).await.expect("sync");
+
+    let (pushed, first) = push(&backup, &blockstore).await;
+    let blocks = blockstore.client().database("headstock").collection("blocks");
+    let inserted = insert(&blockstore, &blocks).await;
+    let push_ratio = inserted.as_secs_f64() / pushed.as_secs_f64();
+    println!(
+        "push     {:>6.1} MB stored {:>6.2} s {:>6.1} MB/s; insertMany {:>6.2} s: {push_ratio:.2}",
+        first as f64 / 1e6,
+        pushed.as_secs_f64(),
+        megabytes_per_second(first, pushed),
+        inserted.as_secs_f64(),
+    );
+
+    change(source).await;
+    backup.sync(&source.uri(), &[]).await.expect("sync");
+    let (again, second) = push(&backup, &blockstore).await;
+    println!(
+        "again    {:>6.1} MB stored {:>6.2} s after 1 % changed: {:.1} % of the bytes, {:.1} % of the time",
+        second as f64 / 1e6,
+        again.as_secs_f64(),
+        second as f64 * 100.0 / first as f64,
+        again.as_secs_f64() * 100.0 / pushed.as_secs_f64(),
+    );
+
+    let drained = drained(&blocks).await;
+    let begun = Instant::now();
+    let (uri, dir) = (blockstore.uri(), folder.path().join("rebuilt"));
+    let store = dir.to_str().expect("a path");
+    let words = ["rebuild", "--blockstore", &uri, "--store", store];
+    program().run(&words).await.expect("rebuild");
+    let rebuilt = begun.elapsed();
+    let rebuild_ratio = drained.as_secs_f64() / rebuilt.as_secs_f64();
+    println!(
+        "rebuild  {:>6.1} MB of documents {:>6.2} s {:>6.1} MB/s; find {:>6.2} s: {rebuild_ratio:.2}",
+        bytes as f64 / 1e6,
+        rebuilt.as_secs_f64(),
+        megabytes_per_second(bytes, rebuilt),
+        drained.as_secs_f64(),
+    );
+    groom(&program(), &blockstore, folder.path()).await;
+    Round { push: push_ratio, rebuild: rebuild_ratio }
+}
+
+/// Pushes the job of a store: how long that took, and bytes sent.
+async fn push(backup: &Backup, blockstore: &ReplicaSet) -> (Duration, u64) {
+    let newest = backup.newest("lab").await.expect("a snapshot");
+    let store = Store::open(backup.store(), StoreOptions::default()).expect("open");
+    let job = Job::open(store, None).expect("a job");
+    let options = PushOptions { uri: blockstore.uri(), bytes_per_second: None };
+    let begun = Instant::now();
+    let push = Push::start(job, options);
+    push.wait_for(&newest.id, PATIENCE).await.expect("pushed");
+    let (took, sent) = (begun.elapsed(), push.info().sent_bytes);
+    push.stop().await;
+    (took, sent)
+}
+
+/// Inserts the same documents once more, elsewhere, as fast as it goes.
+async fn insert(set: &ReplicaSet, blocks: &Collection<RawDocumentBuf>) -> Duration {
+    let all: Vec<RawDocumentBuf> =
+        blocks.find(doc! {}).await.expect("find").try_collect().await.expect("drain");
+    let (mut batches, mut batch, mut size) = (Vec::new(), Vec::new(), 0);
+    for document in all {
+        size += document.as_bytes().len();
+        batch.push(document);
+        if size >= BATCH_BYTES {
+            batches.push(std::mem::take(&mut batch));
+            size = 0;
+        }
+    }
+    batches.push(batch);
+    let mut concern = WriteConcern::builder().build();
+    (concern.w, concern.journal) = (Some(Acknowledgment::Majority), Some(true));
+    let limit = set.client().database("limit").collection::<RawDocumentBuf>("blocks");
+    // With the index by stamp that blocks have.
+    let index =
+        mongodb::IndexModel::builder().keys(doc! { "stamp": 1, "_id": 1, "len": 1 }).build();
+    limit.create_index(index).await.expect("index");
+    let batches = std::sync::Arc::new(std::sync::Mutex::new(batches));
+    let begun = Instant::now();
+    let mut writers = JoinSet::new();
+    for _ in 0..WRITERS {
+        let (limit, batches, concern) = (limit.clone(), batches.clone(), concern.clone());
+        writers.spawn(async move {
+            loop {
+                let batch = batches.lock().expect("no panic").pop();
+                let Some(batch) = batch.filter(|batch| !batch.is_empty()) else { return };
+                limit
+                    .insert_many(batch)
+                    .ordered(false)
+                    .write_concern(concern.clone())
+                    .await
+                    .expect("insert");
+            }
+        });
+    }
+    while let Some(ended) = writers.join_next().await {
+        ended.expect("a writer");
+    }
+    let took = begun.elapsed();
+    limit.drop().await.expect("drop");
+    took
+}
+
+/// Changes one document of a hundred.
+async fn change(source: &ReplicaSet) {
+    let database = source.client().database(drain::DATABASE);
+    for name in database.list_collection_names().await.expect("names") {
+        let collection = database.collection::<Document>(&name);
+        let ids: Vec<Document> = collection
+            .find(doc! {})
+            .projection(doc! { "_id": 1 })
+            .await
+            .expect("find")
+            .try_collect()
+            .await
+            .expect("ids");
+        // All over the collection: neighbours would share their leaves.
+        let chosen: Vec<_> =
+            ids.iter().step_by(100).filter_map(|one| one.get("_id")).cloned().collect();
+        let filter = doc! { "_id": { "$in": chosen } };
+        collection.update_many(filter, doc! { "$inc": { "revision": 1 } }).await.expect("update");
+    }
+}
+
+/// Reads every document, as fast as it goes.
+async fn drained(blocks: &Collection<RawDocumentBuf>) -> Duration {
+    let begun = Instant::now();
+    let mut cursor = blocks.find(doc! {}).await.expect("find");
+    let mut bytes = 0;
+    while cursor.advance().await.expect("advance") {
+        bytes += cursor.current().as_bytes().len();
+    }
+    assert!(bytes > 0);
+    begun.elapsed()
+}
+
+/// Removes the first snapshot and what only it needed.
+async fn groom(program: &Program, blockstore: &ReplicaSet, folder: &std::path::Path) {
+    let uri = blockstore.uri();
+    let snapshots =
+        program.json(&["snapshots", "--blockstore", &uri, "--json"]).await.expect("list");
+    let first = snapshots[0]["id"].as_str().expect("an id");
+    program.run(&["snapshot", "delete", "--blockstore", &uri, first]).await.expect("delete");
+    let marks = folder.join("marks");
+    let begun = Instant::now();
+    let words =
+        ["groom", "--blockstore", &uri, "--json", "--marks", marks.to_str().expect("a path")];
+    let report = program.json(&words).await.expect("groom");
+    let took = begun.elapsed().as_secs_f64();
+    let count = |field: &str| report[field].as_u64().unwrap_or(0);
+    let (live, removed) = (count("live_blocks"), count("removed_blocks"));
+    println!(
+        "groom    {live} blocks alive, {removed} removed in {took:.2} s: {:.0} blocks/s",
+        (live + removed) as f64 / took,
+    );
+}
