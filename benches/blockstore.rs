@@ -9,6 +9,7 @@ use bson::{Document, RawDocumentBuf, doc};
 use common::drain::{self, COLLECTIONS};
 use common::{document, megabytes_per_second, sized};
 use futures::TryStreamExt as _;
+use headstock::blockstore::Place;
 use headstock::job::{Job, Push, PushOptions};
 use headstock::lab::{Backup, Options, Program, ReplicaSet};
 use headstock::store::{Options as StoreOptions, Store};
@@ -121,7 +122,8 @@ async fn push(backup: &Backup, blockstore: &ReplicaSet) -> (Duration, u64) {
     let newest = backup.newest("lab").await.expect("a snapshot");
     let store = Store::open(backup.store(), StoreOptions::default()).expect("open");
     let job = Job::open(store, None).expect("a job");
-    let options = PushOptions { uri: blockstore.uri(), bytes_per_second: None };
+    let place = Place { uri: blockstore.uri(), secret: None };
+    let options = PushOptions { place, bytes_per_second: None };
     let begun = Instant::now();
     let push = Push::start(job, options);
     push.wait_for(&newest.id, PATIENCE).await.expect("pushed");

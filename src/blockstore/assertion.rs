@@ -362,7 +362,7 @@ fn document(block: &StoredBlock, stamp: i64) -> Result<RawDocumentBuf, Error> {
         "_id": name(&block.id),
         "kind": i32::from(block.kind.to_byte()),
         "codec": i32::from(block.codec.to_byte()),
-        "epoch": 0,
+        "epoch": block.epoch(),
         "raw": block.raw_len.cast_signed(),
         "len": i32::try_from(block.bytes.len()).map_err(too_large)?,
         "stamp": stamp,

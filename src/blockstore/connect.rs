@@ -5,7 +5,7 @@
 //! of the last that ended. Nothing waits for ever: a command without an answer counts as one of unknown outcome.
 
 use std::future::{Future, IntoFuture as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bson::{Document, RawDocumentBuf, Timestamp, doc};
@@ -16,6 +16,7 @@ use mongodb::{Client, ClientSession, Collection, Database};
 
 use super::Error;
 use crate::source::client_options;
+use crate::store::Vault;
 
 /// The longest time that an answer is waited for: an election is over by then, and the driver has tried once more.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -50,6 +51,8 @@ pub struct Connection {
     name: Arc<str>,
     /// Operation time of the newest answer.
     seen: Arc<Mutex<Option<Timestamp>>>,
+    /// What seals the documents that are private, once the repository is known.
+    pub(super) vault: Arc<OnceLock<([u8; 16], Vault)>>,
 }
 
 impl Connection {
@@ -71,7 +74,8 @@ impl Connection {
         let unusable = |error: mongodb::error::Error| Error::Uri { problem: error.to_string() };
         let client = Client::with_options(options).map_err(unusable)?;
         let database = client.database(&database);
-        let opened = Self { database, name: name.into(), seen: Arc::default() };
+        let opened =
+            Self { database, name: name.into(), seen: Arc::default(), vault: Arc::default() };
         opened.check().await?;
         Ok(opened)
     }

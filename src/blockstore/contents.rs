@@ -54,7 +54,18 @@ impl Connection {
     /// The names of all jobs that are not removed.
     pub async fn job_names(&self) -> Result<Vec<String>, Error> {
         let found = self.find(JOBS, doc! { "removed": { "$ne": true } }, doc! { "_id": 1 }).await?;
-        found.iter().map(|job| self.text(JOBS, job, "_id")).collect()
+        let mut names = Vec::new();
+        for job in found {
+            if !self.vault().is_encrypted() {
+                names.push(self.text(JOBS, &job, "_id")?);
+            } else if job.get("state").is_ok_and(|state| state.is_some()) {
+                // Before its first commit nothing tells its name.
+                let state = self.unseal(JOBS, &job, "state")?;
+                names.push(self.text(JOBS, &state, "job")?);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// A job of that name, or the only one.
@@ -69,9 +80,10 @@ impl Connection {
             }
             (None, _) => return Err(Error::WhichJob { blockstore: self.name(), have }),
         };
-        let found = self.find_one(JOBS, doc! { "_id": &name }).await?;
+        let found = self.find_one(JOBS, doc! { "_id": self.vault().hidden(&name) }).await?;
         let found = found.ok_or_else(|| self.malformed(JOBS, "_id"))?;
-        let state = found.get_document("state").ok().map(RawDocument::to_owned);
+        let has_state = found.get("state").is_ok_and(|state| state.is_some());
+        let state = has_state.then(|| self.unseal(JOBS, &found, "state")).transpose()?;
         let host = match found.get_object_id("daemon") {
             Ok(daemon) => self.find_one(DAEMONS, doc! { "_id": daemon }).await?,
             Err(_) => None,
@@ -84,14 +96,17 @@ impl Connection {
     pub async fn snapshots(&self, job: &str) -> Result<Vec<Manifest>, Error> {
         let found = self.find(SNAPSHOTS, doc! { "_id.job": job }, doc! { "_id.id": 1 }).await?;
         let read = |document: &RawDocumentBuf| {
-            let manifest = document.get_document("manifest");
-            let manifest = manifest.map_err(|_| self.malformed(SNAPSHOTS, "manifest"))?;
             let keep = document.get_bool("keep").map_err(|_| self.malformed(SNAPSHOTS, "keep"))?;
-            Ok(Manifest { keep, ..Manifest::from_bson(manifest)? })
+            Ok(Manifest { keep, ..self.manifest(document)? })
         };
         let mut manifests = found.iter().map(read).collect::<Result<Vec<_>, Error>>()?;
         manifests.sort_by_key(|manifest| manifest.head.position.optime);
         Ok(manifests)
+    }
+
+    /// The manifest in the document of a snapshot.
+    pub fn manifest(&self, document: &RawDocument) -> Result<Manifest, Error> {
+        Ok(Manifest::from_bson(&self.unseal(SNAPSHOTS, document, "manifest")?)?)
     }
 
     /// The slices of a job, oldest first.
@@ -107,9 +122,8 @@ impl Connection {
     async fn slices_of(&self, filter: Document) -> Result<Vec<Slice>, Error> {
         let found = self.find(SLICES, filter, doc! { "_id.ts": 1 }).await?;
         let read = |document: &RawDocumentBuf| {
-            let slice = document.get_document("slice");
-            let slice = slice.map_err(|_| self.malformed(SLICES, "slice"))?;
-            let (header, pieces) = SliceHeader::from_document(slice)?;
+            let slice = self.unseal(SLICES, document, "slice")?;
+            let (header, pieces) = SliceHeader::from_document(&slice)?;
             Ok(Slice { header, pieces })
         };
         found.iter().map(read).collect()

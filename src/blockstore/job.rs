@@ -10,7 +10,7 @@ use std::time::Duration;
 use bson::oid::ObjectId;
 use bson::raw::cstr;
 use bson::spec::BinarySubtype;
-use bson::{Binary, Document, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
+use bson::{Binary, Document, RawBson, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
 use tokio::sync::Mutex;
 
 use super::Error;
@@ -62,8 +62,8 @@ impl Daemon {
 
     /// Gives its job away and ends its sessions, so that nobody has to wait for its death; then it is not known any more.
     pub async fn leave(&self, connection: &Connection, job: &str) -> Result<(), Error> {
-        let (filter, away) =
-            (doc! { "_id": job, "daemon": self.id }, doc! { "$unset": { "daemon": "" } });
+        let filter = doc! { "_id": connection.vault().hidden(job), "daemon": self.id };
+        let away = doc! { "$unset": { "daemon": "" } };
         connection.update_one(JOBS, filter, away).await?;
         session::end_all_of(connection, self.id).await?;
         let daemons = connection.of(DAEMONS);
@@ -120,11 +120,12 @@ pub enum Change<'a> {
 impl Bound {
     /// Takes a job: a new one, one that is nobody's, or one whose daemon is dead.
     pub async fn take(connection: &Connection, daemon: &Daemon, job: &str) -> Result<Self, Error> {
+        let id = &connection.vault().hidden(job);
         for _ in 0..BINDINGS_MAX {
-            let found = connection.find_one(JOBS, doc! { "_id": job }).await?;
+            let found = connection.find_one(JOBS, doc! { "_id": id }).await?;
             let Some(found) = found else {
                 let made = rawdoc! {
-                    "_id": job,
+                    "_id": id.as_str(),
                     "daemon": daemon.id,
                     "epoch": 1_i64,
                     "commits": 0_i64,
@@ -145,7 +146,7 @@ impl Bound {
                 "$inc": { "epoch": 1_i64 },
                 "$unset": { "removed": "" },
             };
-            connection.update_one(JOBS, doc! { "_id": job, "epoch": epoch }, taken).await?;
+            connection.update_one(JOBS, doc! { "_id": id, "epoch": epoch }, taken).await?;
         }
         Err(Error::Overtaken { job: job.to_owned() })
     }
@@ -258,8 +259,12 @@ impl Bound {
             "commits": at.commits,
         };
         let mut set = Document::new();
-        if let Some(state) = state.and_then(|state| Document::try_from(state).ok()) {
-            set.insert("state", state);
+        if let Some(state) = state {
+            let id = RawBson::String(self.id.clone());
+            let sealed = self.connection.seal(JOBS, id, state.to_owned());
+            if let Ok(sealed) = bson::Bson::try_from(sealed) {
+                set.insert("state", sealed);
+            }
         }
         if let Change::Slices { slices: [first, ..], anew: None } = change {
             filter.insert("received.ts", Timestamp::from(first.header.prev.ts));
@@ -293,11 +298,13 @@ impl Bound {
                 steps.push(Step::Insert { of: SLICES, documents });
             }
             Change::Snapshot(manifest) => {
+                let id = rawdoc! { "job": self.id.as_str(), "id": manifest.id.as_str() };
+                let sealed = self.connection.seal(SNAPSHOTS, id.clone().into(), manifest.to_bson());
                 let documents = vec![rawdoc! {
-                    "_id": { "job": self.id.as_str(), "id": manifest.id.as_str() },
+                    "_id": id,
                     "pins": [],
                     "keep": manifest.keep,
-                    "manifest": manifest.to_bson(),
+                    "manifest": sealed,
                 }];
                 steps.push(Step::Insert { of: SNAPSHOTS, documents });
             }
@@ -321,11 +328,14 @@ impl Bound {
     }
 
     fn slice(&self, Slice { header, pieces }: &Slice) -> RawDocumentBuf {
+        let first = Timestamp::from(header.first.optime.ts);
+        let id = rawdoc! { "job": self.id.as_str(), "ts": first };
+        let sealed = self.connection.seal(SLICES, id.clone().into(), header.to_document(pieces));
         rawdoc! {
-            "_id": { "job": self.id.as_str(), "ts": Timestamp::from(header.first.optime.ts) },
+            "_id": id,
             "prev": raw_optime(header.prev),
             "last": raw_optime(header.last.optime),
-            "slice": header.to_document(pieces),
+            "slice": sealed,
         }
     }
 }

@@ -16,6 +16,7 @@ mod groom;
 mod job;
 mod lacking;
 mod pace;
+mod private;
 mod reader;
 mod reaper;
 mod repository;
@@ -42,12 +43,9 @@ pub(crate) use session::{LEASE, Purpose, Session};
 
 use crate::block::BlockRead;
 use crate::head::Manifest;
-use crate::store::{self, Options, RepositorySalt, Store};
+use crate::store::{self, RepositorySalt, Secret, Store, Vault};
 use connect::Connection;
 use repository::Facts;
-
-/// Segment size of a scratch store: it is allocated at once, and most change little.
-const SCRATCH_SEGMENT_BYTES: u64 = 32 << 20;
 
 /// The read half of a repository. Nothing reached through it changes the repository.
 pub trait Repository: Send + Sync {
@@ -75,6 +73,15 @@ pub trait Repository: Send + Sync {
     fn describe(&self) -> String;
 }
 
+/// Where a blockstore is, and what opens it if it is encrypted.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Connection string of its replica set.
+    pub uri: String,
+    /// Its key.
+    pub secret: Option<Arc<Secret>>,
+}
+
 /// A blockstore that is open. Cheap to clone; every clone is the same.
 #[derive(Clone)]
 pub struct Blockstore {
@@ -86,42 +93,59 @@ impl Blockstore {
     /// Opens a blockstore that holds a repository.
     ///
     /// # Errors
-    /// [`Error::NoRepository`], [`Error::NewerFormat`], and those of reaching it.
-    pub async fn open(uri: &str) -> Result<Self, Error> {
-        let connection = Connection::open(uri).await?;
+    /// [`Error::NoRepository`], [`Error::NewerFormat`], [`Error::Encryption`] without a key that is needed, and those of reaching it.
+    pub async fn open(place: &Place) -> Result<Self, Error> {
+        let connection = Connection::open(&place.uri).await?;
         let facts = Facts::find(&connection).await?;
-        let none = || Error::NoRepository { blockstore: connection.name() };
-        Ok(Self { facts: facts.ok_or_else(none)?, connection })
+        let facts = facts.ok_or_else(|| Error::NoRepository { blockstore: connection.name() })?;
+        let vault = facts.unlock(&connection, place.secret.as_ref())?;
+        connection.unlocked(facts.uuid, vault);
+        Ok(Self { facts, connection })
     }
 
     /// Opens a blockstore for a store that is pushed there; makes the repository if there is none.
     ///
     /// # Errors
     /// [`Error::AnotherSalt`], [`Error::Encryption`], and those of [`Blockstore::open`].
-    pub async fn open_for(uri: &str, store: &Store) -> Result<Self, Error> {
-        if store.is_encrypted() {
-            let what = format!("the store {} is encrypted", store.dir().display());
-            return Err(Error::Encryption { what });
-        }
-        let connection = Connection::open(uri).await?;
+    pub async fn open_for(place: &Place, store: &Store) -> Result<Self, Error> {
+        let connection = Connection::open(&place.uri).await?;
         let facts = match Facts::find(&connection).await? {
             Some(facts) => facts,
             None => Facts::make(&connection, store).await?,
         };
-        if facts.salt != store.salt() {
-            let (dir, blockstore) = (store.dir().display().to_string(), connection.name());
-            return Err(Error::AnotherSalt { dir, blockstore });
+        let own = store.vault();
+        let mut vault = facts.unlock(&connection, place.secret.as_ref())?;
+        let (dir, blockstore) = (store.dir().display().to_string(), connection.name());
+        if own.is_encrypted() != vault.is_encrypted() {
+            let is = |encrypted| if encrypted { "is encrypted" } else { "is not" };
+            let (here, there) = (is(own.is_encrypted()), is(vault.is_encrypted()));
+            let what = format!("the store {dir} {here} and {blockstore} {there}");
+            return Err(Error::Encryption { what });
         }
+        if !own.is_among(&vault) {
+            if !vault.is_encrypted() || !vault.is_among(&own) {
+                return Err(Error::AnotherSalt { dir, blockstore });
+            }
+            vault = facts.take_keys(&connection, &own).await?;
+        }
+        connection.unlocked(facts.uuid, vault);
         Ok(Self { connection, facts })
     }
 
-    /// The salt of its repository, if there is one there.
+    /// What names and seals the blocks of its repository, if there is one there.
     ///
     /// # Errors
-    /// Those of reaching it.
-    pub async fn salt_at(uri: &str) -> Result<Option<RepositorySalt>, Error> {
-        let connection = Connection::open(uri).await?;
-        Ok(Facts::find(&connection).await?.map(|facts| facts.salt))
+    /// [`Error::Encryption`], and those of reaching it.
+    pub async fn vault_at(place: &Place) -> Result<Option<Vault>, Error> {
+        let connection = Connection::open(&place.uri).await?;
+        let facts = Facts::find(&connection).await?;
+        facts.map(|facts| facts.unlock(&connection, place.secret.as_ref())).transpose()
+    }
+
+    /// What names and seals its blocks.
+    #[must_use]
+    pub fn vault(&self) -> &Vault {
+        self.connection.vault()
     }
 
     /// What to call it; holds no secret.
@@ -133,7 +157,7 @@ impl Blockstore {
     /// The salt of every tree in it.
     #[must_use]
     pub fn salt(&self) -> RepositorySalt {
-        self.facts.salt
+        self.vault().salt()
     }
 
     /// The names of its jobs.
@@ -157,7 +181,7 @@ impl Blockstore {
     /// # Errors
     /// Those of reading it.
     pub async fn snapshots(&self, job: &str) -> Result<Vec<Manifest>, Error> {
-        self.connection.snapshots(job).await
+        self.connection.snapshots(&self.job_id(job)).await
     }
 
     /// The slices of a job, oldest first.
@@ -165,7 +189,7 @@ impl Blockstore {
     /// # Errors
     /// Those of reading it.
     pub async fn slices(&self, job: &str) -> Result<Vec<Slice>, Error> {
-        self.connection.slices(job).await
+        self.connection.slices(&self.job_id(job)).await
     }
 
     /// Starts to read, with every snapshot of a job pinned.
@@ -173,7 +197,12 @@ impl Blockstore {
     /// # Errors
     /// Those of reaching it.
     pub async fn reader(&self, job: &str) -> Result<Reader, Error> {
-        Reader::start(&self.connection, job).await
+        Reader::start(&self.connection, &self.job_id(job)).await
+    }
+
+    /// What a job's documents are named by.
+    pub(crate) fn job_id(&self, job: &str) -> String {
+        self.vault().hidden(job)
     }
 
     /// For the floors that push.
@@ -202,13 +231,11 @@ impl Repository for RemoteRepository {
     }
 
     fn scratch_store(&self, dir: &Path) -> Result<Store, store::Error> {
-        let segment_bytes = SCRATCH_SEGMENT_BYTES;
-        let options = Options { segment_bytes, durable: false, mmap: false, secret: None };
-        Store::create_with_salt(dir, options, self.salt())
+        self.blockstore.vault().scratch(dir)
     }
 
     fn is_encrypted(&self) -> bool {
-        false
+        self.blockstore.vault().is_encrypted()
     }
 
     fn scratch_dir(&self) -> PathBuf {

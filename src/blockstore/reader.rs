@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bson::{Binary, doc};
-use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::Error;
@@ -20,9 +19,7 @@ use super::assertion::{block_of, name, name_of};
 use super::connect::{BLOCKS, Connection, JOBS, SNAPSHOTS};
 use super::session::{Purpose, Session};
 use super::transaction::{Ended, Miss, Step};
-use crate::block::{
-    self, Block, BlockId, BlockRead, Dictionary, Kind, StoredForm, decompress, references,
-};
+use crate::block::{self, Block, BlockId, BlockRead, Dictionary, Kind, references};
 use crate::store::StoredBlock;
 
 /// Blocks asked for at once.
@@ -143,7 +140,7 @@ impl Reader {
             None => None,
             Some(id) => self.dictionary(id).await?,
         };
-        open(stored, dictionary.as_deref())?;
+        self.inner.connection.vault().open(stored, dictionary.as_deref())?;
         Ok(())
     }
 
@@ -198,7 +195,7 @@ impl Inner {
             return Ok(Some(known.clone()));
         }
         let Some(block) = self.stored(&[*id]).await?.pop() else { return Ok(None) };
-        let raw = open(&block, None)?;
+        let raw = self.connection.vault().open(&block, None)?;
         let dictionary = Arc::new(Dictionary::new(*id, raw));
         let mut state = self.lock();
         if state.dictionaries.len() >= DICTIONARIES_MAX {
@@ -225,7 +222,7 @@ impl Inner {
                     lacks |= stored.id == *id;
                     continue;
                 }
-                let opened = open(&stored, dictionary.as_deref());
+                let opened = self.connection.vault().open(&stored, dictionary.as_deref());
                 if stored.id == *id {
                     wanted = Some(Block { kind: stored.kind, bytes: opened? });
                 } else if let Ok(bytes) = opened {
@@ -246,24 +243,6 @@ impl Inner {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The raw bytes of a stored block, checked against its name.
-pub(super) fn open(
-    stored: &StoredBlock,
-    dictionary: Option<&Dictionary>,
-) -> Result<Bytes, block::Error> {
-    let damaged = |what| block::Error::Damaged { id: stored.id, what };
-    let form = stored.dictionary.as_ref().map_or(StoredForm::PLAIN, StoredForm::with);
-    if form != dictionary.map_or(StoredForm::PLAIN, Dictionary::form) {
-        return Err(damaged("the dictionary that it was compressed with cannot be had"));
-    }
-    let raw = decompress(stored.codec, &stored.bytes, stored.raw_len as usize, dictionary)
-        .map_err(|_| damaged("the stored bytes do not decompress"))?;
-    if BlockId::of(stored.kind, &raw) != stored.id {
-        return Err(damaged("the content does not hash to its name"));
-    }
-    Ok(raw.into())
 }
 
 impl State {

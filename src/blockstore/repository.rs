@@ -4,6 +4,9 @@
 //! clients that make one at a time, the one whose document stands decides, and the others find what they made in its place, since it is
 //! the same. So a repository that can be opened is whole.
 
+use std::sync::Arc;
+
+use bson::raw::cstr;
 use bson::spec::BinarySubtype;
 use bson::{Binary, RawDocumentBuf, doc, rawdoc};
 use mongodb::IndexModel;
@@ -14,7 +17,7 @@ use super::Error;
 use super::connect::{
     BLOCKS, Connection, DAEMONS, GENERATION, JOBS, Of, REPOSITORY, SESSIONS, SLICES, SNAPSHOTS,
 };
-use crate::store::{RepositorySalt, Store};
+use crate::store::{RepositorySalt, Secret, Store, Vault};
 
 /// The format that this program writes, and the newest that it reads.
 const FORMAT: i32 = 1;
@@ -23,10 +26,12 @@ const FORMAT: i32 = 1;
 const NAMESPACE_EXISTS: i32 = 48;
 
 /// What the repository document says.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) struct Facts {
     pub uuid: [u8; 16],
-    pub salt: RepositorySalt,
+    salt: RepositorySalt,
+    /// Of an encrypted one: its keys, sealed.
+    keys: Option<Vec<u8>>,
 }
 
 impl Facts {
@@ -44,17 +49,43 @@ impl Facts {
             let (blockstore, format) = (connection.name(), i64::from(min_reader));
             return Err(Error::NewerFormat { blockstore, format });
         }
-        if document.get_bool("encrypted").map_err(|_| malformed("encrypted"))? {
-            let what = format!("{} is encrypted", connection.name());
-            return Err(Error::Encryption { what });
-        }
+        let encrypted = document.get_bool("encrypted").map_err(|_| malformed("encrypted"))?;
         let bytes = |field: &'static str| {
             document.get_binary(field).map(|binary| binary.bytes).map_err(|_| malformed(field))
         };
         Ok(Self {
             uuid: bytes("uuid")?.try_into().map_err(|_| malformed("uuid"))?,
             salt: RepositorySalt(bytes("salt")?.try_into().map_err(|_| malformed("salt"))?),
+            keys: if encrypted { Some(bytes("keys")?.to_vec()) } else { None },
         })
+    }
+
+    /// Opens what names and seals its blocks.
+    pub fn unlock(
+        &self,
+        connection: &Connection,
+        secret: Option<&Arc<Secret>>,
+    ) -> Result<Vault, Error> {
+        let name = connection.name();
+        match (&self.keys, secret) {
+            (None, _) => Ok(Vault::plain(self.uuid, self.salt)),
+            (Some(keys), Some(secret)) => Ok(Vault::unlock(self.uuid, keys, secret, &name)?),
+            (Some(_), None) => Err(Error::Encryption {
+                what: format!("{name} is encrypted: give its --key-file or --passphrase-file"),
+            }),
+        }
+    }
+
+    /// Takes in the data keys that a store has had since, before anything is sealed with them.
+    pub async fn take_keys(&self, connection: &Connection, store: &Vault) -> Result<Vault, Error> {
+        let (vault, copy) = store.for_repository(self.uuid);
+        let (old, new) = (self.keys.as_deref().map(generic), copy.as_deref().map(generic));
+        let change = doc! { "$set": { "keys": new } };
+        if connection.update_one(REPOSITORY, doc! { "_id": 0, "keys": old }, change).await? {
+            return Ok(vault);
+        }
+        // Somebody else changed them: another attempt sees what they are now.
+        Err(Error::NotMade)
     }
 
     /// Makes a repository for stores like that one, or finds the one that somebody makes meanwhile.
@@ -66,24 +97,32 @@ impl Facts {
         let generation = rawdoc! { "_id": 0, "value": 1_i64, "starts": 0_i64 };
         connection.insert_one(GENERATION, &generation).await?;
         let uuid: [u8; 16] = rand::random();
-        let salt = store.salt();
-        let binary = |subtype, bytes: &[u8]| Binary { subtype, bytes: bytes.to_vec() };
-        let document = rawdoc! {
+        let (vault, keys) = store.vault().for_repository(uuid);
+        let encrypted = vault.is_encrypted();
+        let salt = if encrypted { RepositorySalt([0; 32]) } else { vault.salt() };
+        let mut document = rawdoc! {
             "_id": 0,
             "format": FORMAT,
             "min_reader": FORMAT,
             "incompatible": 0_i64,
             "compatible": 0_i64,
-            "uuid": binary(BinarySubtype::Uuid, &uuid),
-            "salt": binary(BinarySubtype::Generic, &salt.0),
-            "encrypted": false,
+            "uuid": Binary { subtype: BinarySubtype::Uuid, bytes: uuid.to_vec() },
+            "salt": generic(&salt.0),
+            "encrypted": encrypted,
         };
+        if let Some(keys) = &keys {
+            document.append(cstr!("keys"), generic(keys));
+        }
         if connection.insert_one(REPOSITORY, &document).await? {
-            return Ok(Self { uuid, salt });
+            return Ok(Self { uuid, salt, keys });
         }
         let other = Self::find(connection).await?;
         other.ok_or_else(|| Error::NoRepository { blockstore: connection.name() })
     }
+}
+
+fn generic(bytes: &[u8]) -> Binary {
+    Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() }
 }
 
 async fn make_collection(connection: &Connection, of: Of) -> Result<(), Error> {

@@ -33,10 +33,9 @@ impl Bound {
         let mut held = Vec::new();
         for document in found {
             let malformed = |field| connection.malformed(SNAPSHOTS, field);
-            let manifest = document.get_document("manifest").map_err(|_| malformed("manifest"))?;
             let pins = document.get_array("pins").map_err(|_| malformed("pins"))?;
             held.push(Held {
-                manifest: Manifest::from_bson(manifest)?,
+                manifest: connection.manifest(&document)?,
                 pinned: !pins.is_empty(),
                 unwanted: document.get_bool("unwanted").unwrap_or(false),
             });
@@ -145,7 +144,7 @@ impl Blockstore {
             return Err(Error::Newest { id: name() });
         }
         let connection = self.connection();
-        let filter = doc! { "_id": { "job": &job.name, "id": id } };
+        let filter = doc! { "_id": { "job": self.job_id(&job.name), "id": id } };
         let unwanted = doc! { "$set": { "unwanted": true } };
         if !connection.update_one(SNAPSHOTS, filter, unwanted).await? {
             return Ok(Deletion::Done);

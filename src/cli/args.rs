@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Error;
+use crate::blockstore::Place;
 use crate::head::scope::{Pattern, Scope};
 use crate::job::{self, PushOptions, RemoteJob};
 use crate::restore::Backup;
@@ -96,6 +97,11 @@ impl KeyArgs {
         SecretFile::of(path("HEADSTOCK_KEY_FILE"), path("HEADSTOCK_PASSPHRASE_FILE"))
     }
 
+    /// A blockstore, with the secret that is given, if one is.
+    pub fn place(&self, uri: String) -> Result<Place, Error> {
+        Ok(Place { uri, secret: self.secret()?.map(Arc::new) })
+    }
+
     /// Reads the secret that is given, if one is.
     pub fn secret(&self) -> Result<Option<Secret>, Error> {
         let file = self.file().or_else(Self::file_of_environment);
@@ -129,8 +135,7 @@ pub struct ReadArgs {
 /// Where a job is read.
 pub enum From {
     Store(Location),
-    /// By its connection string.
-    Blockstore(String),
+    Blockstore(Place),
 }
 
 impl ReadArgs {
@@ -144,7 +149,7 @@ impl ReadArgs {
             (None, None) => None,
         };
         match (uri, &self.store) {
-            (Some(uri), _) => Ok(From::Blockstore(uri)),
+            (Some(uri), _) => Ok(From::Blockstore(self.key.place(uri)?)),
             (None, Some(store)) => location(store, &self.key).map(From::Store),
             (None, None) => Err(Error::NoRepository),
         }
@@ -170,9 +175,9 @@ impl ReadArgs {
                 let open = || job::open_backup(location, self.job.as_deref());
                 Ok(tokio::task::block_in_place(open)?)
             }
-            From::Blockstore(uri) => {
+            From::Blockstore(place) => {
                 let scratch = self.scratch.clone().unwrap_or_else(std::env::temp_dir);
-                let job = RemoteJob::open(&uri, self.job.as_deref()).await?;
+                let job = RemoteJob::open(&place, self.job.as_deref()).await?;
                 Ok(job.into_backup(scratch))
             }
         }
@@ -282,10 +287,11 @@ pub struct PushArgs {
 
 impl PushArgs {
     /// Where to push, if anywhere.
-    pub fn options(&self) -> Result<Option<PushOptions>, Error> {
+    pub fn options(&self, store: &Location) -> Result<Option<PushOptions>, Error> {
         let bytes_per_second = self.push_mbps.map(|megabytes| u64::from(megabytes) * 1_000_000);
+        let place = |uri| Place { uri, secret: store.secret.clone() };
         let uri = self.blockstore.uri()?;
-        Ok(uri.map(|uri| PushOptions { uri, bytes_per_second }))
+        Ok(uri.map(|uri| PushOptions { place: place(uri), bytes_per_second }))
     }
 }
 

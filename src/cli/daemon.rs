@@ -54,9 +54,11 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<Exit, Error> {
     let mut signals = Signals::listen()?;
     let scope = args.follow.scope()?;
+    let store = args.follow.location()?;
     let options = daemon::Options {
         scope,
-        store: args.follow.location()?,
+        push: args.follow.push.options(&store)?,
+        store,
         job: args.follow.job,
         snapshot_every: args.snapshot_every,
         restore_window: args.restore_window,
@@ -68,7 +70,6 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         rescan: args.follow.rescan,
         heal: !args.follow.no_rescan,
         scan_bytes_per_second: args.follow.pace.bytes_per_second(),
-        push: args.follow.push.options()?,
     };
     let uri = args.follow.source.uri()?;
     let daemon = tokio::select! {

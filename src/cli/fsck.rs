@@ -10,6 +10,7 @@ use super::args::{self, From, ReadArgs, read_uri};
 use super::progress::Meter;
 use super::{Error, Exit, output};
 use crate::block::BlockRead;
+use crate::blockstore::Place;
 use crate::job::check::{self, Finding, LostRange};
 use crate::job::{RemoteJob, now_ms, remote_check};
 use crate::store::fsck::{Level, Part, Settings};
@@ -152,11 +153,14 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
     let settings = args.settings();
     let location = match args.of.from()? {
         From::Store(location) => location,
-        From::Blockstore(uri) => return remote(&args, &uri).await,
+        From::Blockstore(place) => return remote(&args, &place).await,
     };
     if args.repair {
         let others = match &args.from_blockstore_file {
-            Some(file) => vec![others(&read_uri(file)?, args.of.job.as_deref()).await?],
+            Some(file) => {
+                let place = Place { uri: read_uri(file)?, secret: location.secret.clone() };
+                vec![others(&place, args.of.job.as_deref()).await?]
+            }
             None => Vec::new(),
         };
         return repair(&args, &location, others, &settings);
@@ -191,8 +195,8 @@ struct Repaired<'a> {
 }
 
 /// The blocks of a blockstore, with a job's snapshots pinned.
-async fn others(uri: &str, job: Option<&str>) -> Result<Arc<dyn BlockRead>, Error> {
-    Ok(Arc::new(RemoteJob::open(uri, job).await?.reader))
+async fn others(place: &Place, job: Option<&str>) -> Result<Arc<dyn BlockRead>, Error> {
+    Ok(Arc::new(RemoteJob::open(place, job).await?.reader))
 }
 
 fn repair(
@@ -229,7 +233,7 @@ fn repair(
 }
 
 /// Checks a blockstore, and mends it from the stores given.
-async fn remote(args: &Args, uri: &str) -> Result<Exit, Error> {
+async fn remote(args: &Args, place: &Place) -> Result<Exit, Error> {
     if args.dry_run
         || args.sample.is_some()
         || args.max_duration.is_some()
@@ -250,7 +254,7 @@ async fn remote(args: &Args, uri: &str) -> Result<Exit, Error> {
     let meter = Arc::new(Meter::new());
     let shown = meter.clone();
     let show = Arc::new(move |report: &remote_check::Report| shown.show_remote(report));
-    let report = remote_check::run(uri, args.of.job.as_deref(), depth, &from, show).await;
+    let report = remote_check::run(place, args.of.job.as_deref(), depth, &from, show).await;
     meter.stop();
     let report = report?;
     if args.json {

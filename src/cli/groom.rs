@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::args::BlockstoreArgs;
+use super::args::{BlockstoreArgs, KeyArgs};
 use super::progress::Groom;
 use super::{Error, Exit, output};
 use crate::blockstore::{Blockstore, GroomReport, GroomRequest};
@@ -31,6 +31,8 @@ EXAMPLES
 pub struct Args {
     #[command(flatten)]
     blockstore: BlockstoreArgs,
+    #[command(flatten)]
+    key: KeyArgs,
     /// Directory for what is marked; one of the system's unless given
     #[arg(long, value_name = "DIR")]
     marks: Option<PathBuf>,
@@ -45,13 +47,13 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
     let mut signals = Signals::listen()?;
-    let uri = args.blockstore.uri()?.ok_or(Error::NoBlockstore)?;
+    let place = args.key.place(args.blockstore.uri()?.ok_or(Error::NoBlockstore)?)?;
     let stopped = Arc::new(AtomicBool::new(false));
     let watch = Arc::new(Groom::new(stopped.clone()));
     let marks = args.marks.unwrap_or_else(|| std::env::temp_dir().join("headstock-marks"));
     let request = GroomRequest { dry_run: args.dry_run, marks };
     let work = async {
-        let blockstore = Blockstore::open(&uri).await?;
+        let blockstore = Blockstore::open(&place).await?;
         blockstore.groom(request, watch.clone()).await
     };
     tokio::pin!(work);

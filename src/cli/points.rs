@@ -38,7 +38,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
     let name = args.job.job.as_deref();
     let points = match args.job.from()? {
         From::Store(location) => tokio::task::block_in_place(|| job::points(location, name))?,
-        From::Blockstore(uri) => job::remote_points(&uri, name).await?,
+        From::Blockstore(place) => job::remote_points(&place, name).await?,
     };
     if args.json {
         output::json(&points)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::args::{BlockstoreArgs, StoreArgs};
 use super::progress::RestoreWatch;
 use super::{Error, Exit, output};
+use crate::blockstore::Place;
 use crate::daemon::Signals;
 use crate::job::rebuild::{self, Report, Request};
 use crate::restore::{At, Cancel};
@@ -47,10 +48,12 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Exit, Error> {
     let mut signals = Signals::listen()?;
+    let location = args.store.location()?;
+    let uri = args.blockstore.uri()?.ok_or(Error::NoBlockstore)?;
     let request = Request {
-        uri: args.blockstore.uri()?.ok_or(Error::NoBlockstore)?,
+        place: Place { uri, secret: location.secret.clone() },
         job: args.job,
-        location: args.store.location()?,
+        location,
         at: args.at,
     };
     let (cancel, watch) = (Cancel::new(), Arc::new(RestoreWatch::new()));

@@ -81,8 +81,8 @@ async fn delete(job: ReadArgs, id: String) -> Result<Exit, Error> {
             let request = Request::SnapshotDelete { job: job.job, id };
             tell(daemon::ask_or_do(&location, request).await?, false)?;
         }
-        From::Blockstore(uri) => {
-            let blockstore = Blockstore::open(&uri).await?;
+        From::Blockstore(place) => {
+            let blockstore = Blockstore::open(&place).await?;
             match blockstore.delete_snapshot(job.job.as_deref(), &id).await? {
                 Deletion::Done => output::line(&id)?,
                 Deletion::Asked { host } => {

@@ -42,7 +42,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         From::Store(location) => {
             tokio::task::block_in_place(|| job::list_snapshots(location, name))?
         }
-        From::Blockstore(uri) => job::list_remote_snapshots(&uri, name).await?,
+        From::Blockstore(place) => job::list_remote_snapshots(&place, name).await?,
     };
     if args.json {
         output::json(&snapshots)?;

@@ -87,7 +87,7 @@ async fn start(args: &Args) -> Result<Follow, Error> {
     if let Some(limit) = args.follow.pace.bytes_per_second() {
         source.limit_scans(limit);
     }
-    let push = args.follow.push.options()?;
+    let push = args.follow.push.options(&store)?;
     if let Some(push) = &push {
         job::prepare_store(&store, push).await?;
     }

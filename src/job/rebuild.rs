@@ -16,7 +16,7 @@ use super::remote::RemoteJob;
 use super::slices::{self, SliceChain};
 use super::{Error, Job, SnapshotInfo, State, blocking, hex, snapshot, snapshot_of_what_is_stored};
 use crate::block::{BlockId, BlockRead, references};
-use crate::blockstore::{self, Blockstore, Reader, Slice};
+use crate::blockstore::{self, Blockstore, Place, Reader, Slice};
 use crate::head::{self, Manifest, content_root};
 use crate::oplog::{OpTime, Ts};
 use crate::restore::{Amount, At, Cancel, Phase, Progress};
@@ -31,8 +31,8 @@ const KEEP_EVERY_BYTES: u64 = 256 << 20;
 
 /// What to rebuild.
 pub struct Request {
-    /// Connection string of the blockstore.
-    pub uri: String,
+    /// The blockstore.
+    pub place: Place,
     /// The job; the only one if none is named.
     pub job: Option<String>,
     /// Where.
@@ -71,7 +71,7 @@ pub async fn rebuild(
     progress: Arc<dyn Progress>,
     cancel: Cancel,
 ) -> Result<Report, Error> {
-    let remote = RemoteJob::open(&request.uri, request.job.as_deref()).await?;
+    let remote = RemoteJob::open(&request.place, request.job.as_deref()).await?;
     let name = remote.state.name.clone();
     let store = open_store(&remote.blockstore, &request.location, &name).await?;
     let mut bases = bases(&remote, &request.at)?;
@@ -115,15 +115,15 @@ async fn open_store(
     location: &Location,
     job: &str,
 ) -> Result<Store, Error> {
-    let (location, salt) = (location.clone(), blockstore.salt());
+    let (location, vault) = (location.clone(), blockstore.vault().clone());
     let (name, job) = (blockstore.name(), job.to_owned());
     blocking("rebuild", &job.clone(), move || {
         let store = match Store::exists(&location.dir) {
             true => Store::open(&location.dir, location.options())?,
-            false => Store::create_with_salt(&location.dir, location.options(), salt)?,
+            false => vault.create_store(&location.dir, location.options())?,
         };
         let dir = location.dir.display().to_string();
-        if store.salt() != salt {
+        if !vault.is_among(&store.vault()) {
             return Err(blockstore::Error::AnotherSalt { dir, blockstore: name }.into());
         }
         match store.roots().1.contains_key(&job) {

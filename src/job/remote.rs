@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::read::unreachable_after;
 use super::{Error, JobPoints, SnapshotInfo, SpanInfo, State, blocking};
-use crate::blockstore::{Blockstore, Reader, RemoteRepository, Slice};
+use crate::blockstore::{Blockstore, Place, Reader, RemoteRepository, Slice};
 use crate::head::Manifest;
 use crate::restore;
 
@@ -28,8 +28,8 @@ impl RemoteJob {
     ///
     /// # Errors
     /// [`Error::Blockstore`]; [`Error::NotConsistent`] if nothing was committed for it yet.
-    pub async fn open(uri: &str, job: Option<&str>) -> Result<Self, Error> {
-        let blockstore = Blockstore::open(uri).await?;
+    pub async fn open(place: &Place, job: Option<&str>) -> Result<Self, Error> {
+        let blockstore = Blockstore::open(place).await?;
         let name = blockstore.job(job).await?.name;
         let reader = blockstore.reader(&name).await?;
         // What is read after the pins is there as long as they are.
@@ -62,10 +62,10 @@ impl RemoteJob {
 /// # Errors
 /// [`Error::Blockstore`].
 pub async fn list_remote_snapshots(
-    uri: &str,
+    place: &Place,
     job: Option<&str>,
 ) -> Result<Vec<SnapshotInfo>, Error> {
-    let blockstore = Blockstore::open(uri).await?;
+    let blockstore = Blockstore::open(place).await?;
     let mut found = Vec::new();
     for name in names(&blockstore, job).await? {
         let manifests = blockstore.snapshots(&name).await?;
@@ -78,11 +78,11 @@ pub async fn list_remote_snapshots(
 ///
 /// # Errors
 /// [`Error::Blockstore`], and those of reading blocks.
-pub async fn remote_points(uri: &str, job: Option<&str>) -> Result<Vec<JobPoints>, Error> {
-    let blockstore = Blockstore::open(uri).await?;
+pub async fn remote_points(place: &Place, job: Option<&str>) -> Result<Vec<JobPoints>, Error> {
+    let blockstore = Blockstore::open(place).await?;
     let mut found = Vec::new();
     for name in names(&blockstore, job).await? {
-        let job = RemoteJob::open(uri, Some(&name)).await?;
+        let job = RemoteJob::open(place, Some(&name)).await?;
         let stopped = job.state.stopped.as_ref().map(|stopped| stopped.reason.clone());
         let backup = job.into_backup(std::env::temp_dir());
         let spans = blocking("reader", &name, move || Ok(backup.spans()?)).await?;

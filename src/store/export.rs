@@ -31,8 +31,15 @@ pub struct StoredBlock {
 }
 
 impl StoredBlock {
+    /// The epoch of the data key that it is sealed with; 0 if it is not.
+    #[must_use]
+    pub fn epoch(&self) -> i32 {
+        let epoch = self.bytes.first_chunk().filter(|_| self.sealed);
+        epoch.map_or(0, |epoch| i32::from_le_bytes(*epoch))
+    }
+
     /// The record header of such a block, without a place.
-    fn header(&self) -> Result<RecordHeader, block::Error> {
+    pub(super) fn header(&self) -> Result<RecordHeader, block::Error> {
         let damaged = |what| block::Error::Damaged { id: self.id, what };
         let form = self.dictionary.as_ref().map_or(StoredForm::PLAIN, StoredForm::with);
         if form != StoredForm::PLAIN

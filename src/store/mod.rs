@@ -50,6 +50,7 @@ pub(crate) mod sync;
 mod table;
 #[cfg(test)]
 mod vectors;
+mod vault;
 mod verified;
 mod walk;
 mod writer;
@@ -65,6 +66,7 @@ pub use layout::SegmentId;
 pub use location::Location;
 pub use map::Map;
 pub use session::Session;
+pub use vault::Vault;
 
 use crate::block::{
     self, Block, BlockId, BlockRead, BlockWrite, Dictionary, Family, Kind, MAX_BLOCK_BYTES,
@@ -255,6 +257,10 @@ impl Store {
     /// # Errors
     /// As [`Store::create`].
     pub fn scratch(&self, dir: &Path) -> Result<Self, Error> {
+        Self::scratch_with(dir, &self.shared.identity)
+    }
+
+    fn scratch_with(dir: &Path, identity: &identity::Identity) -> Result<Self, Error> {
         let disk: Arc<dyn fs::Disk> = Arc::new(fs::RealDisk);
         let options = Options {
             segment_bytes: SCRATCH_SEGMENT_BYTES,
@@ -262,7 +268,7 @@ impl Store {
             mmap: false,
             secret: None,
         };
-        open::scratch_of(&disk, dir, &options, &self.shared.identity).map(Self::of)
+        open::scratch_of(&disk, dir, &options, identity).map(Self::of)
     }
 
     fn of(shared: Shared) -> Self {

@@ -44,6 +44,37 @@ pub(super) fn create(
     options: &Options,
     salt: RepositorySalt,
 ) -> Result<(), Error> {
+    create_as(disk, dir, options, |uuid| {
+        let keys = options.secret.as_ref();
+        let keys = keys.map(|secret| keys::create(&**disk, dir, &uuid, salt, secret).map(Arc::new));
+        Ok(Identity { uuid, salt, keys: keys.transpose()? })
+    })
+}
+
+/// The same with the salt and keys of another repository.
+pub(super) fn create_like(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: &Options,
+    other: &Identity,
+) -> Result<(), Error> {
+    create_as(disk, dir, options, |uuid| {
+        let keys = match (&other.keys, &options.secret) {
+            (Some(keys), Some(secret)) => {
+                Some(Arc::new(keys::create_like(&**disk, dir, &uuid, keys, secret)?))
+            }
+            _ => None,
+        };
+        Ok(Identity { uuid, salt: other.salt, keys })
+    })
+}
+
+fn create_as(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: &Options,
+    identity: impl FnOnce([u8; 16]) -> Result<Identity, Error>,
+) -> Result<(), Error> {
     if !(MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&options.segment_bytes) {
         return Err(Error::SegmentSize { bytes: options.segment_bytes });
     }
@@ -52,10 +83,7 @@ pub(super) fn create(
     let _lock = recover::take_lock(&**disk, dir)?;
     // Another process may have made a store meanwhile.
     check_empty(&**disk, dir)?;
-    let uuid = rand::random();
-    let keys = options.secret.as_ref();
-    let keys = keys.map(|secret| keys::create(&**disk, dir, &uuid, salt, secret).map(Arc::new));
-    make_files(disk, dir, options, &Identity { uuid, salt, keys: keys.transpose()? })
+    make_files(disk, dir, options, &identity(rand::random())?)
 }
 
 /// Makes a store with the salt and the keys of another, which has the only copy of them, and opens it.

@@ -1,6 +1,7 @@
 //! A job in a blockstore: pushed, restored from, rebuilt, groomed, checked, while its replica set does what replica sets do.
 
 mod check;
+mod encrypted;
 mod groom;
 mod push;
 mod scene;

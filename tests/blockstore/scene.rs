@@ -72,10 +72,15 @@ impl Scene {
 
     /// Restores the newest point straight from the blockstore into a fresh server.
     pub async fn restored(&self, job: &str) -> SourceState {
+        self.restored_with(job, &[]).await
+    }
+
+    /// The same with more arguments.
+    pub async fn restored_with(&self, job: &str, more: &[&str]) -> SourceState {
         let server = Standalone::start(&Options::default()).await.expect("a server");
         let (uri, to) = (self.uri(), server.uri());
         let words = ["restore", "--blockstore", &uri, "--job", job, "--to", &to];
-        self.program.run(&words).await.expect("restore");
+        self.program.run(&[&words[..], more].concat()).await.expect("restore");
         SourceState::capture(server.client(), Detail::Collections).await.expect("its state")
     }
 

@@ -194,7 +194,8 @@ impl Groom {
         let snapshots = self.snapshots().await?;
         let mut roots = Vec::new();
         for (number, job) in jobs.iter().enumerate() {
-            let of_job = snapshots.iter().filter(|(of, _)| of == job);
+            let id = blockstore.job_id(job);
+            let of_job = snapshots.iter().filter(|(of, _)| *of == id);
             let mut heads: Vec<HeadRoot> = of_job.map(|(_, one)| one.head.clone()).collect();
             heads.sort_by_key(|head| head.position.optime);
             let job_bit = Jobs::of(number);
@@ -205,12 +206,13 @@ impl Groom {
             roots.push(Roots { job: job_bit, heads });
         }
         // A job that was removed, or is new, has roots too.
-        let others = snapshots.iter().filter(|(of, _)| !jobs.contains(of));
+        let ids: Vec<String> = jobs.iter().map(|job| blockstore.job_id(job)).collect();
+        let others = snapshots.iter().filter(|(of, _)| !ids.contains(of));
         roots.extend(
             others
                 .map(|(_, one)| Roots { job: Jobs::of(Jobs::MAX), heads: vec![one.head.clone()] }),
         );
-        for slice in self.connection.slices_of_others(jobs).await? {
+        for slice in self.connection.slices_of_others(&ids).await? {
             let marked =
                 slice.pieces.iter().try_for_each(|id| marker.mark(*id, Jobs::of(Jobs::MAX)));
             marked.map_err(self.disk())?;
@@ -237,8 +239,7 @@ impl Groom {
             let malformed = |field| connection.malformed(SNAPSHOTS, field);
             let id = document.get_document("_id").map_err(|_| malformed("_id"))?;
             let job = id.get_str("job").map_err(|_| malformed("_id"))?.to_owned();
-            let manifest = document.get_document("manifest").map_err(|_| malformed("manifest"))?;
-            found.push((job, Manifest::from_bson(manifest)?));
+            found.push((job, connection.manifest(document)?));
         }
         connection.ask("commitTransaction", session.commit_transaction().into_future()).await?;
         connection.saw(&session);

@@ -63,6 +63,8 @@ struct Inner {
     pushing: Option<(String, Asserter)>,
     /// Of snapshots that are there.
     sent_bytes: u64,
+    /// The last failure will not pass by itself.
+    lasting: bool,
 }
 
 impl Default for Figures {
@@ -104,8 +106,11 @@ impl Figures {
     pub fn failed(&self, error: &Error) {
         self.change(|inner| {
             inner.info.trouble = Some(told(error));
+            inner.lasting = !error.is_transient();
             Self::settle(inner);
         });
+        // Whoever waits looks again.
+        self.steps.send_modify(|_| {});
     }
 
     pub fn slices(&self, count: usize, reached: Option<Position>, sent: Sent) {
@@ -153,15 +158,20 @@ impl Figures {
                 return Ok(());
             }
             let before = self.steps();
+            if self.change(|inner| inner.lasting && inner.info.trouble.is_some()) {
+                return Err(self.not_pushed(snapshot));
+            }
             let waited = tokio::time::timeout(patience, steps.changed()).await;
             if waited.is_err() && self.steps() == before {
-                let trouble = self.change(|inner| inner.info.trouble.clone());
-                let trouble = trouble.unwrap_or_else(|| "it does not answer".to_owned());
-                return Err(
-                    blockstore::Error::NotPushed { what: snapshot.to_owned(), trouble }.into()
-                );
+                return Err(self.not_pushed(snapshot));
             }
         }
+    }
+
+    fn not_pushed(&self, snapshot: &str) -> Error {
+        let trouble = self.change(|inner| inner.info.trouble.clone());
+        let trouble = trouble.unwrap_or_else(|| "it does not answer".to_owned());
+        blockstore::Error::NotPushed { what: snapshot.to_owned(), trouble }.into()
     }
 
     /// Counts what an attempt has sent that is over.

@@ -12,7 +12,6 @@ mod figures;
 mod slices;
 mod snapshots;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -21,7 +20,7 @@ use tokio::task::JoinHandle;
 pub use figures::{RemoteInfo, RemoteSnapshot};
 
 use super::{Error, Job, blocking};
-use crate::blockstore::{self, Blockstore, Bound, Daemon, LEASE, Pace};
+use crate::blockstore::{self, Blockstore, Bound, Daemon, LEASE, Pace, Place};
 use crate::oplog::OpTime;
 use crate::store::{Location, Store};
 use figures::Figures;
@@ -38,13 +37,13 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 /// Where to push, and how.
 #[derive(Debug, Clone)]
 pub struct PushOptions {
-    /// Connection string of the blockstore.
-    pub uri: String,
+    /// The blockstore.
+    pub place: Place,
     /// The most that is sent per second, in bytes; without bound if none.
     pub bytes_per_second: Option<u64>,
 }
 
-/// Makes the store for a job that is to be pushed, where it does not exist yet: it takes its salt from the blockstore, so that what others
+/// Makes the store for a job that is to be pushed, where it does not exist yet: it takes its salt and keys from the blockstore, so that what others
 /// have pushed there is not pushed again.
 ///
 /// # Errors
@@ -53,10 +52,10 @@ pub async fn prepare_store(location: &Location, push: &PushOptions) -> Result<()
     if Store::exists(&location.dir) {
         return Ok(());
     }
-    let Some(salt) = Blockstore::salt_at(&push.uri).await? else { return Ok(()) };
+    let Some(vault) = Blockstore::vault_at(&push.place).await? else { return Ok(()) };
     let location = location.clone();
     blocking("opener", "a new store", move || {
-        Store::create_with_salt(&location.dir, location.options(), salt)?;
+        vault.create_store(&location.dir, location.options())?;
         Ok(())
     })
     .await
@@ -76,7 +75,7 @@ impl Push {
         let figures = Figures::default();
         let (stop, stopped) = watch::channel(false);
         let pace = Pace::new(options.bytes_per_second);
-        let pusher = Pusher { job, uri: options.uri.into(), pace, figures: figures.clone() };
+        let pusher = Pusher { job, place: options.place, pace, figures: figures.clone() };
         Self { figures, stop, task: tokio::sync::Mutex::new(tokio::spawn(pusher.run(stopped))) }
     }
 
@@ -113,7 +112,7 @@ impl Drop for Push {
 #[derive(Clone)]
 struct Pusher {
     job: Job,
-    uri: Arc<str>,
+    place: Place,
     pace: Pace,
     figures: Figures,
 }
@@ -148,7 +147,7 @@ impl Pusher {
 
     /// Pushes until something fails, or until told to stop; leaves the blockstore in order if that can be done.
     async fn push(&self, stopped: &mut watch::Receiver<bool>) -> Result<(), Error> {
-        let opening = Blockstore::open_for(&self.uri, self.job.store());
+        let opening = Blockstore::open_for(&self.place, self.job.store());
         let blockstore = tokio::select! {
             opened = opening => opened?,
             _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),

@@ -94,7 +94,7 @@ impl Pusher {
             return Ok(next);
         }
         // Another history than what is there, or slices expired before they were pushed.
-        let slices = binding.blockstore.slices(&binding.bound.id).await?;
+        let slices = binding.blockstore.slices(self.job.name()).await?;
         let known: HashMap<Ts, OpTime> = slices
             .iter()
             .map(|slice| (slice.header.first.optime.ts, slice.header.last.optime))

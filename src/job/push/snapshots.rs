@@ -19,7 +19,7 @@ const WORKERS: usize = 4;
 
 impl Pusher {
     pub(super) async fn push_snapshots(&self, binding: &Binding) -> Result<(), Error> {
-        let there = binding.blockstore.snapshots(&binding.bound.id).await?;
+        let there = binding.blockstore.snapshots(self.job.name()).await?;
         let mut there: BTreeMap<String, Manifest> =
             there.into_iter().map(|manifest| (manifest.id.clone(), manifest)).collect();
         let mut looked = Instant::now();

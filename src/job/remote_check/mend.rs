@@ -7,20 +7,20 @@ use std::collections::BTreeMap;
 
 use super::{Code, Report};
 use crate::block::{BlockId, BlockRead as _};
-use crate::blockstore::{Asserter, Blockstore, Pace, Purpose, Session};
+use crate::blockstore::{Asserter, Blockstore, Pace, Place, Purpose, Session};
 use crate::job::{Error, blocking};
 use crate::store::Store;
 
 /// Mends what a report tells of, as far as the stores have it. Returns how many blocks.
-pub(super) async fn mend(uri: &str, report: &Report, from: &[Store]) -> Result<u64, Error> {
-    let blockstore = Blockstore::open(uri).await?;
+pub(super) async fn mend(place: &Place, report: &Report, from: &[Store]) -> Result<u64, Error> {
+    let blockstore = Blockstore::open(place).await?;
     let connection = blockstore.connection();
     let session = Session::start(connection, Purpose::Write, None).await?;
     let mut left: BTreeMap<BlockId, Code> =
         report.findings.iter().filter_map(|finding| Some((finding.block?, finding.code))).collect();
     let mut mended = 0;
     for store in from {
-        if store.salt() != blockstore.salt() {
+        if !store.vault().is_among(blockstore.vault()) {
             continue;
         }
         let asserter =

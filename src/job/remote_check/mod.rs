@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::remote::RemoteJob;
 use super::{Error, State};
 use crate::block::BlockId;
-use crate::blockstore::Blockstore;
+use crate::blockstore::{Blockstore, Place};
 use crate::oplog::OpTime;
 use crate::store::Store;
 
@@ -115,7 +115,7 @@ impl Report {
 /// # Errors
 /// [`Error::Blockstore`]; damage is no error.
 pub async fn run(
-    uri: &str,
+    place: &Place,
     job: Option<&str>,
     depth: Depth,
     from: &[Store],
@@ -123,27 +123,27 @@ pub async fn run(
 ) -> Result<Report, Error> {
     let mut mended = 0;
     for _ in 0..ROUNDS_MAX {
-        let mut report = Report { mended, ..check(uri, job, depth, &on_progress).await? };
+        let mut report = Report { mended, ..check(place, job, depth, &on_progress).await? };
         if report.clean || from.is_empty() {
             return Ok(report);
         }
-        let now = mend::mend(uri, &report, from).await?;
+        let now = mend::mend(place, &report, from).await?;
         mended += now;
         report.mended = mended;
         if now == 0 {
             return Ok(report);
         }
     }
-    Ok(Report { mended, ..check(uri, job, depth, &on_progress).await? })
+    Ok(Report { mended, ..check(place, job, depth, &on_progress).await? })
 }
 
 async fn check(
-    uri: &str,
+    place: &Place,
     job: Option<&str>,
     depth: Depth,
     on_progress: &Arc<dyn Fn(&Report) + Send + Sync>,
 ) -> Result<Report, Error> {
-    let blockstore = Blockstore::open(uri).await?;
+    let blockstore = Blockstore::open(place).await?;
     let names = match job {
         Some(name) => vec![blockstore.job(Some(name)).await?.name],
         None => blockstore.job_names().await?,
@@ -151,7 +151,7 @@ async fn check(
     let mut report = Report::default();
     for name in names {
         report.jobs += 1;
-        match RemoteJob::open(uri, Some(&name)).await {
+        match RemoteJob::open(place, Some(&name)).await {
             Ok(job) => {
                 check_chain(&job.state, &job, &mut report);
                 report.snapshots += job.snapshots.len() as u64;

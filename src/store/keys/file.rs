@@ -304,6 +304,45 @@ pub(in crate::store) fn create(
     Ok(Keys::new(ring, ring_key))
 }
 
+/// The content of `KEYS` of another repository that has the same keys, which a secret opens.
+fn like(keys: &Keys, store: &StoreUuid, secret: &Secret) -> (KeyFile, Key) {
+    let ring_key = Key::random();
+    let mut slots = [const { None }; SLOTS];
+    slots[0] = Some(Slot::new(store, secret, "", &ring_key));
+    let mut file = KeyFile { store: *store, slots, ring: Vec::new() };
+    file.put_ring(&keys.ring, &ring_key);
+    (file, ring_key)
+}
+
+/// One copy of it, for who keeps it elsewhere.
+pub(in crate::store) fn copy_for(keys: &Keys, store: &StoreUuid, secret: &Secret) -> Vec<u8> {
+    like(keys, store, secret).0.encode()
+}
+
+/// Opens such a copy. `path` names it in errors.
+pub(in crate::store) fn open_copy(
+    copy: &[u8],
+    store: &StoreUuid,
+    secret: &Secret,
+    path: &Path,
+) -> Result<Keys, Error> {
+    let damaged = |what| Error::KeysDamaged { path: path.to_owned(), what };
+    KeyFile::decode(copy, store).map_err(damaged)?.unlock(path, secret).map(|(_, keys)| keys)
+}
+
+/// Makes the keys of a new store, which are those of another repository.
+pub(in crate::store) fn create_like(
+    disk: &dyn Disk,
+    dir: &Path,
+    store: &StoreUuid,
+    keys: &Keys,
+    secret: &Secret,
+) -> Result<Keys, Error> {
+    let (file, ring_key) = like(keys, store, secret);
+    file.write(disk, dir)?;
+    Ok(Keys::new(keys.ring.clone(), ring_key))
+}
+
 /// Where the file of a store has a copy that is not whole, and why.
 pub(in crate::store) fn damage(
     disk: &dyn Disk,

@@ -13,7 +13,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub(super) use file::{create, damage, path, unlock, write_again};
+pub(super) use file::{
+    copy_for, create, create_like, damage, open_copy, path, unlock, write_again,
+};
 pub(super) use manage::retire;
 pub use manage::{SlotInfo, SlotKind, add, list, remove, rotate};
 pub use secret::Secret;
@@ -163,6 +165,29 @@ impl Keys {
     /// Restores them.
     pub(super) fn open_commit(&self, epoch: Epoch, fixed: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         self.ciphers.get(&epoch)?.commits.open(fixed, sealed)
+    }
+
+    /// Seals a document that stands beside blocks, with the epoch before it.
+    pub(super) fn seal_document(&self, associated: &[u8], document: &[u8]) -> Vec<u8> {
+        let mut sealed = self.current().0.to_le_bytes().to_vec();
+        self.seal_commit(associated, document, &mut sealed);
+        sealed
+    }
+
+    /// Restores it.
+    pub(super) fn open_document(&self, associated: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        let (epoch, sealed) = sealed.split_at_checked(EPOCH_BYTES)?;
+        self.open_commit(Epoch(u32_at(epoch, 0)), associated, sealed)
+    }
+
+    /// Whether what these seal and name can be opened and is named so with others, too.
+    pub(super) fn are_among(&self, others: &Self) -> bool {
+        let same = |(epoch, data): (&Epoch, &DataKey)| {
+            others.ring.data.get(epoch).is_some_and(|other| other.key.bytes() == data.key.bytes())
+        };
+        self.ring.naming.bytes() == others.ring.naming.bytes()
+            && self.ring.salt == others.ring.salt
+            && self.ring.data.iter().all(same)
     }
 
     /// What vouches for the epoch that a segment's header tells.

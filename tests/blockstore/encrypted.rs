@@ -1,0 +1,75 @@
+//! An encrypted store in a blockstore: sealed before it leaves, and opened by its key alone.
+
+use bson::{Bson, Document, doc};
+
+use crate::scene::Scene;
+
+/// Runs the program, which must fail, and returns what it says.
+async fn refused(scene: &Scene, words: &[&str]) -> String {
+    let ended = scene.program.run(words).await;
+    format!("{:?}", ended.expect_err("it is refused"))
+}
+
+/// What is pushed tells nothing of the data; with the key it is restored, rebuilt and pushed on from, also after the data key
+/// was rotated; without it, with another, or by a store that is not encrypted, nothing is had.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_key_opens_what_was_pushed() {
+    let scene = Scene::of(1).await;
+    crate::push::load(&scene, 0, 20_000, "confidential").await;
+    let (source, uri) = (scene.source.uri(), scene.uri());
+    let [key, other] = ["key", "other"].map(|name| scene.path(name));
+    let [key, other] = [&key, &other].map(|path| path.to_str().expect("a path"));
+    for file in [key, other] {
+        scene.program.run(&["key", "new", file]).await.expect("a key");
+    }
+    let backup = scene.store("first").with_key(key);
+    backup.sync(&source, &["--encrypt", "--blockstore", &uri]).await.expect("sync");
+
+    let database = scene.database();
+    for name in database.list_collection_names().await.expect("names") {
+        let all = database.collection::<Document>(&name).find(doc! {}).await.expect("find");
+        let all: Vec<Document> = futures::TryStreamExt::try_collect(all).await.expect("drain");
+        for document in all {
+            let text = format!("{document:?}");
+            assert!(!text.contains("shop") && !text.contains("confidential"), "{name}: {text}");
+            let is_named = name == "jobs" && document.get_str("_id").expect("a name").len() != 64;
+            assert!(!is_named, "{document}");
+        }
+    }
+    let job = database.collection::<Document>("jobs").find_one(doc! {}).await.expect("find");
+    assert!(matches!(job.expect("a job").get("state"), Some(Bson::Binary(_))));
+
+    let dump = format!("dump:{}", scene.path("dump").display());
+    let restore = ["restore", "--blockstore", &uri, "--to", &dump];
+    assert!(refused(&scene, &restore).await.contains("is encrypted"));
+    let with_other = [&restore[..], &["--key-file", other]].concat();
+    assert!(refused(&scene, &with_other).await.contains("key"));
+    let plain = scene.path("plain");
+    let plain = plain.to_str().expect("a path");
+    scene.program.run(&["sync", "--source", &source, "--store", plain]).await.expect("sync");
+    let pushes = ["sync", "--source", &source, "--store", plain, "--blockstore", &uri];
+    assert!(refused(&scene, &pushes).await.contains("must both be encrypted"));
+
+    backup.run(&["key", "rotate"], &[]).await.expect("rotate");
+    crate::push::load(&scene, 20_000, 22_000, "confidential").await;
+    backup.sync(&source, &["--blockstore", &uri]).await.expect("sync");
+    assert!(
+        scene
+            .truth()
+            .await
+            .differences(&scene.restored_with("source", &["--key-file", key]).await)
+            .is_empty()
+    );
+    let (rebuilt, _) = scene.rebuild("second", &["--key-file", key]).await;
+    let rebuilt = rebuilt.with_key(key);
+    let newest = backup.newest("source").await.expect("a snapshot").content_root;
+    assert_eq!(rebuilt.newest("source").await.expect("a snapshot").content_root, newest);
+    rebuilt.run(&["fsck"], &[]).await.expect("sound");
+    scene.program.run(&["fsck", "--blockstore", &uri, "--key-file", key]).await.expect("sound");
+    let marks = scene.path("marks");
+    let marks = marks.to_str().expect("a path");
+    let words = ["groom", "--blockstore", &uri, "--key-file", key, "--marks", marks];
+    scene.program.run(&words).await.expect("groom");
+    rebuilt.sync(&source, &["--blockstore", &uri]).await.expect("sync");
+    scene.program.run(&["fsck", "--blockstore", &uri, "--key-file", key]).await.expect("sound");
+}
