@@ -23,7 +23,7 @@ use crate::restore::{Amount, At, Cancel, Phase, Progress};
 use crate::store::{Location, Store, StoredBlock};
 
 /// Blocks asked for at once.
-const BATCH: usize = 256;
+const BATCH: usize = 1024;
 /// Batches under way at a time.
 const BATCHES_MAX: usize = 4;
 /// Raw bytes of blocks between two commits that keep what was fetched.

@@ -4,4 +4,5 @@ mod check;
 mod encrypted;
 mod groom;
 mod push;
+mod rebuild;
 mod scene;

@@ -15,7 +15,7 @@ use crate::job::{Error, Job, snapshot};
 /// Time between looks for snapshots that somebody asked to be removed.
 const LOOK_FOR_UNWANTED_EVERY: Duration = Duration::from_secs(5);
 /// Batches of blocks under way at a time.
-const WORKERS: usize = 4;
+const WORKERS: usize = 8;
 
 impl Pusher {
     pub(super) async fn push_snapshots(&self, binding: &Binding) -> Result<(), Error> {
