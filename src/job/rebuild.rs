@@ -6,7 +6,7 @@
 //! hashed to its name, and committed now and then so that a crash does not lose it. Then the slices are applied as a daemon
 //! does after a start.
 
-use std::collections::VecDeque;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -275,7 +275,7 @@ impl Fetch {
         let (store, mut taken) = (self.store.clone(), std::mem::take(open));
         let looked = blocking("rebuild", "the job", move || {
             let (mut missing, mut present) = (Vec::new(), 0);
-            let mut seen = std::collections::HashSet::new();
+            let mut seen = HashSet::new();
             while missing.len() < BATCH
                 && let Some(id) = taken.pop()
             {
@@ -302,7 +302,7 @@ impl Fetch {
 
 /// Fetches blocks and takes them into the store. Returns what those name that have come.
 async fn batch_of(store: Store, reader: Reader, ids: Vec<BlockId>) -> Come {
-    let mut waiting: VecDeque<BlockId> = ids.into();
+    let mut waiting: HashSet<BlockId> = ids.into_iter().collect();
     let (mut named, mut blocks, mut bytes) = (Vec::new(), 0, 0);
     while !waiting.is_empty() {
         let asked: Vec<BlockId> = waiting.iter().copied().collect();
@@ -331,13 +331,13 @@ async fn batch_of(store: Store, reader: Reader, ids: Vec<BlockId>) -> Come {
         });
         let before = waiting.len();
         for (id, raw_len, below) in kept.await? {
-            waiting.retain(|waits| *waits != id);
+            waiting.remove(&id);
             blocks += 1;
             bytes += raw_len;
             named.extend(below);
         }
         if waiting.len() == before
-            && let Some(missing) = waiting.front()
+            && let Some(missing) = waiting.iter().next()
         {
             reader.check().await?;
             return Err(crate::block::Error::Missing { id: *missing }.into());
