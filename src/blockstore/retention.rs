@@ -85,6 +85,10 @@ impl Bound {
 
     /// Removes the snapshots that somebody asked to be removed, where nothing speaks against it. Returns their names.
     pub async fn delete_unwanted(&self, session: &mut Session) -> Result<Vec<String>, Error> {
+        let unwanted = doc! { "_id.job": &self.id, "unwanted": true };
+        if self.connection().find_one(SNAPSHOTS, unwanted).await?.is_none() {
+            return Ok(Vec::new());
+        }
         let held = self.held().await?;
         let newest = held.last().map(|one| one.manifest.id.clone());
         let mut deleted = Vec::new();

@@ -18,6 +18,8 @@ use super::transaction::{Ended, Miss, Step};
 
 /// How long a client may be silent before others take it for dead.
 pub const LEASE: Duration = Duration::from_secs(30);
+/// How often a start is tried while others raise the generation.
+const STARTS_MAX: u32 = 16;
 /// Renewals in a lease.
 const RENEWALS: u32 = 3;
 
@@ -202,7 +204,7 @@ async fn start_writing(
     id: ObjectId,
     daemon: Option<ObjectId>,
 ) -> Result<i64, Error> {
-    loop {
+    for _ in 0..STARTS_MAX {
         let generation = generation(connection).await?;
         let steps = [
             Step::Update {
@@ -222,6 +224,7 @@ async fn start_writing(
             Ended::Unknown(error) => return Err(error),
         }
     }
+    Err(Error::Contended)
 }
 
 /// The generation of now.

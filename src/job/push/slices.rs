@@ -10,6 +10,8 @@ use crate::oplog::{OpTime, Ts};
 
 /// Time between looks for slices that left the restore window.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// Time between looks where each reads all slices that are there.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(5);
 /// Slices of one commit.
 const TOGETHER_MAX: usize = 16;
 
@@ -38,7 +40,8 @@ impl Pusher {
                     self.expire(binding, &mut session).await?;
                     reaper.look(connection).await?;
                 }
-                tokio::time::sleep(LOOK_EVERY).await;
+                // That nothing is to be pushed anew took reading all that is there.
+                tokio::time::sleep(if next.anew { LOOK_AGAIN_EVERY } else { LOOK_EVERY }).await;
                 session.move_on().await?;
                 continue;
             }
@@ -103,20 +106,21 @@ impl Pusher {
     }
 }
 
-/// The slices after the last entry that is there; they are `anew` if they do not follow on it.
+/// The slices that follow on the last entry that is there. If others do that come after it, they are to be chosen `anew`.
 fn following(job: &Job, there: Option<OpTime>) -> Result<Next, Error> {
     let _session = job.store().session();
     let state = job.state();
     let received = state.received.map(|received| received.optime);
-    let after = there.unwrap_or(OpTime::NULL);
-    let mut next = Next { slices: Vec::new(), anew: there.is_none(), received };
-    let first = match there {
-        Some(there) => state.slices.first_reaching(job.store(), above(there.ts))?,
-        None => state.slices.first_from(job.store(), Ts::ZERO)?,
-    };
-    let Some(first) = first else { return Ok(Next { anew: false, ..next }) };
-    next.anew |= first.header.prev != after;
-    let mut from = first.header.first.optime.ts;
+    let mut next = Next { slices: Vec::new(), anew: false, received };
+    // Where the job is behind what is there, it catches up first.
+    if received.is_none_or(|received| there.is_some_and(|there| received <= there)) {
+        return Ok(next);
+    }
+    let mut from = there.map_or(Ts::ZERO, |there| above(there.ts));
+    let first = state.slices.first_from(job.store(), from)?;
+    if first.is_none_or(|first| Some(first.header.prev) != there) {
+        return Ok(Next { anew: true, ..next });
+    }
     while next.slices.len() < TOGETHER_MAX
         && let Some(slice) = state.slices.first_from(job.store(), from)?
     {

@@ -23,8 +23,13 @@ impl Pusher {
         let mut there: BTreeMap<String, Manifest> =
             there.into_iter().map(|manifest| (manifest.id.clone(), manifest)).collect();
         let mut looked = Instant::now();
+        let (mut root, mut here) = (None, Vec::new());
         loop {
-            let here = self.with_job(|job| snapshot::manifests(job.store(), &job.state())).await?;
+            let newest = self.job.state().snapshots;
+            if root != Some(newest) {
+                here = self.with_job(|job| snapshot::manifests(job.store(), &job.state())).await?;
+                root = Some(newest);
+            }
             self.figures.snapshots(&there, &here);
             self.change_keep(binding, &mut there, &here).await?;
             if looked.elapsed() >= LOOK_FOR_UNWANTED_EVERY {
@@ -115,7 +120,9 @@ impl Pusher {
         there: &BTreeMap<String, Manifest>,
     ) -> Result<Option<HeadRoot>, Error> {
         let here = self.with_job(|job| snapshot::manifests(job.store(), &job.state())).await?;
-        for manifest in here.into_iter().rev().filter(|one| there.contains_key(&one.id)) {
+        let is_there =
+            |one: &Manifest| there.get(&one.id).is_some_and(|other| other.head == one.head);
+        for manifest in here.into_iter().rev().filter(is_there) {
             if binding.bound.pin(session, &manifest.id).await? {
                 return Ok(Some(manifest.head));
             }
