@@ -38,20 +38,30 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Makes a daemon known.
-    pub async fn start(connection: &Connection, store: [u8; 16]) -> Result<Self, Error> {
-        let id = ObjectId::new();
-        let uuid = Binary { subtype: BinarySubtype::Uuid, bytes: store.to_vec() };
+    /// A daemon that nobody knows yet.
+    pub fn new(store: [u8; 16]) -> Self {
+        Self { id: ObjectId::new(), store }
+    }
+
+    /// Makes it known, in the place of those before it that could not leave in order: the lock of their store is ours.
+    pub async fn start(&self, connection: &Connection) -> Result<(), Error> {
+        let uuid = Binary { subtype: BinarySubtype::Uuid, bytes: self.store.to_vec() };
         let document = rawdoc! {
-            "_id": id,
+            "_id": self.id,
             "beat": 0_i64,
             "lease_ms": lease_ms(),
             "host": host(),
             "version": env!("CARGO_PKG_VERSION"),
-            "store": uuid,
+            "store": uuid.clone(),
         };
         connection.insert_one(DAEMONS, &document).await?;
-        Ok(Self { id, store })
+        let earlier = doc! { "store": uuid, "_id": { "$ne": self.id } };
+        while let Some(found) = connection.find_one(DAEMONS, earlier.clone()).await? {
+            let id =
+                found.get_object_id("_id").map_err(|_| connection.malformed(DAEMONS, "_id"))?;
+            Self { id, store: self.store }.end(connection).await?;
+        }
+        Ok(())
     }
 
     /// Shows that it is alive.
@@ -65,6 +75,10 @@ impl Daemon {
         let (filter, away) =
             (doc! { "_id": job, "daemon": self.id }, doc! { "$unset": { "daemon": "" } });
         connection.update_one(JOBS, filter, away).await?;
+        self.end(connection).await
+    }
+
+    async fn end(&self, connection: &Connection) -> Result<(), Error> {
         session::end_all_of(connection, self.id).await?;
         let daemons = connection.of(DAEMONS);
         let gone = daemons.delete_one(doc! { "_id": self.id });

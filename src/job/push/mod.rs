@@ -156,7 +156,7 @@ impl Pusher {
             _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
         };
         self.figures.connected(&blockstore.name());
-        let daemon = Daemon::start(blockstore.connection(), self.job.store().uuid()).await?;
+        let daemon = Daemon::new(self.job.store().uuid());
         let ended = tokio::select! {
             ended = self.push_bound(&blockstore, &daemon) => ended,
             error = beat(&blockstore, &daemon) => Err(error.into()),
@@ -172,6 +172,7 @@ impl Pusher {
     }
 
     async fn push_bound(&self, blockstore: &Blockstore, daemon: &Daemon) -> Result<(), Error> {
+        daemon.start(blockstore.connection()).await?;
         let bound = Bound::take(blockstore.connection(), daemon, self.job.name()).await?;
         let (blockstore, daemon) = (blockstore.clone(), daemon.clone());
         let (pushed, _) = watch::channel(OpTime::NULL);
