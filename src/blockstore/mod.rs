@@ -14,6 +14,7 @@ mod contents;
 mod error;
 mod job;
 mod pace;
+mod patience;
 mod reader;
 mod repository;
 mod session;

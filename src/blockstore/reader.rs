@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use super::Error;
 use super::assertion::{block_of, name};
 use super::connect::{BLOCKS, Connection, JOBS, SNAPSHOTS};
+use super::patience::Patience;
 use super::session::{Purpose, Session};
 use super::transaction::{Ended, Miss, Step};
 use crate::block::{
@@ -137,6 +138,16 @@ impl Reader {
 
 impl Inner {
     async fn stored(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
+        let mut patience = Patience::default();
+        loop {
+            match self.find(ids).await {
+                Err(error) => patience.after(error).await?,
+                found => return found,
+            }
+        }
+    }
+
+    async fn find(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
         let connection = &self.connection;
         let names: Vec<Binary> = ids.iter().map(name).collect();
         let mut session = connection.begin().await?;
