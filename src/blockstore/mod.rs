@@ -31,7 +31,7 @@ pub use job::Slice;
 pub(crate) use job::{Bound, Change, Daemon};
 pub use pace::Pace;
 pub use reader::Reader;
-pub(crate) use session::{LEASE, Purpose, Session};
+pub(crate) use session::{Purpose, RENEW_EVERY, Session, renewals};
 
 use crate::block::BlockRead;
 use crate::head::Manifest;

@@ -23,7 +23,7 @@ pub use figures::{RemoteInfo, RemoteSnapshot};
 pub(super) use walk::lacking;
 
 use super::{Error, Job, blocking};
-use crate::blockstore::{self, Blockstore, Bound, Daemon, LEASE, Pace};
+use crate::blockstore::{self, Blockstore, Bound, Daemon, Pace, RENEW_EVERY, renewals};
 use crate::oplog::OpTime;
 use crate::store::{Location, Store};
 use figures::Figures;
@@ -197,13 +197,16 @@ async fn is_stopped_within(stopped: &mut watch::Receiver<bool>, time: Duration) 
 
 /// Shows that the daemon is alive, until that fails.
 async fn beat(blockstore: &Blockstore, daemon: &Daemon) -> blockstore::Error {
+    let mut clock = renewals();
     loop {
-        tokio::time::sleep(LEASE / 3).await;
-        match daemon.beat(blockstore.connection()).await {
+        clock.tick().await;
+        // One that is stuck at a member that has fallen silent must not keep the next from another.
+        match tokio::time::timeout(RENEW_EVERY, daemon.beat(blockstore.connection())).await {
             // One that is late may still be in time.
-            Err(error) if error.is_transient() => tracing::debug!(%error, "no beat"),
-            Err(error) => return error,
-            Ok(()) => {}
+            Ok(Err(error)) if error.is_transient() => tracing::debug!(%error, "no beat"),
+            Ok(Err(error)) => return error,
+            Err(_) => tracing::debug!("no beat in time"),
+            Ok(Ok(())) => {}
         }
     }
 }
