@@ -79,6 +79,15 @@ impl Scene {
         SourceState::capture(server.client(), Detail::Collections).await.expect("its state")
     }
 
+    /// The same, into a set of the source's version, which takes every kind of collection; with its documents.
+    pub async fn restored_to_set(&self, job: &str) -> SourceState {
+        let set = Self::set(1, "target").await;
+        let (uri, to) = (self.uri(), set.uri());
+        let words = ["restore", "--blockstore", &uri, "--job", job, "--to", &to];
+        self.program.run(&words).await.expect("restore");
+        SourceState::capture(set.client(), Detail::Documents).await.expect("its state")
+    }
+
     /// What the source holds.
     pub async fn truth(&self) -> SourceState {
         self.source.wait_replicated().await.expect("replicated");
