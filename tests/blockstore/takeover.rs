@@ -2,16 +2,19 @@
 //! goes on locally. One that is frozen for longer than its lease loses the job to another, and when it wakes none of its writes count
 //! any more: whatever it had under way, what the blockstore has since the take-over is what the other one wrote.
 //!
-//! `HEADSTOCK_SEED=n` runs that seed.
+//! In the long form (`HEADSTOCK_LONG=1`) the job goes back to the first in the end. `HEADSTOCK_SEED=n` runs that seed.
+
+use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use headstock::blockstore::Blockstore;
+use headstock::blockstore::{Blockstore, Slice};
 use headstock::job;
 use headstock::lab::{Backup, Detail, Plan, Running, Workload};
 use headstock::oplog::{OpTime, Ts};
+use tokio::time::{Instant, sleep};
 
-use crate::forms::seeds;
+use crate::forms::{is_long, seeds};
 use crate::scene::Scene;
 use crate::watch::{Remote, remote, wait_for_remote, wait_for_snapshot_of};
 
@@ -19,6 +22,8 @@ use crate::watch::{Remote, remote, wait_for_remote, wait_for_snapshot_of};
 const JOB: &str = "source";
 /// How a daemon says that the job is another's.
 const REFUSED: &str = "that is alive";
+/// Limit of noticing that a session is lost: the next commit does.
+const STUMBLE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Whose the job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,15 +79,43 @@ async fn refused_while_another_lives(scene: &Scene) {
     assert_eq!(owner(scene).await, before);
 }
 
-/// Every slice follows on the one before it; and those after `taken` are slices of that store, to the block, as the snapshots after it are
-/// the store's.
-async fn only_of(scene: &Scene, store: &Backup, taken: OpTime) {
+/// Sessions that somebody has taken for dead and ended cost their daemon an attempt, and not the job.
+async fn kept_by_one_that_stumbles(scene: &Scene, backup: &Backup, daemon: &mut Running) {
+    let before = owner(scene).await;
+    let sessions = scene.database().collection::<Document>("sessions");
+    let ended = sessions.delete_many(doc! { "daemon": before.daemon }).await.expect("delete");
+    assert!(ended.deleted_count > 0);
+    let began = Instant::now();
+    while owner(scene).await.epoch == before.epoch {
+        assert!(began.elapsed() < STUMBLE_LIMIT, "not noticed; its log:\n{}", daemon.log());
+        sleep(Duration::from_millis(100)).await;
+    }
+    let count = scene.count("snapshots").await;
+    let goes_on = |remote: &Remote| remote.trouble.is_none() && remote.snapshots > count;
+    wait_for_remote(backup, daemon, "gone on", goes_on).await;
+    assert_eq!(owner(scene).await, Owner { epoch: before.epoch + 1, ..before });
+}
+
+async fn slices(scene: &Scene) -> Vec<Slice> {
     let blockstore = Blockstore::open(&scene.uri()).await.expect("open");
-    let slices = blockstore.slices(JOB).await.expect("slices");
+    blockstore.slices(JOB).await.expect("slices")
+}
+
+/// Every slice follows on the one before it.
+fn is_chain(slices: &[Slice]) {
     for pair in slices.windows(2) {
         let (end, prev) = (pair[0].header.last.optime, pair[1].header.prev);
         assert_eq!(end, prev, "the slices have a gap or overlap");
     }
+}
+
+/// The slices are a chain; and those after `taken` are slices of that store, to the block, as the snapshots after it are
+/// the store's.
+async fn only_of(scene: &Scene, store: &Backup, taken: OpTime) {
+    let slices = slices(scene).await;
+    is_chain(&slices);
+    let blockstore = Blockstore::open(&scene.uri()).await.expect("open");
+    let snapshots = blockstore.snapshots(JOB).await.expect("snapshots");
     let local = job::open_backup(store.store(), Some(JOB)).expect("open");
     let after: Vec<_> = slices.iter().filter(|slice| slice.header.last.optime > taken).collect();
     assert!(!after.is_empty(), "nothing was pushed after the take-over");
@@ -92,7 +125,6 @@ async fn only_of(scene: &Scene, store: &Backup, taken: OpTime) {
         });
         assert!(same, "a slice up to {} is somebody else's", slice.header.last.optime);
     }
-    let snapshots = blockstore.snapshots(JOB).await.expect("snapshots");
     let after: Vec<_> = snapshots.iter().filter(|one| one.head.position.optime > taken).collect();
     assert!(!after.is_empty(), "no snapshot was pushed after the take-over");
     for snapshot in after {
@@ -109,6 +141,7 @@ async fn taken_over(seed: u64) {
     let first = scene.store("first");
     let mut one = start(&scene, &first);
     wait_for_remote(&first, &mut one, "pushed", |remote| remote.snapshots > 0).await;
+    kept_by_one_that_stumbles(&scene, &first, &mut one).await;
     refused_while_another_lives(&scene).await;
 
     one.freeze(true).expect("freeze");
@@ -138,11 +171,20 @@ async fn taken_over(seed: u64) {
     wait_for_snapshot_of(&second, &mut two, end.ts).await;
     wait_for_remote(&second, &mut two, "all pushed", |remote| remote.has_all(end.ts)).await;
     assert!(commits(&scene).await > counted);
-    // The one that has lost it first: else it would take what the other gives away.
-    one.terminate().await.expect("a clean end");
-    assert_eq!(owner(&scene).await, is);
-    two.terminate().await.expect("a clean end");
     only_of(&scene, &second, taken).await;
+    if is_long() {
+        two.terminate().await.expect("a clean end");
+        // Its own slices take the place of those that the other has cut otherwise.
+        wait_for_remote(&first, &mut one, "given back", |remote| remote.has_all(end.ts)).await;
+        assert_eq!(owner(&scene).await.epoch, is.epoch + 1);
+        is_chain(&slices(&scene).await);
+        one.terminate().await.expect("a clean end");
+    } else {
+        // The one that has lost it first: else it would take what the other gives away.
+        one.terminate().await.expect("a clean end");
+        assert_eq!(owner(&scene).await, is);
+        two.terminate().await.expect("a clean end");
+    }
     assert_eq!(scene.count("daemons").await, 0, "a daemon that left is still known");
 
     first.run(&["fsck"], &[]).await.expect("sound");
