@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bson::{Binary, Document, doc, spec::BinarySubtype};
 use futures::TryStreamExt as _;
-use headstock::lab::{Backup, Detail, Plan, ReplicaSet, Running, Workload};
+use headstock::lab::{Backup, Detail, Plan, ReplicaSet, Workload};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::{Instant, sleep};
