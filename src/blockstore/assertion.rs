@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use super::Error;
 use super::connect::{BLOCKS, Connection, DUPLICATE_KEY};
 use super::pace::Pace;
+use super::patience::Patience;
 use super::transaction::{Ended, Miss, Step};
 use crate::block::{self, BlockId, BlockRead as _, Codec, Kind};
 use crate::store::{Store, StoredBlock};
@@ -108,7 +109,13 @@ impl Asserter {
         open.dedup();
         let count = open.len() as u64;
         for _ in 0..ROUNDS_MAX {
-            open = self.round(open).await?;
+            let mut patience = Patience::default();
+            open = loop {
+                match self.round(&open).await {
+                    Err(error) => patience.after(error).await?,
+                    again => break again?,
+                }
+            };
             if open.is_empty() {
                 self.count(|sent| sent.asserted += count);
                 return Ok(());
@@ -118,8 +125,8 @@ impl Asserter {
     }
 
     /// Returns those that have to be looked for again.
-    async fn round(&self, open: Vec<BlockId>) -> Result<Vec<BlockId>, Error> {
-        let found = self.touch(&open).await?;
+    async fn round(&self, open: &[BlockId]) -> Result<Vec<BlockId>, Error> {
+        let found = self.touch(open).await?;
         let there: HashSet<BlockId> = found.iter().map(|found| found.id).collect();
         let mut again = Vec::new();
         for Found { id, dictionary } in found {
@@ -130,7 +137,7 @@ impl Asserter {
                 again.push(id);
             }
         }
-        let missing = open.into_iter().filter(|id| !there.contains(id)).collect();
+        let missing = open.iter().filter(|id| !there.contains(id)).copied().collect();
         again.extend(self.insert_missing(missing).await?);
         Ok(again)
     }

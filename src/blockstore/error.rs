@@ -217,9 +217,15 @@ impl Error {
     /// Whether the same may work a little later without anybody's help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
+        self.is_of_connection()
+            || matches!(self, Self::SessionLost | Self::NotMade | Self::Contended)
+    }
+
+    /// Whether there was no answer, or one of a server that is not the primary any more: an election, say.
+    pub(super) fn is_of_connection(&self) -> bool {
         match self {
             Self::Driver { source, .. } => is_transient(source),
-            Self::TimedOut { .. } | Self::SessionLost | Self::NotMade | Self::Contended => true,
+            Self::TimedOut { .. } => true,
             _ => false,
         }
     }

@@ -38,20 +38,39 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Makes a daemon known.
-    pub async fn start(connection: &Connection, store: [u8; 16]) -> Result<Self, Error> {
-        let id = ObjectId::new();
-        let uuid = Binary { subtype: BinarySubtype::Uuid, bytes: store.to_vec() };
+    /// A daemon that nobody knows yet.
+    pub fn new(store: [u8; 16]) -> Self {
+        Self { id: ObjectId::new(), store }
+    }
+
+    /// Makes it known, or finds that it is, and ends the sessions that it has from an attempt before.
+    pub async fn start(&self, connection: &Connection) -> Result<(), Error> {
         let document = rawdoc! {
-            "_id": id,
+            "_id": self.id,
             "beat": 0_i64,
             "lease_ms": lease_ms(),
             "host": host(),
             "version": env!("CARGO_PKG_VERSION"),
-            "store": uuid,
+            "store": self.store(),
         };
         connection.insert_one(DAEMONS, &document).await?;
-        Ok(Self { id, store })
+        session::end_all_of(connection, self.id).await
+    }
+
+    /// Ends the daemons before it that could not leave in order: the lock of their store is ours. Once the job is taken: else it
+    /// would be nobody's meanwhile.
+    pub async fn end_earlier(&self, connection: &Connection) -> Result<(), Error> {
+        let earlier = doc! { "store": self.store(), "_id": { "$ne": self.id } };
+        while let Some(found) = connection.find_one(DAEMONS, earlier.clone()).await? {
+            let id =
+                found.get_object_id("_id").map_err(|_| connection.malformed(DAEMONS, "_id"))?;
+            Self { id, store: self.store }.end(connection).await?;
+        }
+        Ok(())
+    }
+
+    fn store(&self) -> Binary {
+        Binary { subtype: BinarySubtype::Uuid, bytes: self.store.to_vec() }
     }
 
     /// Shows that it is alive.
@@ -65,6 +84,10 @@ impl Daemon {
         let filter = doc! { "_id": connection.vault().hidden(job), "daemon": self.id };
         let away = doc! { "$unset": { "daemon": "" } };
         connection.update_one(JOBS, filter, away).await?;
+        self.end(connection).await
+    }
+
+    async fn end(&self, connection: &Connection) -> Result<(), Error> {
         session::end_all_of(connection, self.id).await?;
         let daemons = connection.of(DAEMONS);
         let gone = daemons.delete_one(doc! { "_id": self.id });
@@ -118,9 +141,11 @@ pub enum Change<'a> {
 }
 
 impl Bound {
-    /// Takes a job: a new one, one that is nobody's, or one whose daemon is dead.
+    /// Takes a job: a new one, one that is nobody's, or one whose daemon is dead. One that it had before is taken anew, so that no
+    /// commit from before is still to come.
     pub async fn take(connection: &Connection, daemon: &Daemon, job: &str) -> Result<Self, Error> {
         let id = &connection.vault().hidden(job);
+        let mut taken = None;
         for _ in 0..BINDINGS_MAX {
             let found = connection.find_one(JOBS, doc! { "_id": id }).await?;
             let Some(found) = found else {
@@ -132,21 +157,23 @@ impl Bound {
                     "pins": 0_i64,
                 };
                 connection.insert_one(JOBS, &made).await?;
+                taken = Some(1);
                 continue;
             };
             let (owner, epoch) = (found.get_object_id("daemon").ok(), epoch(connection, &found)?);
-            if owner == Some(daemon.id) {
+            if owner == Some(daemon.id) && taken == Some(epoch) {
                 return Self::of(connection, daemon, &found);
             }
-            if let Some(owner) = owner {
+            if let Some(owner) = owner.filter(|owner| *owner != daemon.id) {
                 wait_for_death(connection, daemon, job, owner).await?;
             }
-            let taken = doc! {
+            let take = doc! {
                 "$set": { "daemon": daemon.id },
                 "$inc": { "epoch": 1_i64 },
                 "$unset": { "removed": "" },
             };
-            connection.update_one(JOBS, doc! { "_id": id, "epoch": epoch }, taken).await?;
+            connection.update_one(JOBS, doc! { "_id": id, "epoch": epoch }, take).await?;
+            taken = Some(epoch + 1);
         }
         Err(Error::Overtaken { job: job.to_owned() })
     }

@@ -16,6 +16,7 @@ mod groom;
 mod job;
 mod lacking;
 mod pace;
+mod patience;
 mod private;
 mod reader;
 mod reaper;
@@ -39,7 +40,7 @@ pub use pace::Pace;
 pub use reader::Reader;
 pub(crate) use reaper::Reaper;
 pub use retention::Deletion;
-pub(crate) use session::{LEASE, Purpose, Session};
+pub(crate) use session::{Purpose, RENEW_EVERY, Session, renewals};
 
 use crate::block::BlockRead;
 use crate::head::Manifest;

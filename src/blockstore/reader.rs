@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use super::Error;
 use super::assertion::{block_of, name, name_of};
 use super::connect::{BLOCKS, Connection, JOBS, SNAPSHOTS};
+use super::patience::Patience;
 use super::session::{Purpose, Session};
 use super::transaction::{Ended, Miss, Step};
 use crate::block::{self, Block, BlockId, BlockRead, Dictionary, Kind, references};
@@ -157,6 +158,16 @@ impl Reader {
 
 impl Inner {
     async fn stored(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
+        let mut patience = Patience::default();
+        loop {
+            match self.find(ids).await {
+                Err(error) => patience.after(error).await?,
+                found => return found,
+            }
+        }
+    }
+
+    async fn find(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
         let connection = &self.connection;
         let names: Vec<Binary> = ids.iter().map(name).collect();
         let mut session = connection.begin().await?;
@@ -313,11 +324,16 @@ impl Reader {
 }
 
 impl Drop for Inner {
-    /// Lets the pins go now instead of after the lease, if that does not take long.
+    /// Lets the pins go now instead of after the lease, if that does not take long. The runtime may be going down, with nobody left
+    /// to tell the time: so it is asked to do that, and the limit is not its own.
     fn drop(&mut self) {
-        let ending = super::session::end(&self.connection, self.session.id, None);
-        let ending = async { tokio::time::timeout(LEAVE_LIMIT, ending).await };
-        match tokio::task::block_in_place(|| self.runtime.block_on(ending)) {
+        let (connection, id) = (self.connection.clone(), self.session.id);
+        let (told, ended) = std::sync::mpsc::channel();
+        self.runtime.spawn(async move {
+            // Nobody listens any more once it took too long.
+            drop(told.send(super::session::end(&connection, id, None).await));
+        });
+        match tokio::task::block_in_place(|| ended.recv_timeout(LEAVE_LIMIT)) {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a session is left to its lease"),
             Err(_) => tracing::debug!("a session is left to its lease"),

@@ -156,7 +156,8 @@ impl Blockstore {
         if let Some(host) = job.host {
             return Ok(Deletion::Asked { host });
         }
-        let daemon = Daemon::start(connection, rand::random()).await?;
+        let daemon = Daemon::new(rand::random());
+        daemon.start(connection).await?;
         let deleted = self.delete_as(&daemon, &job.name).await;
         daemon.leave(connection, &job.name).await?;
         let done = deleted?.iter().any(|deleted| deleted == id);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bson::oid::ObjectId;
 use bson::{doc, rawdoc};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::Error;
 use super::connect::{Connection, GENERATION, SESSIONS, SNAPSHOTS};
@@ -20,8 +21,8 @@ use super::transaction::{Ended, Miss, Step};
 pub const LEASE: Duration = Duration::from_secs(30);
 /// How often a start is tried while others raise the generation.
 const STARTS_MAX: u32 = 16;
-/// Renewals in a lease.
-const RENEWALS: u32 = 3;
+/// Time between renewals, and the longest that one is waited for.
+pub const RENEW_EVERY: Duration = Duration::from_secs(10);
 
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -266,22 +267,41 @@ pub(super) async fn end_all_of(connection: &Connection, daemon: ObjectId) -> Res
     Ok(())
 }
 
+/// Ticks when something is to be renewed: the first time a while from now, at once after a renewal that took too long.
+pub fn renewals() -> Interval {
+    let mut clock = interval_at(Instant::now() + RENEW_EVERY, RENEW_EVERY);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    clock
+}
+
 /// Renews a session until it is gone. A failure is no end of it: the next renewal may be in time.
 async fn renew(connection: Connection, id: ObjectId, watched: Arc<Watched>) {
+    let mut clock = renewals();
     loop {
-        tokio::time::sleep(LEASE / RENEWALS).await;
-        let beat = doc! { "$inc": { "beat": 1_i64 } };
-        match connection.update_one(SESSIONS, doc! { "_id": id }, beat).await {
-            Ok(true) => {}
-            Ok(false) => {
+        clock.tick().await;
+        // One that is stuck at a member that has fallen silent must not keep the next from another.
+        match timeout(RENEW_EVERY, renew_once(&connection, id, &watched)).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => {
                 watched.lost.store(true, Ordering::Relaxed);
                 return;
             }
-            Err(error) => tracing::debug!(%error, "a session was not renewed"),
-        }
-        match generation(&connection).await {
-            Ok(newest) => _ = watched.generation.fetch_max(newest, Ordering::Relaxed),
-            Err(error) => tracing::debug!(%error, "the generation is not known"),
+            Ok(Err(error)) => tracing::debug!(%error, "a session was not renewed"),
+            Err(_) => tracing::debug!("a session was not renewed in time"),
         }
     }
+}
+
+/// Whether it is there.
+async fn renew_once(
+    connection: &Connection,
+    id: ObjectId,
+    watched: &Watched,
+) -> Result<bool, Error> {
+    let beat = doc! { "$inc": { "beat": 1_i64 } };
+    if !connection.update_one(SESSIONS, doc! { "_id": id }, beat).await? {
+        return Ok(false);
+    }
+    watched.generation.fetch_max(generation(connection).await?, Ordering::Relaxed);
+    Ok(true)
 }

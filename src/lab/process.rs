@@ -94,6 +94,7 @@ pub(super) struct Server {
     recipe: Recipe,
     port: u16,
     child: Option<Child>,
+    is_frozen: bool,
 }
 
 impl Server {
@@ -103,7 +104,8 @@ impl Server {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut server = Self { recipe: recipe.clone(), port: free_port()?, child: None };
+            let mut server =
+                Self { recipe: recipe.clone(), port: free_port()?, child: None, is_frozen: false };
             match server.run(watcher).await {
                 Ok(()) => return Ok(server),
                 Err(Error::Start { log, .. })
@@ -117,8 +119,9 @@ impl Server {
         self.port
     }
 
+    /// Whether it can answer.
     pub(super) fn is_running(&self) -> bool {
-        self.child.is_some()
+        self.child.is_some() && !self.is_frozen
     }
 
     fn log(&self) -> PathBuf {
@@ -172,9 +175,20 @@ impl Server {
         Err(Error::Start { port: self.port, what, log: log_tail(&self.log()) })
     }
 
+    /// SIGSTOP, as a network that lets nothing through: connections stay, and nobody answers. Or SIGCONT.
+    pub(super) fn freeze(&mut self, is_frozen: bool) -> Result<()> {
+        let Some(child) = &self.child else { return Ok(()) };
+        let pid = rustix::process::Pid::from_child(child);
+        signal_freeze(pid, is_frozen)
+            .map_err(|errno| Error::io("freeze", self.recipe.mongod.binary())(errno.into()))?;
+        self.is_frozen = is_frozen;
+        Ok(())
+    }
+
     /// SIGKILL, as a power cut of this one server.
     pub(super) fn kill(&mut self, watcher: &mut Watcher) -> Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
+        self.is_frozen = false;
         let binary = self.recipe.mongod.binary();
         child.kill().map_err(Error::io("kill", binary))?;
         child.wait().map_err(Error::io("wait for", binary))?;
@@ -210,6 +224,12 @@ impl Drop for Server {
             }
         }
     }
+}
+
+/// SIGSTOP or SIGCONT.
+pub(super) fn signal_freeze(pid: rustix::process::Pid, is_frozen: bool) -> rustix::io::Result<()> {
+    use rustix::process::Signal;
+    rustix::process::kill_process(pid, if is_frozen { Signal::STOP } else { Signal::CONT })
 }
 
 fn free_port() -> Result<u16> {

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::process::Watcher;
+use super::process::{Watcher, signal_freeze};
 use super::{Error, Result, temporary_folder};
 
 /// No command of the lab works longer than this; one that does hangs.
@@ -158,6 +158,17 @@ impl Running {
                 .map_err(|errno| Error::io("stop", &self.log)(errno.into()))?;
         }
         self.ended(STOP_LIMIT).await
+    }
+
+    /// SIGSTOP: it lives, and does nothing until SIGCONT.
+    ///
+    /// # Errors
+    /// The signal could not be sent.
+    pub fn freeze(&self, is_frozen: bool) -> Result<()> {
+        let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) else {
+            return Ok(());
+        };
+        signal_freeze(pid, is_frozen).map_err(|errno| Error::io("freeze", &self.log)(errno.into()))
     }
 
     /// SIGKILL. True if that is what ended it, false if it had ended before.

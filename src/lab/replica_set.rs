@@ -198,6 +198,15 @@ impl ReplicaSet {
         self.servers[member].kill(&mut self.watcher)
     }
 
+    /// Stops the process of a member (SIGSTOP) or lets it go on: till then it is as if no packet came through, and does
+    /// not count as running.
+    ///
+    /// # Errors
+    /// The signal could not be sent.
+    pub fn freeze(&mut self, member: usize, is_frozen: bool) -> Result<()> {
+        self.servers[member].freeze(is_frozen)
+    }
+
     /// Clean shutdown of a member.
     ///
     /// # Errors

@@ -2,7 +2,12 @@
 
 mod check;
 mod encrypted;
+mod failover;
+#[path = "../forms/mod.rs"]
+mod forms;
 mod groom;
 mod push;
 mod rebuild;
 mod scene;
+mod takeover;
+mod watch;

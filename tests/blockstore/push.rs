@@ -1,11 +1,17 @@
 //! Pushing, and what comes out again.
 
+use std::time::Duration;
+
 use bson::{Document, doc};
+use tokio::time::timeout;
 
 use crate::scene::Scene;
 
 /// Documents of a collection that is large enough to have a dictionary.
 const DOCUMENTS: i32 = 90_000;
+
+/// Limit of a rebuild that cannot be.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(60);
 
 pub async fn load(scene: &Scene, from: i32, to: i32, word: &str) {
     let orders = scene.source.client().database("shop").collection::<Document>("orders");
@@ -63,4 +69,25 @@ async fn what_is_pushed_comes_out_again() {
     assert_eq!(scene.count("snapshots").await, 3);
     let truth = scene.truth().await;
     assert!(truth.differences(&scene.restored("source").await).is_empty());
+}
+
+/// A rebuild that finds much missing says so and ends, whatever it has under way then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_of_what_is_not_there_ends() {
+    let scene = Scene::of(1).await;
+    load(&scene, 0, DOCUMENTS, "lorem").await;
+    let (backup, uri) = (scene.store("first"), scene.uri());
+    backup.sync(&scene.source.uri(), &["--blockstore", &uri]).await.expect("sync");
+    let blocks = scene.database().collection::<Document>("blocks");
+    // Leaves alone: whoever reads parents first has asked for many by then.
+    let gone = blocks.delete_many(doc! { "dict": { "$exists": true } }).await.expect("delete");
+    assert!(gone.deleted_count > 500, "{gone:?}");
+    for attempt in 0..5 {
+        let path = scene.path(&format!("rebuilt-{attempt}"));
+        let path = path.to_str().expect("a path");
+        let words = ["rebuild", "--blockstore", &uri, "--store", path];
+        let ended = timeout(REFUSAL_LIMIT, scene.program.run(&words)).await.expect("it hangs");
+        let said = ended.expect_err("much is missing").to_string();
+        assert!(said.contains("is missing"), "{said}");
+    }
 }

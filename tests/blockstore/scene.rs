@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use headstock::blockstore::Place;
 use headstock::lab::{
     Backup, Detail, Mongod, Options, Program, Release, ReplicaSet, SourceState, Standalone,
 };
@@ -49,6 +50,11 @@ impl Scene {
         self.blockstore.uri()
     }
 
+    /// The same for the library.
+    pub fn place(&self) -> Place {
+        Place { uri: self.uri(), secret: None }
+    }
+
     /// The database of the blockstore.
     pub fn database(&self) -> Database {
         self.blockstore.client().database("headstock")
@@ -91,6 +97,15 @@ impl Scene {
         let words = ["restore", "--blockstore", &uri, "--job", job, "--to", &to];
         self.program.run(&words).await.expect("restore");
         std::fs::remove_dir_all(dir).expect("remove");
+    }
+
+    /// The same, into a set of the source's version, which takes every kind of collection; with its documents.
+    pub async fn restored_to_set(&self, job: &str) -> SourceState {
+        let set = Self::set(1, "target").await;
+        let (uri, to) = (self.uri(), set.uri());
+        let words = ["restore", "--blockstore", &uri, "--job", job, "--to", &to];
+        self.program.run(&words).await.expect("restore");
+        SourceState::capture(set.client(), Detail::Documents).await.expect("its state")
     }
 
     /// What the source holds.

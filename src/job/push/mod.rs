@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 pub use figures::{RemoteInfo, RemoteSnapshot};
 
 use super::{Error, Job, blocking};
-use crate::blockstore::{self, Blockstore, Bound, Daemon, LEASE, Pace, Place};
+use crate::blockstore::{self, Blockstore, Bound, Daemon, Pace, Place, RENEW_EVERY, renewals};
 use crate::oplog::OpTime;
 use crate::store::{Location, Store};
 use figures::Figures;
@@ -75,7 +75,9 @@ impl Push {
         let figures = Figures::default();
         let (stop, stopped) = watch::channel(false);
         let pace = Pace::new(options.bytes_per_second);
-        let pusher = Pusher { job, place: options.place, pace, figures: figures.clone() };
+        let daemon = Daemon::new(job.store().uuid());
+        let place = options.place;
+        let pusher = Pusher { job, place, daemon, pace, figures: figures.clone() };
         Self { figures, stop, task: tokio::sync::Mutex::new(tokio::spawn(pusher.run(stopped))) }
     }
 
@@ -113,6 +115,8 @@ impl Drop for Push {
 struct Pusher {
     job: Job,
     place: Place,
+    /// As others know this process.
+    daemon: Daemon,
     pace: Pace,
     figures: Figures,
 }
@@ -127,50 +131,57 @@ struct Binding {
 }
 
 impl Pusher {
+    /// Pushes until told to stop; leaves the blockstore in order if that can be done.
     async fn run(self, mut stopped: watch::Receiver<bool>) {
+        let mut known: Option<Blockstore> = None;
+        tokio::select! {
+            () = self.push_on(&mut known) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+        }
+        let Some(blockstore) = known else { return };
+        let leaving = self.daemon.leave(blockstore.connection(), self.job.name());
+        match tokio::time::timeout(LEAVE_LIMIT, leaving).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the blockstore was left without a word"),
+            Err(_) => tracing::debug!("the blockstore was left without a word"),
+        }
+    }
+
+    /// Pushes, again and again where it fails. The job is not given away between two attempts: who waits for it is to get it when this
+    /// daemon is dead, not when it stumbles.
+    async fn push_on(&self, known: &mut Option<Blockstore>) {
         let mut pause = RETRY_FIRST;
         loop {
             let before = self.figures.steps();
-            let Err(error) = self.push(&mut stopped).await else { return };
+            let Err(error) = self.push(known).await else { return };
             if self.figures.steps() != before {
                 pause = RETRY_FIRST;
             }
             let (job, seconds) = (self.job.name(), pause.as_secs());
             tracing::warn!(job, seconds, "pushing goes on after a pause: {error}");
             self.figures.failed(&error);
-            if is_stopped_within(&mut stopped, pause).await {
-                return;
-            }
+            tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
     }
 
-    /// Pushes until something fails, or until told to stop; leaves the blockstore in order if that can be done.
-    async fn push(&self, stopped: &mut watch::Receiver<bool>) -> Result<(), Error> {
-        let opening = Blockstore::open_for(&self.place, self.job.store());
-        let blockstore = tokio::select! {
-            opened = opening => opened?,
-            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
-        };
+    /// Pushes until something fails.
+    async fn push(&self, known: &mut Option<Blockstore>) -> Result<(), Error> {
+        let blockstore = Blockstore::open_for(&self.place, self.job.store()).await?;
         self.figures.connected(&blockstore.name());
-        let daemon = Daemon::start(blockstore.connection(), self.job.store().uuid()).await?;
-        let ended = tokio::select! {
-            ended = self.push_bound(&blockstore, &daemon) => ended,
-            error = beat(&blockstore, &daemon) => Err(error.into()),
-            _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
-        };
-        let leaving = daemon.leave(blockstore.connection(), self.job.name());
-        match tokio::time::timeout(LEAVE_LIMIT, leaving).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "the blockstore was left without a word"),
-            Err(_) => tracing::debug!("the blockstore was left without a word"),
+        let blockstore = known.insert(blockstore);
+        tokio::select! {
+            ended = self.push_bound(blockstore) => ended,
+            error = beat(blockstore, &self.daemon) => Err(error.into()),
         }
-        ended
     }
 
-    async fn push_bound(&self, blockstore: &Blockstore, daemon: &Daemon) -> Result<(), Error> {
-        let bound = Bound::take(blockstore.connection(), daemon, self.job.name()).await?;
-        let (blockstore, daemon) = (blockstore.clone(), daemon.clone());
+    async fn push_bound(&self, blockstore: &Blockstore) -> Result<(), Error> {
+        let (connection, daemon) = (blockstore.connection(), self.daemon.clone());
+        daemon.start(connection).await?;
+        let bound = Bound::take(connection, &daemon, self.job.name()).await?;
+        daemon.end_earlier(connection).await?;
+        let blockstore = blockstore.clone();
         let (pushed, _) = watch::channel(OpTime::NULL);
         let binding = Binding { blockstore, daemon, bound, pushed };
         tokio::try_join!(self.push_slices(&binding), self.push_snapshots(&binding)).map(drop)
@@ -186,20 +197,18 @@ impl Pusher {
     }
 }
 
-/// Whether it is told to stop in that time.
-async fn is_stopped_within(stopped: &mut watch::Receiver<bool>, time: Duration) -> bool {
-    tokio::time::timeout(time, stopped.wait_for(|stopped| *stopped)).await.is_ok()
-}
-
 /// Shows that the daemon is alive, until that fails.
 async fn beat(blockstore: &Blockstore, daemon: &Daemon) -> blockstore::Error {
+    let mut clock = renewals();
     loop {
-        tokio::time::sleep(LEASE / 3).await;
-        match daemon.beat(blockstore.connection()).await {
+        clock.tick().await;
+        // One that is stuck at a member that has fallen silent must not keep the next from another.
+        match tokio::time::timeout(RENEW_EVERY, daemon.beat(blockstore.connection())).await {
             // One that is late may still be in time.
-            Err(error) if error.is_transient() => tracing::debug!(%error, "no beat"),
-            Err(error) => return error,
-            Ok(()) => {}
+            Ok(Err(error)) if error.is_transient() => tracing::debug!(%error, "no beat"),
+            Ok(Err(error)) => return error,
+            Err(_) => tracing::debug!("no beat in time"),
+            Ok(Ok(())) => {}
         }
     }
 }
