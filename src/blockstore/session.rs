@@ -78,7 +78,8 @@ impl Session {
         };
         let watched = Arc::new(Watched::default());
         watched.generation.store(generation, Ordering::Relaxed);
-        let renewing = tokio::spawn(renew(connection.clone(), id, Arc::clone(&watched)));
+        let writes = purpose == Purpose::Write;
+        let renewing = tokio::spawn(renew(connection.clone(), id, writes, Arc::clone(&watched)));
         let connection = connection.clone();
         Ok(Self { connection, id, generation, commits: 0, watched, renewing })
     }
@@ -263,8 +264,9 @@ pub(super) async fn end_all_of(connection: &Connection, daemon: ObjectId) -> Res
     Ok(())
 }
 
-/// Renews a session until it is gone. A failure is no end of it: the next renewal may be in time.
-async fn renew(connection: Connection, id: ObjectId, watched: Arc<Watched>) {
+/// Renews a session until it is gone. A failure is no end of it: the next renewal may be in time. Only one that writes has a
+/// generation to look after, and only its user need be allowed to read that.
+async fn renew(connection: Connection, id: ObjectId, writes: bool, watched: Arc<Watched>) {
     loop {
         tokio::time::sleep(LEASE / RENEWALS).await;
         let beat = doc! { "$inc": { "beat": 1_i64 } };
@@ -275,6 +277,9 @@ async fn renew(connection: Connection, id: ObjectId, watched: Arc<Watched>) {
                 return;
             }
             Err(error) => tracing::debug!(%error, "a session was not renewed"),
+        }
+        if !writes {
+            continue;
         }
         match generation(&connection).await {
             Ok(newest) => _ = watched.generation.fetch_max(newest, Ordering::Relaxed),
