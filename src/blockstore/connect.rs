@@ -15,6 +15,7 @@ use mongodb::options::{
 use mongodb::{Client, ClientSession, Collection, Database};
 
 use super::Error;
+use super::error::of_driver;
 use crate::source::client_options;
 
 /// The longest time that an answer is waited for: an election is over by then, and the driver has tried once more.
@@ -145,7 +146,7 @@ impl Connection {
 
     /// Wraps what the driver says.
     pub fn driver(&self, command: &'static str, source: mongodb::error::Error) -> Error {
-        Error::Driver { blockstore: self.name(), command, source: Box::new(source) }
+        of_driver(self.name(), command, source)
     }
 
     /// The form of a document of a collection is wrong.

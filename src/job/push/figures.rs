@@ -58,6 +58,8 @@ pub(super) struct Figures {
 #[derive(Default)]
 struct Inner {
     info: RemoteInfo,
+    /// Whether the last failure was one that waiting does not cure.
+    is_refused: bool,
     /// Snapshots that need not be waited for.
     settled: Vec<String>,
     pushing: Option<(String, Asserter)>,
@@ -104,14 +106,18 @@ impl Figures {
     pub fn failed(&self, error: &Error) {
         self.change(|inner| {
             inner.info.trouble = Some(told(error));
+            inner.is_refused = matches!(error, Error::Blockstore(error) if error.is_refusal());
             Self::settle(inner);
         });
+        // Who waits looks whether it is of use.
+        self.steps.send_modify(|_| {});
     }
 
     pub fn slices(&self, count: usize, reached: Option<Position>, sent: Sent) {
         self.change(|inner| {
             inner.info.received = reached.map(PointInfo::from).or(inner.info.received.take());
             inner.info.trouble = None;
+            inner.is_refused = false;
             inner.sent_bytes += sent.bytes;
         });
         self.steps.send_modify(|steps| *steps += count as u64);
@@ -137,6 +143,7 @@ impl Figures {
             if news {
                 inner.settled = settled;
                 inner.info.trouble = None;
+                inner.is_refused = false;
             }
             news
         });
@@ -145,7 +152,8 @@ impl Figures {
         }
     }
 
-    /// Waits until a snapshot is there; gives up when nothing has gone well for that long.
+    /// Waits until a snapshot is there; gives up when nothing has gone well for that long, or cannot until somebody
+    /// has changed something.
     pub async fn wait_for(&self, snapshot: &str, patience: Duration) -> Result<(), Error> {
         let mut steps = self.steps.subscribe();
         loop {
@@ -153,8 +161,10 @@ impl Figures {
                 return Ok(());
             }
             let before = self.steps();
-            let waited = tokio::time::timeout(patience, steps.changed()).await;
-            if waited.is_err() && self.steps() == before {
+            let is_over = self.change(|inner| inner.is_refused)
+                || tokio::time::timeout(patience, steps.changed()).await.is_err()
+                    && self.steps() == before;
+            if is_over {
                 let trouble = self.change(|inner| inner.info.trouble.clone());
                 let trouble = trouble.unwrap_or_else(|| "it does not answer".to_owned());
                 return Err(
@@ -181,7 +191,12 @@ fn told(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        let more = error.to_string();
+        let boxed = error.downcast_ref::<Box<mongodb::error::Error>>().map(AsRef::as_ref);
+        // The driver's own text ends in a dump of the server's reply.
+        let more = match boxed.or_else(|| error.downcast_ref()) {
+            Some(driver) => driver.kind.to_string(),
+            None => error.to_string(),
+        };
         if !text.contains(&more) {
             text.push_str(": ");
             text.push_str(&more);
