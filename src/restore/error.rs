@@ -28,7 +28,7 @@ fn is_out_of_reach(why: &mongodb::error::Error) -> bool {
 fn advice(code: i32) -> &'static str {
     match code {
         UNAUTHORIZED => {
-            "; grant the user the roles \"restore\" and \"readWriteAnyDatabase\" on the database admin"
+            "; grant the user the role that `headstock check-access --print-role target` (or rewind) prints"
         }
         code if is_of_change_of_primary(code) => AGAIN,
         _ => "",
