@@ -19,7 +19,7 @@ pub enum Role {
     Groom,
     /// Restores into it: `restore --to`.
     Target,
-    /// Brings it back to a point, beside backing it up: `restore --rewind`.
+    /// Brings it back to a point: `restore --rewind`.
     Rewind,
 }
 
@@ -149,58 +149,51 @@ const SOURCE: &[Row] = &[
     Row(Buckets, &["find", "listIndexes"], Needed, "time series are copied"),
 ];
 
+/// A collection is made by whoever may insert into it.
 const BLOCKSTORE: &[Row] = &[
     Row(Repository("repository"), &["find"], Needed, "the repository is opened"),
-    Row(Repository("repository"), &["insert", "createCollection"], Once, "the repository is made"),
+    Row(Repository("repository"), &["insert"], Once, "the repository is made"),
     Row(Repository("generation"), &["find", "update"], Needed, "sessions that write are started"),
-    Row(Repository("generation"), &["insert", "createCollection"], Once, "the repository is made"),
+    Row(Repository("generation"), &["insert"], Once, "the repository is made"),
     Row(
         Repository("blocks"),
         &["find", "insert", "update"],
         Needed,
         "blocks are asserted and sent; none is removed",
     ),
-    Row(Repository("blocks"), &["createCollection", "createIndex"], Once, "the repository is made"),
+    Row(Repository("blocks"), &["createIndex"], Once, "the repository is made"),
     Row(
         Repository("sessions"),
         &["find", "insert", "update", "remove"],
         Needed,
         "sessions live and end, those of the dead too",
     ),
-    Row(Repository("sessions"), &["createCollection"], Once, "the repository is made"),
     Row(
         Repository("daemons"),
         &["find", "insert", "update", "remove"],
         Needed,
         "the daemon is known to others",
     ),
-    Row(Repository("daemons"), &["createCollection"], Once, "the repository is made"),
     Row(
         Repository("jobs"),
         &["find", "insert", "update"],
         Needed,
         "jobs are taken and committed to",
     ),
-    Row(Repository("jobs"), &["createCollection"], Once, "the repository is made"),
     Row(
         Repository("snapshots"),
         &["find", "insert", "update", "remove"],
         Needed,
         "snapshots come, are kept, and expire",
     ),
-    Row(
-        Repository("snapshots"),
-        &["createCollection", "createIndex"],
-        Once,
-        "the repository is made",
-    ),
+    Row(Repository("snapshots"), &["createIndex"], Once, "the repository is made"),
     Row(
         Repository("slices"),
         &["find", "insert", "remove"],
         Needed,
         "oplog slices come and expire",
     ),
-    Row(Repository("slices"), &["createCollection", "createIndex"], Once, "the repository is made"),
+    Row(Repository("slices"), &["createIndex"], Once, "the repository is made"),
 ];
 
 const BLOCKSTORE_READ: &[Row] = &[
@@ -287,15 +280,7 @@ const TARGET: &[Row] = &[
     Row(Named("system.views"), &["find"], Advised, "views are compared"),
     Row(
         Buckets,
-        &[
-            "find",
-            "insert",
-            "bypassDocumentValidation",
-            "createCollection",
-            "createIndex",
-            "collMod",
-            "dropCollection",
-        ],
+        &["find", "insert", "bypassDocumentValidation", "createIndex", "collMod", "dropCollection"],
         Needed,
         "time series are restored",
     ),
@@ -319,8 +304,20 @@ const TARGET: &[Row] = &[
     ),
 ];
 
-/// What a rewind needs beside the privileges of a source.
 const REWIND: &[Row] = &[
+    Row(
+        Collection("local", "oplog.rs"),
+        &["find"],
+        Needed,
+        "that its history is the job's is proved by the oplog",
+    ),
+    Row(
+        Collection("admin", "system.version"),
+        &["find"],
+        Needed,
+        "the feature compatibility version is read, majorities are waited for",
+    ),
+    Row(Normal, &["find"], Needed, "what views are on may be read, and users are merged"),
     Row(Cluster, &["getParameter"], Needed, "the feature compatibility version is read"),
     Row(Database("admin"), &["dbStats"], Advised, "whether there is space is told before"),
     Row(
@@ -349,7 +346,6 @@ const REWIND: &[Row] = &[
             "update",
             "remove",
             "bypassDocumentValidation",
-            "createCollection",
             "createIndex",
             "dropIndex",
             "collMod",
@@ -400,23 +396,22 @@ impl Role {
         }
     }
 
-    fn rows(self) -> impl Iterator<Item = &'static Row> {
-        let (first, more): (&[Row], &[Row]) = match self {
-            Self::Source => (SOURCE, &[]),
-            Self::Blockstore => (BLOCKSTORE, &[]),
-            Self::BlockstoreRead => (BLOCKSTORE_READ, &[]),
-            Self::Groom => (GROOM, &[]),
-            Self::Target => (TARGET, &[]),
-            Self::Rewind => (SOURCE, REWIND),
-        };
-        first.iter().chain(more)
+    const fn rows(self) -> &'static [Row] {
+        match self {
+            Self::Source => SOURCE,
+            Self::Blockstore => BLOCKSTORE,
+            Self::BlockstoreRead => BLOCKSTORE_READ,
+            Self::Groom => GROOM,
+            Self::Target => TARGET,
+            Self::Rewind => REWIND,
+        }
     }
 
     /// What it needs at a server of that version, the blockstore being that database.
     #[must_use]
     pub fn needs(self, database: &str, version: Version) -> Vec<Need> {
         let is_there = |row: &&Row| !matches!(row.0, Buckets) || version >= TIME_SERIES;
-        let rows = self.rows().filter(is_there);
+        let rows = self.rows().iter().filter(is_there);
         rows.flat_map(|Row(on, actions, weight, why)| {
             let resource = on.resource(database);
             actions.iter().map(move |action| {

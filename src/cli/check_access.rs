@@ -19,6 +19,7 @@ ROLES (--role, --print-role)
   groom            at the blockstore: groom
   target           at the target: restore --to
   rewind           at the target: restore --rewind
+What is compared is enough for everything there is. A job with --include or --exclude may find, and a restore with --ns may write, less.
 Unless --role says otherwise, source, blockstore and target are asked for, each where its server is given. The others of a server are
 told, too, and do not count for the exit code.
 

@@ -49,7 +49,8 @@ EXIT CODES
 THE SOURCE
   Every command that talks to MongoDB takes its connection string from --source, from the
   environment variable HEADSTOCK_SOURCE, or from a file named by --source-file. A string with a
-  password belongs into one of the last two: arguments are visible in the list of processes.
+  password belongs into one of the last two: arguments are visible in the list of processes. What its user must be
+  allowed to do, `headstock check-access` tells.
 
 ENCRYPTED STORES
   A store made with --encrypt is opened by a key file or a passphrase: --key-file or --passphrase-file,
