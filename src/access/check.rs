@@ -159,7 +159,7 @@ impl Server {
         let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
         let (name, database) = (hosts.join(","), database(&options));
         let unusable =
-            |error: mongodb::error::Error| Error::Uri { place, problem: error.to_string() };
+            |error: mongodb::error::Error| Error::Uri { place, problem: error.kind.to_string() };
         let client = Client::with_options(options).map_err(unusable)?;
         Ok(Self { place, name, database: client.database(&database), client })
     }

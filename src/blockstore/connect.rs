@@ -69,7 +69,8 @@ impl Connection {
         let mut hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
         hosts.sort_unstable();
         let name = format!("blockstore {}/{database}", hosts.join(","));
-        let unusable = |error: mongodb::error::Error| Error::Uri { problem: error.to_string() };
+        let unusable =
+            |error: mongodb::error::Error| Error::Uri { problem: error.kind.to_string() };
         let client = Client::with_options(options).map_err(unusable)?;
         let database = client.database(&database);
         let opened = Self { database, name: name.into(), seen: Arc::default() };

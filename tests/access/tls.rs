@@ -150,11 +150,17 @@ async fn source_blockstore_and_target_by_tls() {
     let restored = target.client().database("shop").collection::<Document>("orders");
     assert_eq!(restored.count_documents(doc! {}).await.expect("count"), 100);
 
-    refusals(&certificates, &uris).await;
+    refusals(&certificates, &uris);
+    let no_ca = target_uri.replace("ca.pem", "none.pem");
+    let ended = run(&["restore"], &[x509[1], ("TARGET", &no_ca)]);
+    assert_eq!(ended.code, Some(4), "{}", ended.text);
+    for words in ["check its options and the files", "none.pem: I/O error: No such file"] {
+        assert!(ended.text.contains(words), "{words}: {}", ended.text);
+    }
 }
 
 /// What does not fit is refused in words that say why.
-async fn refusals(certificates: &Certificates, uris: &[String]) {
+fn refusals(certificates: &Certificates, uris: &[String]) {
     let escape = |name| escaped(&certificates.text(name));
     let (ca, stranger) = (escape("ca.pem"), escape("stranger.pem"));
     let plain = format!("tls=true&tlsCAFile={ca}");
@@ -168,6 +174,6 @@ async fn refusals(certificates: &Certificates, uris: &[String]) {
         let ended = run(&["check-access"], &[("SOURCE", &uri)]);
         assert_eq!(ended.code, Some(1), "{}", ended.text);
         assert!(ended.text.contains(words), "{words}: {}", ended.text);
-        println!("{}", ended.text);
+        assert!(!ended.text.contains("labels: {}"), "a dump: {}", ended.text);
     }
 }
