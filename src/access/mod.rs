@@ -1,7 +1,7 @@
 //! Which privileges this program needs at a server, and whether a user has them.
 //!
-//! One table ([`Role::needs`]) says which actions on which resources each role takes. A [`check`] compares it with what the server
-//! says of the user that is logged in; [`commands`] makes of it the roles and users that an administrator creates. Nothing here writes.
+//! One table ([`Role::needs`]) says which actions on which resources each role takes. A [`check()`] compares it with what the server
+//! says of the user that is logged in; [`commands()`] makes of it the roles and users that an administrator creates. Nothing here writes.
 
 mod check;
 mod commands;

@@ -1,6 +1,6 @@
 //! The table: which actions on which resources each role of this program needs, and why.
 //!
-//! `check` compares it with what a user has, `role` makes commands of it, and `tests/access` takes each row away and looks what
+//! `check` compares it with what a user has, `commands` makes commands of it, and `tests/access` takes each row away and looks what
 //! comes of it: documentation, check and program cannot drift apart.
 
 use super::resource::Resource;
