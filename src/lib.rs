@@ -13,6 +13,7 @@ pub mod oplog;
 pub mod head;
 pub mod source;
 pub mod blockstore;
+pub mod access;
 pub mod restore;
 pub mod inspect;
 pub mod job;

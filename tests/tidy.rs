@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const MAX_FILE_LINES: usize = 800;
 
 /// The floors from the ground up.
-const FLOORS: [&str; 12] = [
+const FLOORS: [&str; 13] = [
     "block",
     "store",
     "tree",
@@ -16,6 +16,7 @@ const FLOORS: [&str; 12] = [
     "head",
     "source",
     "blockstore",
+    "access",
     "restore",
     "inspect",
     "job",

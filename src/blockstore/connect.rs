@@ -15,6 +15,7 @@ use mongodb::options::{
 use mongodb::{Client, ClientSession, Collection, Database};
 
 use super::Error;
+use super::error::of_driver;
 use crate::source::client_options;
 use crate::store::Vault;
 
@@ -71,7 +72,8 @@ impl Connection {
         let mut hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
         hosts.sort_unstable();
         let name = format!("blockstore {}/{database}", hosts.join(","));
-        let unusable = |error: mongodb::error::Error| Error::Uri { problem: error.to_string() };
+        let unusable =
+            |error: mongodb::error::Error| Error::Uri { problem: error.kind.to_string() };
         let client = Client::with_options(options).map_err(unusable)?;
         let database = client.database(&database);
         let opened =
@@ -149,7 +151,7 @@ impl Connection {
 
     /// Wraps what the driver says.
     pub fn driver(&self, command: &'static str, source: mongodb::error::Error) -> Error {
-        Error::Driver { blockstore: self.name(), command, source: Box::new(source) }
+        of_driver(self.name(), command, source)
     }
 
     /// The form of a document of a collection is wrong.

@@ -46,6 +46,28 @@ pub enum Error {
         /// What the driver says.
         source: Box<DriverError>,
     },
+    /// The user may not run a command that is needed.
+    #[error(
+        "{blockstore} does not allow {command}; `headstock check-access --blockstore` names what the user's roles lack"
+    )]
+    Privilege {
+        /// Where.
+        blockstore: String,
+        /// What was asked.
+        command: &'static str,
+        /// What the driver says.
+        source: Box<DriverError>,
+    },
+    /// The credentials were refused.
+    #[error(
+        "{blockstore} refuses the credentials; check user, password (or certificate) and authSource"
+    )]
+    Authentication {
+        /// Where.
+        blockstore: String,
+        /// What the driver says.
+        source: Box<DriverError>,
+    },
     /// A command had no answer in time.
     #[error("{blockstore} did not answer within {seconds} s: {command}")]
     TimedOut {
@@ -228,6 +250,43 @@ impl Error {
             Self::TimedOut { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether trying again is of no use until somebody has changed something.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Privilege { .. }
+                | Self::Authentication { .. }
+                | Self::AnotherSalt { .. }
+                | Self::Encryption { .. }
+                | Self::NewerFormat { .. }
+                | Self::Bound { .. }
+                | Self::Uri { .. }
+                | Self::NotAReplicaSet { .. }
+                | Self::TooOld { .. }
+        )
+    }
+}
+
+/// The server's code of a command that the user may not run.
+const UNAUTHORIZED: i32 = 13;
+/// The server's code of credentials that it does not take.
+const AUTHENTICATION_FAILED: i32 = 18;
+
+/// Wraps what the driver says of a command.
+pub(super) fn of_driver(blockstore: String, command: &'static str, source: DriverError) -> Error {
+    let source = Box::new(source);
+    match source.kind.as_ref() {
+        ErrorKind::Command(refusal) if refusal.code == UNAUTHORIZED => {
+            Error::Privilege { blockstore, command, source }
+        }
+        ErrorKind::Command(refusal) if refusal.code == AUTHENTICATION_FAILED => {
+            Error::Authentication { blockstore, source }
+        }
+        ErrorKind::Authentication { .. } => Error::Authentication { blockstore, source },
+        _ => Error::Driver { blockstore, command, source },
     }
 }
 

@@ -81,7 +81,8 @@ impl Session {
         };
         let watched = Arc::new(Watched::default());
         watched.generation.store(generation, Ordering::Relaxed);
-        let renewing = tokio::spawn(renew(connection.clone(), id, Arc::clone(&watched)));
+        let writes = purpose == Purpose::Write;
+        let renewing = tokio::spawn(renew(connection.clone(), id, writes, Arc::clone(&watched)));
         let connection = connection.clone();
         Ok(Self { connection, id, generation, commits: 0, watched, renewing })
     }
@@ -274,13 +275,14 @@ pub fn renewals() -> Interval {
     clock
 }
 
-/// Renews a session until it is gone. A failure is no end of it: the next renewal may be in time.
-async fn renew(connection: Connection, id: ObjectId, watched: Arc<Watched>) {
+/// Renews a session until it is gone. A failure is no end of it: the next renewal may be in time. Only one that writes has a
+/// generation to look after, and only its user need be allowed to read that.
+async fn renew(connection: Connection, id: ObjectId, writes: bool, watched: Arc<Watched>) {
     let mut clock = renewals();
     loop {
         clock.tick().await;
         // One that is stuck at a member that has fallen silent must not keep the next from another.
-        match timeout(RENEW_EVERY, renew_once(&connection, id, &watched)).await {
+        match timeout(RENEW_EVERY, renew_once(&connection, id, writes, &watched)).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => {
                 watched.lost.store(true, Ordering::Relaxed);
@@ -296,12 +298,15 @@ async fn renew(connection: Connection, id: ObjectId, watched: Arc<Watched>) {
 async fn renew_once(
     connection: &Connection,
     id: ObjectId,
+    writes: bool,
     watched: &Watched,
 ) -> Result<bool, Error> {
     let beat = doc! { "$inc": { "beat": 1_i64 } };
     if !connection.update_one(SESSIONS, doc! { "_id": id }, beat).await? {
         return Ok(false);
     }
-    watched.generation.fetch_max(generation(connection).await?, Ordering::Relaxed);
+    if writes {
+        watched.generation.fetch_max(generation(connection).await?, Ordering::Relaxed);
+    }
     Ok(true)
 }

@@ -257,7 +257,7 @@ impl FollowArgs {
 #[derive(Debug, Args)]
 pub struct BlockstoreArgs {
     /// Connection string of the replica set that is the blockstore; the database that it names holds the repository
-    /// [headstock] (with a password: use the environment or --blockstore-file)
+    /// (headstock unless it names one; with a password: use the environment or --blockstore-file)
     #[arg(long, value_name = "URI", env = "HEADSTOCK_BLOCKSTORE", hide_env_values = true)]
     pub blockstore: Option<String>,
     /// File that holds that connection string; wins over --blockstore

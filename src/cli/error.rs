@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Exit, redact};
 use crate::head::scope::TooManyFilters;
-use crate::{blockstore, daemon, inspect, job, lab, restore, source, store};
+use crate::{access, blockstore, daemon, inspect, job, lab, restore, source, store};
 
 /// The failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,25 @@ pub enum Error {
         "say which blockstore: --blockstore URI, --blockstore-file FILE or HEADSTOCK_BLOCKSTORE"
     )]
     NoBlockstore,
+    /// Nothing says which server to check.
+    #[error(
+        "say which server: --source, --blockstore or --to URI (or --source-file, --blockstore-file, or the environment)"
+    )]
+    NoServer,
+    /// A role is asked for at a server that is not given.
+    #[error("role {role} is one at the {place}, which is not given: add its connection string")]
+    RoleWithoutServer {
+        /// The role.
+        role: &'static str,
+        /// Where.
+        place: &'static str,
+    },
+    /// Only servers have users.
+    #[error("only a server can be checked: --to must be mongodb://..., not {target}")]
+    AccessTarget {
+        /// What was given.
+        target: String,
+    },
     /// Only a store can do it.
     #[error("this needs a store: give --store DIR, and no --blockstore")]
     OnlyStore,
@@ -64,6 +83,9 @@ pub enum Error {
     /// The blockstore.
     #[error(transparent)]
     Blockstore(#[from] blockstore::Error),
+    /// A check of privileges.
+    #[error(transparent)]
+    Access(#[from] access::Error),
     /// A job.
     #[error(transparent)]
     Job(#[from] job::Error),
@@ -130,6 +152,9 @@ impl Error {
             | Self::EncryptNeedsKey
             | Self::NoRepository
             | Self::NoBlockstore
+            | Self::NoServer
+            | Self::RoleWithoutServer { .. }
+            | Self::AccessTarget { .. }
             | Self::OnlyStore
             | Self::KeyWithoutEncrypt { .. } => Exit::Usage,
             Self::Plan { .. } | Self::Rewind { .. } => Exit::Refused,

@@ -12,7 +12,7 @@ pub enum Exit {
     Failed = 1,
     /// The arguments make no sense.
     Usage = 2,
-    /// `fsck` or `compact` found damage, or `verify` or a rewind differences.
+    /// `fsck` or `compact` found damage, `verify` or a rewind differences, or `check-access` something missing.
     Damage = 3,
     /// A plan found a reason not to start; nothing was touched.
     Refused = 4,

@@ -4,6 +4,7 @@
 //! so the text here is the operator's manual. What a command does lives in the floors below.
 
 mod args;
+mod check_access;
 mod compact;
 mod daemon;
 mod demo;
@@ -42,13 +43,14 @@ EXIT CODES
   0  done
   1  failed: the message says what, where, why and what to do next
   2  wrong usage
-  3  fsck or compact found damage, or verify or a rewind differences
+  3  fsck or compact found damage, verify or a rewind differences, or check-access something missing
   4  refused: the plan found a reason not to start, and nothing was touched
 
 THE SOURCE
   Every command that talks to MongoDB takes its connection string from --source, from the
   environment variable HEADSTOCK_SOURCE, or from a file named by --source-file. A string with a
-  password belongs into one of the last two: arguments are visible in the list of processes.
+  password belongs into one of the last two: arguments are visible in the list of processes. What its user must be
+  allowed to do, `headstock check-access` tells.
 
 ENCRYPTED STORES
   A store made with --encrypt is opened by a key file or a passphrase: --key-file or --passphrase-file,
@@ -94,6 +96,7 @@ enum Command {
     Compact(compact::Args),
     Key(key::Args),
     Namespaces(namespaces::Args),
+    CheckAccess(check_access::Args),
 }
 
 /// Runs the program: parses the arguments of the process, runs the command, reports its outcome.
@@ -138,6 +141,7 @@ fn run(command: Command) -> Result<Exit, Error> {
             Command::Compact(args) => compact::run(args).await,
             Command::Key(args) => tokio::task::block_in_place(|| key::run(args)),
             Command::Namespaces(args) => namespaces::run(&args),
+            Command::CheckAccess(args) => check_access::run(args).await,
         }
     })
 }

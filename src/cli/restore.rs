@@ -46,8 +46,8 @@ Works beside a running daemon. The job follows what a rewind writes like any oth
 undone by a rewind to a point before it. One that was interrupted (SIGTERM, crash) leaves the target
 between both moments; run it again, and it finds and writes what is left. Applications should not
 write meanwhile: what they write may be lost, or differ from the point; at the end source and point
-are compared, and what differs is printed. The user needs the roles of a source's user and of a
-target's: backup, restore and readWriteAnyDatabase.
+are compared, and what differs is printed. The user needs the role
+that `headstock check-access --print-role rewind` prints.
 
 --rewind --json prints (with --dry-run only what is in plan):
   plan       {job, repository, point, now, target, namespaces, added, changed, removed, bytes, users,

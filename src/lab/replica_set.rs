@@ -44,6 +44,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Further arguments of single members, by index.
     pub member_arguments: Vec<(usize, Vec<String>)>,
+    /// Further options of each connection string of a set, as `tls=true&tlsCAFile=/ca.pem`.
+    pub uri_options: Option<String>,
     /// Election timeout, ms.
     pub election_timeout_ms: u32,
     /// Where the temporary directory is made.
@@ -62,6 +64,7 @@ impl Default for Options {
             auth: false,
             arguments: Vec::new(),
             member_arguments: Vec::new(),
+            uri_options: None,
             election_timeout_ms: 5_000,
             parent: None,
         }
@@ -72,6 +75,11 @@ impl Options {
     /// The defaults with `members` members.
     pub fn members(members: usize) -> Self {
         Self { members, ..Self::default() }
+    }
+
+    /// The further options of a connection string, to be appended.
+    fn more(&self) -> String {
+        self.uri_options.as_ref().map_or_else(String::new, |more| format!("&{more}"))
     }
 
     fn mongod(&self) -> Result<Mongod> {
@@ -159,7 +167,7 @@ impl ReplicaSet {
 
     /// Connection string of one member alone.
     pub fn member_uri(&self, member: usize) -> String {
-        member_uri(self.options.auth, self.servers[member].port())
+        member_uri(&self.options, self.servers[member].port())
     }
 
     /// `host:port` of a member.
@@ -365,14 +373,14 @@ impl Standalone {
         let recipe =
             Recipe { mongod: options.mongod()?, data, arguments: options.base_arguments() };
         let server = Server::start(recipe, &mut watcher).await?;
-        let client = connect(&member_uri(false, server.port())).await?;
+        let client = connect(&stand_alone_uri(server.port())).await?;
         admin(&client, "reach the server", doc! { "ping": 1 }).await?;
         Ok(Self { server, watcher, _folder: folder, client })
     }
 
     /// Connection string.
     pub fn uri(&self) -> String {
-        member_uri(false, self.server.port())
+        stand_alone_uri(self.server.port())
     }
 
     /// A client.
@@ -401,14 +409,19 @@ fn credentials(auth: bool) -> String {
     if auth { format!("{}:{}@", ROOT.0, ROOT.1) } else { String::new() }
 }
 
-fn member_uri(auth: bool, port: u16) -> String {
-    format!("mongodb://{}127.0.0.1:{port}/?directConnection=true", credentials(auth))
+fn stand_alone_uri(port: u16) -> String {
+    format!("mongodb://127.0.0.1:{port}/?directConnection=true")
+}
+
+fn member_uri(options: &Options, port: u16) -> String {
+    let (user, more) = (credentials(options.auth), options.more());
+    format!("mongodb://{user}127.0.0.1:{port}/?directConnection=true{more}")
 }
 
 fn set_uri(options: &Options, ports: &[u16]) -> String {
     let hosts: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     let user = credentials(options.auth);
-    format!("mongodb://{user}{}/?replicaSet={}", hosts.join(","), options.name)
+    format!("mongodb://{user}{}/?replicaSet={}{}", hosts.join(","), options.name, options.more())
 }
 
 async fn connect(uri: &str) -> Result<Client> {
@@ -449,7 +462,9 @@ async fn initiate(options: &Options, ports: &[u16]) -> Result<()> {
             "heartbeatIntervalMillis": 500,
         },
     };
-    let first = connect(&member_uri(false, ports[0])).await?;
+    // There is no user yet.
+    let stranger = Options { auth: false, ..options.clone() };
+    let first = connect(&member_uri(&stranger, ports[0])).await?;
     admin(&first, "initiate the set", doc! { "replSetInitiate": config }).await?;
     let deadline = Instant::now() + STATE_LIMIT;
     loop {
@@ -500,7 +515,8 @@ mod tests {
         let options = Options { auth: true, ..Options::members(1) };
         let set = ReplicaSet::start(options).await.expect("start");
         set.client().list_database_names().await.expect("root may list");
-        let stranger = connect(&member_uri(false, set.servers[0].port())).await.expect("connect");
+        let stranger = stand_alone_uri(set.servers[0].port());
+        let stranger = connect(&stranger).await.expect("connect");
         assert!(stranger.list_database_names().await.is_err());
     }
 

@@ -28,7 +28,7 @@ fn is_out_of_reach(why: &mongodb::error::Error) -> bool {
 fn advice(code: i32) -> &'static str {
     match code {
         UNAUTHORIZED => {
-            "; grant the user the roles \"restore\" and \"readWriteAnyDatabase\" on the database admin"
+            "; grant the user the role that `headstock check-access --print-role target` (or rewind) prints"
         }
         code if is_of_change_of_primary(code) => AGAIN,
         _ => "",
@@ -340,6 +340,16 @@ pub enum Error {
          percent-encoded, as in mongodb://user:p%40ss@host:27017/?replicaSet=name"
     )]
     Uri,
+    /// The options of the target's connection string cannot be followed.
+    #[error(
+        "the connection string of {target} cannot be used; check its options and the files that they name"
+    )]
+    Options {
+        /// The target.
+        target: String,
+        /// What the driver reported.
+        source: Box<mongodb::error::Error>,
+    },
     /// The driver failed.
     #[error("cannot {action} at {target}{}", if is_out_of_reach(source) { AGAIN } else { "" })]
     Driver {

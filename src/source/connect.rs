@@ -56,7 +56,8 @@ impl Template {
 
     /// A client of one member. Does not connect yet.
     pub fn client(&self, address: &str) -> Result<Client, Error> {
-        let unusable = |error: mongodb::error::Error| Error::Uri { problem: error.to_string() };
+        let unusable =
+            |error: mongodb::error::Error| Error::Uri { problem: error.kind.to_string() };
         let mut options = self.options.clone();
         options.hosts = vec![ServerAddress::parse(address).map_err(unusable)?];
         options.direct_connection = Some(true);

@@ -81,7 +81,7 @@ pub enum Error {
     },
     /// The user may not run a command that a backup needs.
     #[error(
-        "{member} does not allow {command}; grant the user the roles \"backup\" and \"clusterMonitor\" on the database admin"
+        "{member} does not allow {command}; grant the user the role that `headstock check-access --print-role source` prints, or \"backup\" and \"clusterMonitor\" on the database admin"
     )]
     Privilege {
         /// The member asked.

@@ -315,7 +315,7 @@ impl Member {
             Err(error) if is_privilege(&error) => {
                 tracing::warn!(
                     member = self.address,
-                    "no privilege for serverStatus (role backup or clusterMonitor): a rollback while listing collections would go unseen"
+                    "no privilege for serverStatus (`headstock check-access` names what is missing): a rollback while listing collections would go unseen"
                 );
                 Ok(None)
             }

@@ -58,13 +58,13 @@ pub(super) struct Figures {
 #[derive(Default)]
 struct Inner {
     info: RemoteInfo,
+    /// Whether the last failure was one that waiting does not cure.
+    is_refused: bool,
     /// Snapshots that need not be waited for.
     settled: Vec<String>,
     pushing: Option<(String, Asserter)>,
     /// Of snapshots that are there.
     sent_bytes: u64,
-    /// The last failure will not pass by itself.
-    lasting: bool,
 }
 
 impl Default for Figures {
@@ -106,7 +106,7 @@ impl Figures {
     pub fn failed(&self, error: &Error) {
         self.change(|inner| {
             inner.info.trouble = Some(told(error));
-            inner.lasting = !error.is_transient();
+            inner.is_refused = matches!(error, Error::Blockstore(error) if error.is_refusal());
             Self::settle(inner);
         });
         // Whoever waits looks again.
@@ -117,6 +117,7 @@ impl Figures {
         self.change(|inner| {
             inner.info.received = reached.map(PointInfo::from).or(inner.info.received.take());
             inner.info.trouble = None;
+            inner.is_refused = false;
             inner.sent_bytes += sent.bytes;
         });
         self.steps.send_modify(|steps| *steps += count as u64);
@@ -142,6 +143,7 @@ impl Figures {
             if news {
                 inner.settled = settled;
                 inner.info.trouble = None;
+                inner.is_refused = false;
             }
             news
         });
@@ -150,7 +152,8 @@ impl Figures {
         }
     }
 
-    /// Waits until a snapshot is there; gives up when nothing has gone well for that long.
+    /// Waits until a snapshot is there; gives up when nothing has gone well for that long, or cannot until somebody
+    /// has changed something.
     pub async fn wait_for(&self, snapshot: &str, patience: Duration) -> Result<(), Error> {
         let mut steps = self.steps.subscribe();
         loop {
@@ -158,7 +161,7 @@ impl Figures {
                 return Ok(());
             }
             let before = self.steps();
-            if self.change(|inner| inner.lasting && inner.info.trouble.is_some()) {
+            if self.change(|inner| inner.is_refused) {
                 return Err(self.not_pushed(snapshot));
             }
             let waited = tokio::time::timeout(patience, steps.changed()).await;
@@ -191,7 +194,12 @@ fn told(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        let more = error.to_string();
+        let boxed = error.downcast_ref::<Box<mongodb::error::Error>>().map(AsRef::as_ref);
+        // The driver's own text ends in a dump of the server's reply.
+        let more = match boxed.or_else(|| error.downcast_ref()) {
+            Some(driver) => driver.kind.to_string(),
+            None => error.to_string(),
+        };
         if !text.contains(&more) {
             text.push_str(": ");
             text.push_str(&more);

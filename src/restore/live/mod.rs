@@ -71,7 +71,8 @@ impl Live {
         let name = Target::Live(uri.to_owned()).to_string();
         let mut options = ClientOptions::parse(uri).await.map_err(|_| Error::Uri)?;
         options.app_name.get_or_insert_with(|| "headstock restore".to_owned());
-        let client = Client::with_options(options).map_err(|_| Error::Uri)?;
+        let client = Client::with_options(options)
+            .map_err(|why| Error::Options { target: name.clone(), source: Box::new(why) })?;
         let (version, fcv) = (String::new(), String::new());
         let mut live = Self { client, name, replica_set: None, version, fcv, progress, cancel };
         live.look().await?;
