@@ -19,7 +19,7 @@ use mongodb::error::ErrorKind;
 use tokio::sync::Mutex;
 
 use super::Error;
-use super::connect::{BLOCKS, Connection, DUPLICATE_KEY};
+use super::connect::{BLOCKS, Connection, DUPLICATE_KEY, TRANSFER_LIMIT};
 use super::pace::Pace;
 use super::patience::Patience;
 use super::transaction::{Ended, Miss, Step};
@@ -289,7 +289,8 @@ impl Asserter {
         let mut session = inner.connection.begin().await?;
         let blocks = inner.connection.of(BLOCKS);
         let insert = blocks.insert_many(&documents).ordered(false).session(&mut session);
-        let inserted = inner.connection.ask("insert", insert.into_future()).await;
+        let inserted = inner.connection.ask_within(TRANSFER_LIMIT, "insert", insert.into_future());
+        let inserted = inserted.await;
         inner.connection.saw(&session);
         let there = match inserted {
             Ok(_) => Vec::new(),

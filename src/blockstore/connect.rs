@@ -21,6 +21,8 @@ use crate::store::Vault;
 
 /// The longest time that an answer is waited for: an election is over by then, and the driver has tried once more.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// The same of blocks on their way: a batch of them takes that long at 7 KB/s. That the server is gone is noticed sooner, by the driver.
+pub(super) const TRANSFER_LIMIT: Duration = Duration::from_secs(600);
 /// The longest time that a majority is waited for before the server answers that it did not hear of it.
 const MAJORITY_LIMIT: Duration = Duration::from_secs(30);
 /// Default limit of finding a primary.
@@ -140,10 +142,20 @@ impl Connection {
         command: &'static str,
         asked: impl Future<Output = mongodb::error::Result<T>>,
     ) -> Result<T, Error> {
-        match tokio::time::timeout(COMMAND_LIMIT, asked).await {
+        self.ask_within(COMMAND_LIMIT, command, asked).await
+    }
+
+    /// The same for what takes long on a slow line.
+    pub async fn ask_within<T>(
+        &self,
+        limit: Duration,
+        command: &'static str,
+        asked: impl Future<Output = mongodb::error::Result<T>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(limit, asked).await {
             Ok(answer) => answer.map_err(|source| self.driver(command, source)),
             Err(_) => {
-                let (blockstore, seconds) = (self.name(), COMMAND_LIMIT.as_secs());
+                let (blockstore, seconds) = (self.name(), limit.as_secs());
                 Err(Error::TimedOut { blockstore, command, seconds })
             }
         }

@@ -1,5 +1,6 @@
 //! What a blockstore says of its jobs: states, snapshots, slices.
 
+use bson::oid::ObjectId;
 use bson::{Document, RawDocument, RawDocumentBuf, doc};
 use std::future::IntoFuture as _;
 
@@ -94,7 +95,16 @@ impl Connection {
 
     /// The snapshots of a job, oldest first.
     pub async fn snapshots(&self, job: &str) -> Result<Vec<Manifest>, Error> {
-        let found = self.find(SNAPSHOTS, doc! { "_id.job": job }, doc! { "_id.id": 1 }).await?;
+        self.snapshots_of(doc! { "_id.job": job }).await
+    }
+
+    /// Those of them that a session has pinned.
+    pub async fn pinned(&self, job: &str, session: ObjectId) -> Result<Vec<Manifest>, Error> {
+        self.snapshots_of(doc! { "_id.job": job, "pins": session }).await
+    }
+
+    async fn snapshots_of(&self, filter: Document) -> Result<Vec<Manifest>, Error> {
+        let found = self.find(SNAPSHOTS, filter, doc! { "_id.id": 1 }).await?;
         let read = |document: &RawDocumentBuf| {
             let keep = document.get_bool("keep").map_err(|_| self.malformed(SNAPSHOTS, "keep"))?;
             Ok(Manifest { keep, ..self.manifest(document)? })

@@ -110,6 +110,16 @@ pub enum Error {
         /// Which.
         what: String,
     },
+    /// Store and repository have other data keys of one epoch.
+    #[error(
+        "the data keys of the store {dir} and of {blockstore} cannot be brought together: another store that is pushed there has changed its own (`headstock key rotate`) as this one has; only one of the stores that share a repository may do so. Make this store anew with `headstock rebuild`"
+    )]
+    KeysDiffer {
+        /// The store.
+        dir: String,
+        /// Where.
+        blockstore: String,
+    },
     /// The job is another daemon's.
     #[error(
         "job {job} in {blockstore} belongs to a daemon on {host} that is alive; stop that one first, or name another job with --job"
@@ -260,6 +270,7 @@ impl Error {
             Self::Privilege { .. }
                 | Self::Authentication { .. }
                 | Self::AnotherSalt { .. }
+                | Self::KeysDiffer { .. }
                 | Self::Encryption { .. }
                 | Self::NewerFormat { .. }
                 | Self::Bound { .. }

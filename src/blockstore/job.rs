@@ -127,9 +127,8 @@ pub struct Slice {
 
 /// Something to be committed.
 pub enum Change<'a> {
-    /// Slices that follow on each other. `anew`: they do not follow on what is there, and take the place of what is not before them;
-    /// that nothing of it is pinned was seen when the job had had so many pins.
-    Slices { slices: &'a [Slice], anew: Option<i64> },
+    /// Slices that follow on each other, after all that are there. `anew`: they do not follow on these.
+    Slices { slices: &'a [Slice], anew: bool },
     /// A snapshot.
     Snapshot(&'a Manifest),
     /// Whether a snapshot is protected.
@@ -293,14 +292,14 @@ impl Bound {
                 set.insert("state", sealed);
             }
         }
-        if let Change::Slices { slices: [first, ..], anew: None } = change {
+        if let Change::Slices { slices: [first, ..], anew: false } = change {
             filter.insert("received.ts", Timestamp::from(first.header.prev.ts));
             filter.insert("received.t", first.header.prev.term);
         }
         if let Some(received) = change.received() {
             set.insert("received", optime(received));
         }
-        if let Change::Expire { pins, .. } | Change::Slices { anew: Some(pins), .. } = change {
+        if let Change::Expire { pins, .. } = change {
             filter.insert("pins", *pins);
         }
         let mut write = doc! { "$inc": { "commits": 1_i64 } };
@@ -315,12 +314,7 @@ impl Bound {
 
     fn add_steps(&self, change: &Change<'_>, steps: &mut Vec<Step>) {
         match change {
-            Change::Slices { slices, anew } => {
-                if let Some(first) = slices.first().filter(|_| anew.is_some()) {
-                    let from = Timestamp::from(first.header.first.optime.ts);
-                    let filter = doc! { "_id.job": &self.id, "last.ts": { "$gte": from } };
-                    steps.push(Step::DeleteAll { of: SLICES, filter });
-                }
+            Change::Slices { slices, .. } => {
                 let documents = slices.iter().map(|slice| self.slice(slice)).collect();
                 steps.push(Step::Insert { of: SLICES, documents });
             }

@@ -25,6 +25,7 @@ mod retention;
 mod session;
 mod transaction;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -75,12 +76,19 @@ pub trait Repository: Send + Sync {
 }
 
 /// Where a blockstore is, and what opens it if it is encrypted.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Place {
     /// Connection string of its replica set.
     pub uri: String,
     /// Its key.
     pub secret: Option<Arc<Secret>>,
+}
+
+impl fmt::Debug for Place {
+    // Without the connection string, which may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").field("secret", &self.secret).finish_non_exhaustive()
+    }
 }
 
 /// A blockstore that is open. Cheap to clone; every clone is the same.
@@ -123,11 +131,13 @@ impl Blockstore {
             let what = format!("the store {dir} {here} and {blockstore} {there}");
             return Err(Error::Encryption { what });
         }
+        if !own.names_as(&vault) {
+            return Err(Error::AnotherSalt { dir, blockstore });
+        }
         if !own.is_among(&vault) {
-            if !vault.is_encrypted() || !vault.is_among(&own) {
-                return Err(Error::AnotherSalt { dir, blockstore });
-            }
-            vault = facts.take_keys(&connection, &own).await?;
+            // The store's data key was changed since.
+            let both = own.with(&vault).ok_or(Error::KeysDiffer { dir, blockstore })?;
+            vault = facts.take_keys(&connection, &both).await?;
         }
         connection.unlocked(facts.uuid, vault);
         Ok(Self { connection, facts })

@@ -21,12 +21,15 @@ use super::patience::Patience;
 use super::session::{Purpose, Session};
 use super::transaction::{Ended, Miss, Step};
 use crate::block::{self, Block, BlockId, BlockRead, Dictionary, Kind, references};
+use crate::head::Manifest;
 use crate::store::StoredBlock;
 
 /// Blocks asked for at once.
 const TOGETHER: usize = 64;
 /// Bytes of blocks that wait to be asked for.
 const WAITING_BYTES: usize = 32 << 20;
+/// Names of blocks that are gone which the order of the others may hold.
+const ORDER_SLACK: usize = 1 << 10;
 /// Nodes whose children are known.
 const NODES_MAX: usize = 1 << 10;
 /// How long ending the session may take.
@@ -84,6 +87,13 @@ impl Waiting {
     fn take(&mut self, id: &BlockId) -> Option<Block> {
         let block = self.blocks.remove(id)?;
         self.bytes -= block.bytes.len();
+        // Read in order, they go in the order in which they came.
+        while self.order.front().is_some_and(|oldest| !self.blocks.contains_key(oldest)) {
+            self.order.pop_front();
+        }
+        if self.order.len() > 2 * self.blocks.len() + ORDER_SLACK {
+            self.order.retain(|id| self.blocks.contains_key(id));
+        }
         Some(block)
     }
 }
@@ -148,6 +158,12 @@ impl Reader {
     /// A dictionary, if it is there.
     pub async fn dictionary(&self, id: &BlockId) -> Result<Option<Arc<Dictionary>>, Error> {
         self.inner.dictionary(id).await
+    }
+
+    /// The snapshots of a job that it has pinned, oldest first: others may have come since, and may go.
+    pub async fn pinned(&self, job: &str) -> Result<Vec<Manifest>, Error> {
+        let id = self.inner.connection.vault().hidden(job);
+        self.inner.connection.pinned(&id, self.inner.session.id).await
     }
 
     /// Whether the pins still hold.
@@ -338,5 +354,26 @@ impl Drop for Inner {
             Ok(Err(error)) => tracing::debug!(%error, "a session is left to its lease"),
             Err(_) => tracing::debug!("a session is left to its lease"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read in order, as a restore does it, leaves nothing behind; nor does what is read in any other.
+    #[test]
+    fn nothing_is_remembered_of_what_was_taken() {
+        let id = |number: u32| BlockId::from_bytes(*blake3::hash(&number.to_le_bytes()).as_bytes());
+        let block = || Block { kind: Kind::Leaf, bytes: vec![0; 64].into() };
+        let mut waiting = Waiting::default();
+        waiting.add(id(u32::MAX), block());
+        for number in 0..100_000 {
+            waiting.add(id(number), block());
+            waiting.take(&id(number)).expect("it waits");
+        }
+        assert!(waiting.order.len() <= ORDER_SLACK + 3, "{} names", waiting.order.len());
+        waiting.take(&id(u32::MAX)).expect("it waits");
+        assert!(waiting.order.is_empty() && waiting.bytes == 0);
     }
 }

@@ -63,13 +63,6 @@ impl Bound {
         Ok(0)
     }
 
-    /// How many pins were made on the job's snapshots, if none stands: then slices may be superseded.
-    pub async fn unpinned(&self) -> Result<Option<i64>, Error> {
-        let pins = self.look().await?;
-        let is_pinned = self.held().await?.iter().any(|one| one.pinned);
-        Ok(Some(pins).filter(|_| !is_pinned))
-    }
-
     async fn slices_up_to(&self, floor: OpTime) -> Result<Vec<Ts>, Error> {
         let filter = doc! { "_id.job": &self.id, "last.ts": { "$lte": Timestamp::from(floor.ts) } };
         let connection = self.connection();
@@ -83,12 +76,14 @@ impl Bound {
         found.iter().map(first).collect()
     }
 
+    /// Whether somebody asked for a snapshot to be removed.
+    pub async fn has_unwanted(&self) -> Result<bool, Error> {
+        let unwanted = doc! { "_id.job": &self.id, "unwanted": true };
+        Ok(self.connection().find_one(SNAPSHOTS, unwanted).await?.is_some())
+    }
+
     /// Removes the snapshots that somebody asked to be removed, where nothing speaks against it. Returns their names.
     pub async fn delete_unwanted(&self, session: &mut Session) -> Result<Vec<String>, Error> {
-        let unwanted = doc! { "_id.job": &self.id, "unwanted": true };
-        if self.connection().find_one(SNAPSHOTS, unwanted).await?.is_none() {
-            return Ok(Vec::new());
-        }
         let held = self.held().await?;
         let newest = held.last().map(|one| one.manifest.id.clone());
         let mut deleted = Vec::new();

@@ -270,7 +270,7 @@ impl BlockstoreArgs {
     pub fn uri(&self) -> Result<Option<String>, Error> {
         match &self.blockstore_file {
             Some(file) => read_uri(file).map(Some),
-            None => Ok(self.blockstore.clone()),
+            None => Ok(self.blockstore.clone().filter(|uri| !uri.is_empty())),
         }
     }
 }

@@ -62,6 +62,9 @@ pub enum Error {
         /// What was given.
         target: String,
     },
+    /// A blockstore is to be repaired, and nothing says from where.
+    #[error("say which store has the blocks: --repair of a blockstore needs --from DIR")]
+    RepairFromNothing,
     /// Only a store can do it.
     #[error("this needs a store: give --store DIR, and no --blockstore")]
     OnlyStore,
@@ -152,6 +155,7 @@ impl Error {
             | Self::EncryptNeedsKey
             | Self::NoRepository
             | Self::NoBlockstore
+            | Self::RepairFromNothing
             | Self::NoServer
             | Self::RoleWithoutServer { .. }
             | Self::AccessTarget { .. }

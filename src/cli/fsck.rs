@@ -234,6 +234,9 @@ fn repair(
 
 /// Checks a blockstore, and mends it from the stores given.
 async fn remote(args: &Args, place: &Place) -> Result<Exit, Error> {
+    if args.repair && args.from.is_empty() {
+        return Err(Error::RepairFromNothing);
+    }
     if args.dry_run
         || args.sample.is_some()
         || args.max_duration.is_some()

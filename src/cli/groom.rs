@@ -50,7 +50,9 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
     let place = args.key.place(args.blockstore.uri()?.ok_or(Error::NoBlockstore)?)?;
     let stopped = Arc::new(AtomicBool::new(false));
     let watch = Arc::new(Groom::new(stopped.clone()));
-    let marks = args.marks.unwrap_or_else(|| std::env::temp_dir().join("headstock-marks"));
+    let user = rustix::process::geteuid().as_raw();
+    let usual = || std::env::temp_dir().join(format!("headstock-marks-{user}"));
+    let marks = args.marks.unwrap_or_else(usual);
     let request = GroomRequest { dry_run: args.dry_run, marks };
     let work = async {
         let blockstore = Blockstore::open(&place).await?;

@@ -373,14 +373,26 @@ impl Error {
     /// The block that is missing or damaged, if that is the trouble.
     #[must_use]
     pub fn damaged_block(&self) -> Option<BlockId> {
+        use blockstore::Error as Remote;
         let tree = match self {
-            Self::Tree(error) | Self::Head(head::Error::Tree(error)) => Some(error),
+            Self::Tree(error)
+            | Self::Head(head::Error::Tree(error))
+            | Self::Blockstore(Remote::Tree(error) | Remote::Head(head::Error::Tree(error))) => {
+                Some(error)
+            }
             _ => None,
         };
         let block = match (self, tree) {
             (_, Some(tree::Error::Malformed { id, .. })) => return Some(*id),
             (_, Some(tree::Error::Block(block))) => block,
             (Self::Block(block) | Self::Head(head::Error::Block(block)), _) => block,
+            (Self::Store(store::Error::Block(block)), _) => block,
+            (Self::Blockstore(error), _) => match error {
+                Remote::Block(block)
+                | Remote::Store(store::Error::Block(block))
+                | Remote::Head(head::Error::Block(block)) => block,
+                _ => return None,
+            },
             _ => return None,
         };
         match block {

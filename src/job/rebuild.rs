@@ -17,13 +17,17 @@ use super::slices::{self, SliceChain};
 use super::{Error, Job, SnapshotInfo, State, blocking, hex, snapshot, snapshot_of_what_is_stored};
 use crate::block::{BlockId, BlockRead, references};
 use crate::blockstore::{self, Blockstore, Place, Reader, Slice};
-use crate::head::{self, Manifest, content_root};
+use crate::head::{self, Manifest, RULE_VERSION, content_root};
 use crate::oplog::{OpTime, Ts};
 use crate::restore::{Amount, At, Cancel, Phase, Progress};
 use crate::store::{Location, Store, StoredBlock};
 
 /// Blocks asked for at once.
-const BATCH: usize = 1024;
+const BATCH: usize = 256;
+/// Blocks that are here and looked through between two looks whether to stop.
+const LOOKED_MAX: u64 = 1 << 14;
+/// Slices whose blocks are asked for together.
+const SLICES_TOGETHER: usize = 64;
 /// Batches under way at a time.
 const BATCHES_MAX: usize = 4;
 /// Raw bytes of blocks between two commits that keep what was fetched.
@@ -91,18 +95,16 @@ pub async fn rebuild(
         }
     };
     report.base.clone_from(&base.id);
-    let slices = after(&remote.slices, base.head.position.optime, &request.at);
+    let mut slices = after(&remote.slices, base.head.position.optime, upto(&request.at, &base));
+    fetch.slices(&mut slices, &mut report).await?;
     report.slices = slices.len() as u64;
-    for slice in &slices {
-        fetch.all(slice.pieces.clone(), &mut report).await?;
-    }
     // Until here nothing that was fetched may have gone.
     fetch.reader.check().await?;
     fetch.progress.begin(Phase::ApplySlices, Amount::default());
-    let state = remote.state.clone();
+    let (state, upto) = (remote.state.clone(), upto(&request.at, &base));
     let made = blocking("rebuild", &name, move || {
         let name = state.name.clone();
-        commit(&store, state, &base, slices)?;
+        commit(&store, state, &base, slices, upto)?;
         snapshot_of_what_is_stored(Job::open(store, Some(&name))?)
     });
     report.snapshot = Some(made.await?);
@@ -123,7 +125,7 @@ async fn open_store(
             false => vault.create_store(&location.dir, location.options())?,
         };
         let dir = location.dir.display().to_string();
-        if !vault.is_among(&store.vault()) {
+        if !vault.names_as(&store.vault()) {
             return Err(blockstore::Error::AnotherSalt { dir, blockstore: name }.into());
         }
         match store.roots().1.contains_key(&job) {
@@ -140,6 +142,7 @@ fn bases(remote: &RemoteJob, at: &At) -> Result<Vec<Manifest>, Error> {
     let is_base = |manifest: &&Manifest| {
         let ts = manifest.head.position.optime.ts;
         manifest.head.consistent_from.is_some()
+            && manifest.rule_version == RULE_VERSION
             && match at {
                 At::Latest => true,
                 At::Snapshot(id) => manifest.id == *id,
@@ -156,27 +159,39 @@ fn bases(remote: &RemoteJob, at: &At) -> Result<Vec<Manifest>, Error> {
     Ok(bases)
 }
 
-/// The slices that go on from a point without a break.
-fn after(slices: &[Slice], from: OpTime, at: &At) -> Vec<Slice> {
-    let upto = match at {
-        At::Latest => Ts { secs: u32::MAX, inc: u32::MAX },
-        At::Snapshot(_) => from.ts,
+/// The newest entry to take in.
+fn upto(at: &At, base: &Manifest) -> Ts {
+    match at {
+        At::Latest => Ts::MAX,
+        At::Snapshot(_) => base.head.position.optime.ts,
         At::Time(secs) => Ts { secs: *secs, inc: u32::MAX },
         At::Exact(ts) => *ts,
-    };
-    let (mut found, mut end) = (Vec::new(), from);
+    }
+}
+
+/// The slices that go on from a point without a break. The first may begin before it, and the last reach beyond what is asked for.
+fn after(slices: &[Slice], from: OpTime, upto: Ts) -> Vec<Slice> {
+    let (mut found, mut end): (Vec<Slice>, OpTime) = (Vec::new(), from);
     for slice in slices.iter().filter(|slice| slice.header.last.optime > from) {
-        if slice.header.prev != end || slice.header.first.optime.ts > upto {
+        let header = &slice.header;
+        let is_within = found.is_empty() && header.first.optime <= from;
+        if !(is_within || header.prev == end) || header.first.optime.ts > upto {
             break;
         }
-        end = slice.header.last.optime;
+        end = header.last.optime;
         found.push(slice.clone());
     }
     found
 }
 
 /// Makes the job of what was fetched.
-fn commit(store: &Store, state: State, base: &Manifest, slices: Vec<Slice>) -> Result<(), Error> {
+fn commit(
+    store: &Store,
+    state: State,
+    base: &Manifest,
+    slices: Vec<Slice>,
+    upto: Ts,
+) -> Result<(), Error> {
     let session = store.session();
     let collections = head::catalog(store, &base.head)?;
     let found = content_root::content_root(&collections.iter().collect::<Vec<_>>())?;
@@ -187,8 +202,15 @@ fn commit(store: &Store, state: State, base: &Manifest, slices: Vec<Slice>) -> R
     let mut chain = SliceChain::default();
     let mut received = base.head.position;
     for Slice { header, pieces } in slices {
-        received = header.last;
-        chain.push(store, store.salt(), slices::Slice { header, pieces })?;
+        let mut slice = slices::Slice { header, pieces };
+        // A head goes on at the beginning of a slice.
+        if slice.header.first.optime <= received.optime || slice.header.last.optime.ts > upto {
+            let begin = received.optime.max(slice.header.prev);
+            let Some(cut) = slices::cut(store, &slice, begin, upto)? else { break };
+            slice = cut;
+        }
+        received = slice.header.last;
+        chain.push(store, store.salt(), slice)?;
     }
     let mut state = State {
         head: Some(base.head.clone()),
@@ -237,12 +259,58 @@ impl Fetch {
         self.all(tops.collect(), report).await
     }
 
+    /// The entries of slices, as far as they can be had.
+    async fn slices(&self, slices: &mut Vec<Slice>, report: &mut Report) -> Result<(), Error> {
+        let mut had = 0;
+        while had < slices.len() {
+            let together = &slices[had..slices.len().min(had + SLICES_TOGETHER)];
+            let pieces = together.iter().flat_map(|slice| slice.pieces.clone()).collect();
+            match self.all(pieces, report).await {
+                Ok(()) => had += together.len(),
+                Err(error) if is_of_backup(&error) => {
+                    let (whole, why) = self.whole(together, report).await?;
+                    had += whole;
+                    if let Some(why) = why {
+                        self.progress.note(&why);
+                        report.passed_over.push(why);
+                        break;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        slices.truncate(had);
+        Ok(())
+    }
+
+    /// How many of these slices can be had, one after the other, and what is wrong with the next.
+    async fn whole(
+        &self,
+        slices: &[Slice],
+        report: &mut Report,
+    ) -> Result<(usize, Option<String>), Error> {
+        for (whole, slice) in slices.iter().enumerate() {
+            match self.all(slice.pieces.clone(), report).await {
+                Ok(()) => {}
+                Err(error) if is_of_backup(&error) => {
+                    let why = format!("the oplog from {} on: {error}", slice.header.first.optime);
+                    return Ok((whole, Some(why)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((slices.len(), None))
+    }
+
     /// Blocks and all that they reach, parents first; what is here already is looked through here.
     async fn all(&self, roots: Vec<BlockId>, report: &mut Report) -> Result<(), Error> {
         let (mut open, mut under_way) = (roots, JoinSet::<Come>::new());
         let mut unkept = 0;
         loop {
             while under_way.len() < BATCHES_MAX && !open.is_empty() {
+                if self.cancel.is_cancelled() {
+                    return Err(Error::Cancelled);
+                }
                 let batch = self.missing(&mut open, report).await?;
                 if !batch.is_empty() {
                     under_way.spawn(batch_of(self.store.clone(), self.reader.clone(), batch));
@@ -260,9 +328,6 @@ impl Fetch {
                 let store = self.store.clone();
                 blocking("rebuild", "the job", move || Ok(store.commit(|_| {})?)).await?;
             }
-            if self.cancel.is_cancelled() {
-                return Err(Error::Cancelled);
-            }
         }
     }
 
@@ -277,6 +342,7 @@ impl Fetch {
             let (mut missing, mut present) = (Vec::new(), 0);
             let mut seen = HashSet::new();
             while missing.len() < BATCH
+                && present < LOOKED_MAX
                 && let Some(id) = taken.pop()
             {
                 match store.kind_of(&id)? {
@@ -344,4 +410,44 @@ async fn batch_of(store: Store, reader: Reader, ids: Vec<BlockId>) -> Come {
         }
     }
     Ok((named, blocks, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oplog::Position;
+    use crate::oplog::slice::SliceHeader;
+
+    fn at(secs: u32) -> Position {
+        let optime = OpTime { ts: Ts { secs, inc: 1 }, term: 1 };
+        Position { optime, wall_ms: i64::from(secs) * 1000 }
+    }
+
+    fn slice(prev: u32, last: u32) -> Slice {
+        let header = SliceHeader {
+            prev: at(prev).optime,
+            first: at(prev + 1),
+            last: at(last),
+            entries: 1,
+            raw_bytes: 1,
+            kinds: std::collections::BTreeSet::new(),
+        };
+        Slice { header, pieces: Vec::new() }
+    }
+
+    /// From a snapshot at the end of a slice, or within one; to a gap, or to what is asked for.
+    #[test]
+    fn slices_go_on_from_a_snapshot_without_a_break() {
+        let slices = [slice(0, 10), slice(10, 20), slice(20, 30), slice(40, 50)];
+        let found = |from, upto| {
+            let found = after(&slices, at(from).optime, Ts { secs: upto, inc: 0 });
+            found.iter().map(|one| one.header.last.optime.ts.secs).collect::<Vec<_>>()
+        };
+        assert_eq!(found(10, 100), [20, 30]);
+        assert_eq!(found(15, 100), [20, 30]);
+        assert_eq!(found(10, 25), [20, 30], "what is beyond is cut off later");
+        assert_eq!(found(10, 20), [20]);
+        assert_eq!(found(30, 100), [0; 0]);
+        assert_eq!(found(40, 100), [50]);
+    }
 }

@@ -36,7 +36,7 @@ impl RemoteJob {
         let state = blockstore.job(Some(&name)).await?.state;
         let state = state.ok_or_else(|| Error::NotConsistent { job: name.clone() })?;
         let state = State::from_bson_without_data(&state)?;
-        let snapshots = blockstore.snapshots(&name).await?;
+        let snapshots = reader.pinned(&name).await?;
         let slices = blockstore.slices(&name).await?;
         Ok(Self { blockstore, reader, state, snapshots, slices })
     }

@@ -10,8 +10,8 @@ use bson::{RawDocument, RawDocumentBuf, Timestamp};
 use super::Error;
 use crate::block::{BlockId, BlockRead, BlockWrite, stream};
 use crate::head::fields::Fields;
-use crate::oplog::slice::{self, SliceHeader};
-use crate::oplog::{OpTime, Ts};
+use crate::oplog::slice::{self, SliceBuilder, SliceHeader};
+use crate::oplog::{OpTime, Ts, position};
 use crate::restore;
 use crate::store::RepositorySalt;
 use crate::tree::{self, Content, Cursor, Edit, Key, Order, Shape};
@@ -44,6 +44,39 @@ impl Slice {
         let (header, pieces) = SliceHeader::from_document(document)?;
         Ok(Self { header, pieces })
     }
+}
+
+/// The entries of a slice after an optime and up to a timestamp, as a slice of its own, with its blocks stored. None if it has no
+/// entry with just that optime (and does not begin after it either): then it is of another history; or if nothing is left.
+///
+/// # Errors
+/// [`Error::Block`], [`Error::Oplog`].
+pub(super) fn cut(
+    blocks: &dyn BlockWrite,
+    slice: &Slice,
+    after: OpTime,
+    upto: Ts,
+) -> Result<Option<Slice>, Error> {
+    let bytes = slice.read(blocks)?;
+    let (mut builder, mut is_met) = (SliceBuilder::new(after), slice.header.prev == after);
+    let mut is_empty = true;
+    for entry in slice::entries(&bytes) {
+        let entry = entry?;
+        let at = position(entry)?.optime;
+        if at.ts <= after.ts {
+            is_met |= at == after;
+        } else if !is_met {
+            return Ok(None);
+        } else if at.ts <= upto {
+            builder.push(entry)?;
+            is_empty = false;
+        }
+    }
+    if is_empty {
+        return Ok(None);
+    }
+    let (header, bytes) = builder.finish()?;
+    Ok(Some(Slice { header, pieces: stream::write(blocks, &bytes)? }))
 }
 
 impl From<Slice> for restore::Slice {

@@ -18,6 +18,8 @@ pub struct Ts {
 impl Ts {
     /// The timestamp before all others; the server writes it for "none".
     pub const ZERO: Self = Self { secs: 0, inc: 0 };
+    /// The timestamp after all others.
+    pub const MAX: Self = Self { secs: u32::MAX, inc: u32::MAX };
 }
 
 impl From<Timestamp> for Ts {

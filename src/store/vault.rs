@@ -74,6 +74,21 @@ impl Vault {
         }
     }
 
+    /// This one, which can open what the other seals too. None if the two have other data keys of one epoch, or name blocks otherwise.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Option<Self> {
+        let keys = self.identity.keys.as_ref()?.with(other.identity.keys.as_ref()?)?;
+        let identity = Identity { keys: Some(Arc::new(keys)), ..self.identity.clone() };
+        Some(Self { identity, secret: self.secret.clone() })
+    }
+
+    /// Whether another names blocks as this one does.
+    #[must_use]
+    pub fn names_as(&self, other: &Self) -> bool {
+        let key = |vault: &Self| vault.identity.keys.as_ref().map(|keys| *keys.name_key());
+        self.salt() == other.salt() && key(self) == key(other)
+    }
+
     /// The raw bytes of a stored block, checked against its name.
     ///
     /// # Errors

@@ -44,8 +44,14 @@ pub fn fresh<E: From<Error>>(
         }
         let below = new.children(blocks, level)?.zip(old.children(blocks, level)?);
         let Some((new_below, old_below)) = below else {
-            let mut entries = new.entries.iter();
-            entries.try_for_each(|entry| under(blocks, entry, level, found))?;
+            for entry in &new.entries {
+                under(blocks, entry, level, found)?;
+            }
+            // The new tree may be the lower one, and not have been come to.
+            if let Some((level, root)) = &new.root {
+                root.ids().try_for_each(|id| found(*id))?;
+                under(blocks, root, *level, found)?;
+            }
             return Ok(());
         };
         (new.entries, old.entries) = (new_below, old_below);

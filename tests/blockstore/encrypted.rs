@@ -73,3 +73,33 @@ async fn only_the_key_opens_what_was_pushed() {
     rebuilt.sync(&source, &["--blockstore", &uri]).await.expect("sync");
     scene.program.run(&["fsck", "--blockstore", &uri, "--key-file", key]).await.expect("sound");
 }
+
+/// One store changes its data key, is compacted, which forgets the old one, and changes it again: pushing goes on. Where two stores do so
+/// that share a repository, the second is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn data_keys_are_changed_and_forgotten() {
+    let scene = Scene::of(1).await;
+    crate::push::load(&scene, 0, 1000, "lorem").await;
+    let (source, uri) = (scene.source.uri(), scene.uri());
+    let key = scene.path("key");
+    let key = key.to_str().expect("a path");
+    scene.program.run(&["key", "new", key]).await.expect("a key");
+    let [one, two] = ["one", "two"].map(|name| scene.store(name).with_key(key));
+    for (backup, job) in [(&one, "one"), (&two, "two")] {
+        let more = ["--encrypt", "--blockstore", &uri, "--job", job];
+        backup.sync(&source, &more).await.expect("sync");
+    }
+    for round in 1..3 {
+        one.run(&["key", "rotate"], &[]).await.expect("rotate");
+        crate::push::load(&scene, round * 1000, round * 1000 + 100, "lorem").await;
+        one.sync(&source, &["--blockstore", &uri, "--job", "one"]).await.expect("sync");
+        one.run(&["compact"], &[]).await.expect("compact");
+    }
+    scene.program.run(&["fsck", "--blockstore", &uri, "--key-file", key]).await.expect("sound");
+    scene.rebuild("rebuilt", &["--key-file", key, "--job", "one"]).await;
+    two.sync(&source, &["--blockstore", &uri, "--job", "two"]).await.expect("with its old key");
+    two.run(&["key", "rotate"], &[]).await.expect("rotate");
+    let pushed = two.sync(&source, &["--blockstore", &uri, "--job", "two"]).await;
+    let told = format!("{:?}", pushed.expect_err("it has another key of that epoch"));
+    assert!(told.contains("cannot be brought together"), "{told}");
+}

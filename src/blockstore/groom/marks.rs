@@ -6,10 +6,12 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
 
 use crate::block::BlockId;
 
@@ -21,6 +23,18 @@ const RUNS_MAX: usize = 64;
 const RECORD_BYTES: usize = BlockId::LEN + 8;
 /// Records of a page: one of its names is held in memory, and one page at a time.
 const PAGE_RECORDS: usize = 1 << 12;
+
+/// Makes a directory for marks that nobody else can write to: what stands in them decides what is removed.
+pub(super) fn make_private(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let facts = fs::metadata(dir)?;
+    if facts.uid() != rustix::process::geteuid().as_raw() || facts.mode() & 0o022 != 0 {
+        let what =
+            "it belongs to somebody else, or others may write to it: name another with --marks";
+        return Err(io::Error::other(what));
+    }
+    Ok(())
+}
 
 /// Which jobs reach a block: a bit each, the last for all beyond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -45,16 +59,18 @@ type Record = (BlockId, Jobs);
 
 /// Gathers marks.
 pub(super) struct Marker {
-    dir: PathBuf,
+    /// Of this one alone: another groom may keep its marks beside.
+    dir: TempDir,
     gathered: Vec<Record>,
     runs: Vec<PathBuf>,
     made: u32,
 }
 
 impl Marker {
-    /// Gathers in a directory of its own.
-    pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), gathered: Vec::new(), runs: Vec::new(), made: 0 }
+    /// Gathers in a directory of its own in that one.
+    pub fn new(dir: &Path) -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("marking-").tempdir_in(dir)?;
+        Ok(Self { dir, gathered: Vec::new(), runs: Vec::new(), made: 0 })
     }
 
     pub fn mark(&mut self, id: BlockId, jobs: Jobs) -> io::Result<()> {
@@ -80,7 +96,7 @@ impl Marker {
 
     fn new_run(&mut self) -> PathBuf {
         self.made += 1;
-        self.dir.join(format!("{}.run", self.made))
+        self.dir.path().join(format!("{}.run", self.made))
     }
 
     /// Merges all into a file of that name.
@@ -226,7 +242,7 @@ mod tests {
     #[test]
     fn what_was_marked_is_found_and_nothing_else() {
         let dir = tempfile::tempdir().expect("a folder");
-        let mut marker = Marker::new(dir.path());
+        let mut marker = Marker::new(dir.path()).expect("make");
         let count = GATHERED_MAX as u32 / 2 + 70_000;
         for job in 0..3 {
             for number in (0..count).filter(|number| number % (job + 1) == 0) {
@@ -243,8 +259,25 @@ mod tests {
             assert_eq!(marks.find(&name(number)).expect("find"), Some(Jobs(expected)));
             assert_eq!(marks.find(&name(count + number)).expect("find"), None);
         }
-        Marker::new(dir.path()).finish(&path).expect("none");
+        Marker::new(dir.path()).expect("make").finish(&path).expect("none");
         assert_eq!(Marks::open(&path).expect("open").find(&name(1)).expect("find"), None);
+    }
+
+    /// Two grooms were given one directory.
+    #[test]
+    fn those_beside_each_other_keep_apart() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let [mut one, mut two] = [0, 1].map(|_| Marker::new(dir.path()).expect("make"));
+        let count = GATHERED_MAX as u32;
+        for number in 0..count {
+            one.mark(name(number), Jobs::of(0)).expect("mark");
+            two.mark(name(count + number), Jobs::of(0)).expect("mark");
+        }
+        let path = dir.path().join("one.marks");
+        one.finish(&path).expect("finish");
+        let mut marks = Marks::open(&path).expect("open");
+        let lost = (0..count).filter(|n| marks.find(&name(*n)).expect("find").is_none()).count();
+        assert_eq!(lost, 0, "of {count}");
     }
 
     #[test]

@@ -89,13 +89,16 @@ impl Blockstore {
         let connection = self.connection().clone();
         let session = Session::start(&connection, Purpose::Groom, None).await?;
         let made = |source| Error::Marks { path: request.marks.clone(), source };
-        std::fs::create_dir_all(&request.marks).map_err(made)?;
+        marks::make_private(&request.marks).map_err(made)?;
         let jobs = self.job_names().await?;
+        let now = generation(&connection).await?;
         let begun =
             if request.dry_run { None } else { self.begun(&request.marks).map_err(made)? };
+        // Those of a generation that is still to come are of a time before this repository was brought back.
+        let begun = begun.filter(|(generation, _)| *generation <= now);
         let generation = match (&begun, request.dry_run) {
             (Some((generation, _)), _) => *generation,
-            (None, true) => generation(&connection).await?,
+            (None, true) => now,
             (None, false) => raise(&connection, doc! { "groomer": session.id }).await?,
         };
         let dry_run = request.dry_run;
@@ -189,7 +192,7 @@ impl Groom {
         jobs: &[String],
         path: &Path,
     ) -> Result<(), Error> {
-        let mut marker = Marker::new(&self.dir);
+        let mut marker = Marker::new(&self.dir).map_err(self.disk())?;
         // Snapshots as of one time, and only then slices.
         let snapshots = self.snapshots().await?;
         let mut roots = Vec::new();

@@ -20,6 +20,8 @@ pub struct RemoteInfo {
     pub blockstore: String,
     /// The last failure, while nothing has gone well since.
     pub trouble: Option<String>,
+    /// Snapshots that are not pushed since something in them cannot be read here, and why: `headstock fsck` tells more.
+    pub passed_over: Vec<String>,
     /// The last oplog entry that is durable there, of those pushed since the daemon started.
     pub received: Option<PointInfo>,
     /// Snapshots there.
@@ -46,6 +48,9 @@ pub struct RemoteSnapshot {
     /// Their stored bytes.
     pub bytes_sent: u64,
 }
+
+/// Snapshots told of that are passed over.
+const PASSED_OVER_MAX: usize = 16;
 
 /// Figures that the tasks of a push write. Cheap to clone; every clone is the same.
 #[derive(Clone)]
@@ -95,8 +100,9 @@ impl Figures {
 
     /// How often something went well.
     pub fn steps(&self) -> u64 {
-        let sent = self.change(|inner| inner.pushing.as_ref().map(|(_, one)| one.sent().asserted));
-        *self.steps.borrow() + sent.unwrap_or(0)
+        let sent = self.change(|inner| inner.pushing.as_ref().map(|(_, one)| one.sent()));
+        let sent = sent.map_or(0, |Sent { asserted, blocks, bytes }| asserted + blocks + bytes);
+        *self.steps.borrow() + sent
     }
 
     pub fn connected(&self, blockstore: &str) {
@@ -128,7 +134,25 @@ impl Figures {
             Self::settle(inner);
             inner.pushing = snapshot;
         });
+    }
+
+    /// A snapshot is there.
+    pub fn committed(&self) {
         self.steps.send_modify(|steps| *steps += 1);
+    }
+
+    /// A snapshot cannot be pushed, whatever is tried.
+    pub fn passed_over(&self, snapshot: &str, error: &Error) {
+        let why = format!("{snapshot}: {}", told(error));
+        tracing::error!("a snapshot is not pushed: {why}");
+        self.change(|inner| {
+            if inner.info.passed_over.len() < PASSED_OVER_MAX {
+                inner.info.passed_over.push(why);
+            }
+            inner.is_refused = true;
+        });
+        // Whoever waits looks again.
+        self.steps.send_modify(|_| {});
     }
 
     pub fn snapshots(&self, there: &BTreeMap<String, Manifest>, here: &[Manifest]) {
@@ -172,7 +196,10 @@ impl Figures {
     }
 
     fn not_pushed(&self, snapshot: &str) -> Error {
-        let trouble = self.change(|inner| inner.info.trouble.clone());
+        let trouble = self.change(|inner| {
+            let passed_over = inner.info.passed_over.iter().find(|one| one.starts_with(snapshot));
+            passed_over.cloned().or_else(|| inner.info.trouble.clone())
+        });
         let trouble = trouble.unwrap_or_else(|| "it does not answer".to_owned());
         blockstore::Error::NotPushed { what: snapshot.to_owned(), trouble }.into()
     }

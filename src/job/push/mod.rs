@@ -52,13 +52,16 @@ pub async fn prepare_store(location: &Location, push: &PushOptions) -> Result<()
     if Store::exists(&location.dir) {
         return Ok(());
     }
-    let Some(vault) = Blockstore::vault_at(&push.place).await? else { return Ok(()) };
-    let location = location.clone();
-    blocking("opener", "a new store", move || {
-        vault.create_store(&location.dir, location.options())?;
-        Ok(())
-    })
-    .await
+    let (vault, place) = (Blockstore::vault_at(&push.place).await?, location.clone());
+    let made = blocking("opener", "a new store", move || {
+        Ok(match vault {
+            Some(vault) => vault.create_store(&place.dir, place.options())?,
+            None => Store::create(&place.dir, place.options())?,
+        })
+    });
+    // The first makes the repository now: of two at the same moment one is told before it has copied anything.
+    Blockstore::open_for(&push.place, &made.await?).await?;
+    Ok(())
 }
 
 /// A job that is pushed until it is stopped.

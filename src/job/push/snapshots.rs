@@ -1,6 +1,6 @@
 //! Pushing snapshots: what the newest that is there has not got.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ impl Pusher {
         let mut there: BTreeMap<String, Manifest> =
             there.into_iter().map(|manifest| (manifest.id.clone(), manifest)).collect();
         let mut looked = Instant::now();
-        let (mut root, mut here) = (None, Vec::new());
+        let (mut root, mut here, mut bad) = (None, Vec::new(), BTreeSet::new());
         loop {
             let newest = self.job.state().snapshots;
             if root != Some(newest) {
@@ -36,7 +36,8 @@ impl Pusher {
                 looked = Instant::now();
                 self.delete_unwanted(binding, &mut there).await?;
             }
-            let Some(next) = waiting(&there, &here).next().cloned() else {
+            let next = waiting(&there, &here).find(|one| !bad.contains(&one.id)).cloned();
+            let Some(next) = next else {
                 tokio::time::sleep(LOOK_EVERY).await;
                 continue;
             };
@@ -44,7 +45,17 @@ impl Pusher {
             let optime = next.head.position.optime;
             let waited = pushed.wait_for(|pushed| pushed.ts >= optime.ts).await;
             waited.map_err(|_| blockstore::Error::WorkerLost)?;
-            self.push_snapshot(binding, &there, &next).await?;
+            match self.push_snapshot(binding, &there, &next).await {
+                // Later ones may not need what cannot be read here.
+                Err(error) if error.damaged_block().is_some() => {
+                    self.figures.pushing(None);
+                    self.figures.passed_over(&next.id, &error);
+                    bad.insert(next.id);
+                    continue;
+                }
+                pushed => pushed?,
+            }
+            self.figures.committed();
             tracing::info!(job = self.job.name(), snapshot = next.id, "snapshot pushed");
             there.insert(next.id.clone(), next);
         }
@@ -56,6 +67,9 @@ impl Pusher {
         binding: &Binding,
         there: &mut BTreeMap<String, Manifest>,
     ) -> Result<(), Error> {
+        if !binding.bound.has_unwanted().await? {
+            return Ok(());
+        }
         let connection = binding.blockstore.connection();
         let mut session =
             Session::start(connection, Purpose::Write, Some(binding.daemon.id)).await?;

@@ -12,6 +12,7 @@ use crate::blockstore::{self, Reader, Slice, lacking};
 use crate::head::Manifest;
 use crate::job::remote::RemoteJob;
 use crate::job::{Error, blocking};
+use crate::store::StoredBlock;
 use crate::tree;
 
 /// Blocks looked at together.
@@ -159,6 +160,34 @@ impl Out<'_> {
     }
 }
 
+/// What is wrong with a block, if something is: where its dictionary is the trouble, with that one, whose every user cannot be read.
+async fn trouble(
+    reader: &Reader,
+    stored: &StoredBlock,
+) -> Result<Option<(Code, String, BlockId)>, Error> {
+    if let Some(used) = stored.dictionary {
+        match reader.dictionary(&used).await {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                let what = format!("block {} needs dictionary {used}, which is missing", stored.id);
+                return Ok(Some((Code::Dictionary, what, stored.id)));
+            }
+            Err(blockstore::Error::Block(error)) => {
+                let what = format!("{error}; it is the dictionary of other blocks");
+                return Ok(Some((Code::Damaged, what, used)));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match reader.open(stored).await {
+        Ok(()) => Ok(None),
+        Err(blockstore::Error::Block(error)) => {
+            Ok(Some((Code::Damaged, error.to_string(), stored.id)))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Looks at some blocks. `dictionaries`: whether those that were met are there.
 async fn look_at(
     reader: &Reader,
@@ -175,13 +204,7 @@ async fn look_at(
         for stored in reader.stored(&ids).await? {
             bytes += stored.bytes.len() as u64;
             there.insert(stored.id);
-            if let Err(error) = reader.open(&stored).await {
-                let lacks = match &stored.dictionary {
-                    Some(used) => reader.dictionary(used).await.is_ok_and(|one| one.is_none()),
-                    None => false,
-                };
-                let code = if lacks { Code::Dictionary } else { Code::Damaged };
-                let (what, block) = (error.to_string(), stored.id);
+            if let Some((code, what, block)) = trouble(reader, &stored).await? {
                 news.push(Told::Found { of: of.clone(), code, what, block });
             }
         }

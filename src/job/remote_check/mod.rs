@@ -7,6 +7,7 @@
 mod look;
 mod mend;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -90,11 +91,20 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Findings beyond those.
     pub more_findings: u64,
+    /// Blocks that were told.
+    #[serde(skip)]
+    seen: BTreeSet<(Code, BlockId)>,
 }
 
 impl Report {
     fn add(&mut self, finding: Finding) {
+        // A dictionary is met with each of its users.
+        let known = finding.block.is_some_and(|block| self.seen.contains(&(finding.code, block)));
+        if known {
+            return;
+        }
         if self.findings.len() < FINDINGS_MAX {
+            self.seen.extend(finding.block.map(|block| (finding.code, block)));
             self.findings.push(finding);
         } else {
             self.more_findings += 1;
@@ -121,12 +131,14 @@ pub async fn run(
     from: &[Store],
     on_progress: Arc<dyn Fn(&Report) + Send + Sync>,
 ) -> Result<Report, Error> {
-    let mut mended = 0;
+    let (mut mended, mut before) = (0, Vec::new());
     for _ in 0..ROUNDS_MAX {
         let mut report = Report { mended, ..check(place, job, depth, &on_progress).await? };
-        if report.clean || from.is_empty() {
+        // What is found again was not mended by what these stores have.
+        if report.clean || from.is_empty() || report.findings == before {
             return Ok(report);
         }
+        before.clone_from(&report.findings);
         let now = mend::mend(place, &report, from).await?;
         mended += now;
         report.mended = mended;

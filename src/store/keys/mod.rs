@@ -190,6 +190,22 @@ impl Keys {
             && self.ring.data.iter().all(same)
     }
 
+    /// These keys with the data keys of others beside; none if both have another one of the same epoch, or name blocks otherwise, or
+    /// there would be too many.
+    pub(super) fn with(&self, others: &Self) -> Option<Self> {
+        let mut ring = self.ring.clone();
+        for (epoch, data) in &others.ring.data {
+            let own = ring.data.entry(*epoch).or_insert_with(|| data.clone());
+            if own.key.bytes() != data.key.bytes() {
+                return None;
+            }
+        }
+        let alike =
+            ring.naming.bytes() == others.ring.naming.bytes() && ring.salt == others.ring.salt;
+        let fits = ring.data.len() <= MAX_EPOCHS;
+        (alike && fits).then(|| Self::new(ring, self.ring_key.clone()))
+    }
+
     /// What vouches for the epoch that a segment's header tells.
     pub(super) fn header_mac(
         &self,

@@ -74,3 +74,33 @@ fn nothing_that_the_other_tree_lacks_is_left_out() {
     assert!(told(&blocks, &old, &old).is_empty());
     assert!(told(&blocks, &Root::default(), &old).is_empty());
 }
+
+/// A tree that is larger than what is compared became a single leaf, which is told.
+#[test]
+fn a_large_tree_that_became_small_tells_its_new_leaf() {
+    use super::super::node::{Entry, Separator, encode};
+    let blocks = MemoryBlocks::default();
+    let leaf = |number: u32| BlockId::from_bytes(*blake3::hash(&number.to_le_bytes()).as_bytes());
+    let entry = |child: BlockId, documents: u64| Entry {
+        child: Some(child),
+        parts: Vec::new(),
+        documents,
+        bytes: documents * 100,
+        separator: Separator::Inline(Vec::new()),
+    };
+    // 140,000 leaves: half a GB of documents. No leaf is read.
+    let nodes: Vec<Entry> = (0..10_u32)
+        .map(|node| {
+            let leaves: Vec<Entry> =
+                (0..14_000_u32).map(|n| entry(leaf(node * 14_000 + n), 1)).collect();
+            let raw = encode(Order::Keyed, Content::Documents, 1, &leaves);
+            entry(blocks.put(Kind::Node, &raw).expect("put"), 14_000)
+        })
+        .collect();
+    let top = encode(Order::Keyed, Content::Documents, 2, &nodes);
+    let top = blocks.put(Kind::Node, &top).expect("put");
+    let old = Root { top: Some(top), level: 2, documents: 140_000, bytes: 14_000_000 };
+    let new = leaf(9_999_999);
+    let new = Root { top: Some(new), level: 0, documents: 1, bytes: 100 };
+    assert_eq!(told(&blocks, &new, &old), vec![new.top.expect("a leaf")]);
+}
