@@ -14,6 +14,9 @@ use super::Error;
 use super::connect::{Connection, DAEMONS, Of, SESSIONS};
 use super::session::{LEASE, end};
 
+/// Looks that must have seen the same beat.
+const LOOKS_MIN: u32 = 3;
+
 /// A session that lives, as far as is known.
 #[derive(Debug, Clone, Copy)]
 pub struct Living {
@@ -32,8 +35,23 @@ impl Living {
 /// Remembers beats from look to look.
 #[derive(Default)]
 pub struct Reaper {
-    sessions: BTreeMap<ObjectId, (i64, Instant)>,
-    daemons: BTreeMap<ObjectId, (i64, Instant)>,
+    sessions: BTreeMap<ObjectId, Seen>,
+    daemons: BTreeMap<ObjectId, Seen>,
+}
+
+/// A beat, since when it has been seen, and how often.
+#[derive(Clone, Copy)]
+struct Seen {
+    beat: i64,
+    since: Instant,
+    looks: u32,
+}
+
+impl Seen {
+    /// Whether it has stood still for that long. In two looks it may have been the blockstore that did.
+    fn is_dead(&self, lease: Duration) -> bool {
+        self.looks >= LOOKS_MIN && self.since.elapsed() >= lease
+    }
 }
 
 impl Reaper {
@@ -43,26 +61,26 @@ impl Reaper {
         let mut living = Vec::new();
         let mut seen = BTreeMap::new();
         for session in connection.find(SESSIONS, doc! {}, doc! { "_id": 1 }).await? {
-            let (id, beat, since, lease) = beat_of(connection, SESSIONS, &session, &self.sessions)?;
-            if since.elapsed() >= lease {
+            let (id, now, lease) = beat_of(connection, SESSIONS, &session, &self.sessions)?;
+            if now.is_dead(lease) {
                 tracing::warn!(session = %id, "a session that seems dead is ended");
-                end(connection, id, Some(beat)).await?;
+                end(connection, id, Some(now.beat)).await?;
                 continue;
             }
-            seen.insert(id, (beat, since));
+            seen.insert(id, now);
             let writes = session.get_str("kind").is_ok_and(|kind| kind == "write");
             living.push(Living { writes, generation: session.get_i64("generation").unwrap_or(0) });
         }
         self.sessions = seen;
         let mut seen = BTreeMap::new();
         for daemon in connection.find(DAEMONS, doc! {}, doc! { "_id": 1 }).await? {
-            let (id, beat, since, lease) = beat_of(connection, DAEMONS, &daemon, &self.daemons)?;
-            if since.elapsed() < lease {
-                seen.insert(id, (beat, since));
+            let (id, now, lease) = beat_of(connection, DAEMONS, &daemon, &self.daemons)?;
+            if !now.is_dead(lease) {
+                seen.insert(id, now);
                 continue;
             }
             let daemons = connection.of(DAEMONS);
-            let gone = daemons.delete_one(doc! { "_id": id, "beat": beat });
+            let gone = daemons.delete_one(doc! { "_id": id, "beat": now.beat });
             connection.ask("delete", gone.into_future()).await?;
         }
         self.daemons = seen;
@@ -75,13 +93,14 @@ fn beat_of(
     connection: &Connection,
     of: Of,
     document: &bson::RawDocument,
-    before: &BTreeMap<ObjectId, (i64, Instant)>,
-) -> Result<(ObjectId, i64, Instant, Duration), Error> {
+    before: &BTreeMap<ObjectId, Seen>,
+) -> Result<(ObjectId, Seen, Duration), Error> {
     let malformed = |field| connection.malformed(of, field);
     let id = document.get_object_id("_id").map_err(|_| malformed("_id"))?;
     let beat = document.get_i64("beat").map_err(|_| malformed("beat"))?;
     let lease = document.get_i64("lease_ms").map_err(|_| malformed("lease_ms"))?;
     let lease = Duration::from_millis(lease.unsigned_abs()).max(LEASE);
-    let since = before.get(&id).filter(|(seen, _)| *seen == beat).map(|(_, since)| *since);
-    Ok((id, beat, since.unwrap_or_else(Instant::now), lease))
+    let first = Seen { beat, since: Instant::now(), looks: 0 };
+    let seen = before.get(&id).filter(|seen| seen.beat == beat).copied().unwrap_or(first);
+    Ok((id, Seen { looks: seen.looks + 1, ..seen }, lease))
 }

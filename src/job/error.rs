@@ -387,12 +387,14 @@ impl Error {
             (_, Some(tree::Error::Block(block))) => block,
             (Self::Block(block) | Self::Head(head::Error::Block(block)), _) => block,
             (Self::Store(store::Error::Block(block)), _) => block,
-            (Self::Blockstore(error), _) => match error {
-                Remote::Block(block)
-                | Remote::Store(store::Error::Block(block))
-                | Remote::Head(head::Error::Block(block)) => block,
-                _ => return None,
-            },
+            (
+                Self::Blockstore(
+                    Remote::Block(block)
+                    | Remote::Store(store::Error::Block(block))
+                    | Remote::Head(head::Error::Block(block)),
+                ),
+                _,
+            ) => block,
             _ => return None,
         };
         match block {
