@@ -28,10 +28,11 @@ const AFTER_HELP: &str = "\
                 and why; of all namespaces where none is named
     include     filters of what is backed up, empty for everything; exclude what of that is not
     stopped     why entries are stored but not applied, or null
-    remote      {blockstore, trouble, received, snapshots, newest_snapshot, snapshots_waiting, pushing,
-                sent_bytes}: what is durable in the blockstore while the daemon pushes there, or null;
+    remote      {blockstore, trouble, passed_over, received, snapshots, newest_snapshot, snapshots_waiting,
+                pushing, sent_bytes}: what is durable in the blockstore while the daemon pushes there, or null;
                 received is the last entry pushed since the daemon started, pushing {id, blocks, blocks_sent,
-                bytes_sent} of the snapshot on its way, trouble why nothing goes on
+                bytes_sent} of the snapshot on its way, trouble why nothing goes on, passed_over the snapshots that
+                cannot be pushed since something in them cannot be read here
 
 EXAMPLES
   headstock status --store /backup/rs0
@@ -171,6 +172,9 @@ fn print_remote(job: &JobStatus, remote: &RemoteInfo) -> Result<(), Error> {
             pushing.blocks_sent,
             output::bytes(pushing.bytes_sent),
         ))?;
+    }
+    for why in &remote.passed_over {
+        output::line(&format!("  NOT PUSHED {why}; see `headstock fsck`"))?;
     }
     match &remote.trouble {
         Some(trouble) => output::line(&format!("  NOT PUSHED {trouble}")),

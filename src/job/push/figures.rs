@@ -122,7 +122,10 @@ impl Figures {
     pub fn slices(&self, count: usize, reached: Option<Position>, sent: Sent) {
         self.change(|inner| {
             inner.info.received = reached.map(PointInfo::from).or(inner.info.received.take());
-            inner.info.trouble = None;
+            // A snapshot that waits may be what the trouble is about.
+            if inner.info.snapshots_waiting == 0 {
+                inner.info.trouble = None;
+            }
             inner.is_refused = false;
             inner.sent_bytes += sent.bytes;
         });
@@ -138,6 +141,7 @@ impl Figures {
 
     /// A snapshot is there.
     pub fn committed(&self) {
+        self.change(|inner| inner.info.trouble = None);
         self.steps.send_modify(|steps| *steps += 1);
     }
 
