@@ -186,8 +186,8 @@ fn count(report: &mut GroomReport, jobs: Jobs, bytes: u64) {
     report.live_bytes += bytes;
     let is_own = jobs.0.count_ones() == 1;
     for number in jobs.numbers() {
-        let last = report.jobs.len().saturating_sub(1);
-        let Some(job) = report.jobs.get_mut(number.min(last)) else { continue };
+        // Of a job that was removed, or is new, the list says nothing.
+        let Some(job) = report.jobs.get_mut(number) else { continue };
         job.live_bytes += bytes;
         job.own_bytes += if is_own { bytes } else { 0 };
     }
