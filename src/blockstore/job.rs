@@ -8,7 +8,6 @@ use std::future::IntoFuture as _;
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use bson::raw::cstr;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Document, RawBson, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
 use tokio::sync::Mutex;
@@ -19,6 +18,7 @@ use super::session::{self, LEASE, Session, lease_ms};
 use super::transaction::{Ended, Miss, Step};
 use crate::block::BlockId;
 use crate::head::Manifest;
+use crate::head::fields::{self, Fields};
 use crate::oplog::slice::SliceHeader;
 use crate::oplog::{OpTime, Ts};
 
@@ -181,13 +181,7 @@ impl Bound {
         let malformed = |field| connection.malformed(JOBS, field);
         let at = At {
             commits: found.get_i64("commits").map_err(|_| malformed("commits"))?,
-            received: match found.get("received").map_err(|_| malformed("received"))? {
-                None => None,
-                Some(value) => {
-                    let optime = value.as_document().and_then(read_optime);
-                    Some(optime.ok_or_else(|| malformed("received"))?)
-                }
-            },
+            received: Fields { what: "job", document: found }.optional_optime("received")?,
         };
         let id = found.get_str("_id").map_err(|_| malformed("_id"))?.to_owned();
         let epoch = epoch(connection, found)?;
@@ -248,7 +242,7 @@ impl Bound {
         for _ in 0..ATTEMPTS_MAX {
             session.check()?;
             let received = change.received();
-            let steps = self.steps(session, *at, state, change);
+            let steps = self.steps(session, *at, state, change)?;
             let is_made = match self.connection.transact(&steps).await? {
                 Ended::Made => true,
                 Ended::Missed(Miss::Session) => return Err(Error::SessionLost),
@@ -277,7 +271,7 @@ impl Bound {
         at: At,
         state: Option<&RawDocument>,
         change: &Change<'_>,
-    ) -> Vec<Step> {
+    ) -> Result<Vec<Step>, Error> {
         let mut filter = doc! {
             "_id": &self.id,
             "daemon": self.daemon,
@@ -288,9 +282,8 @@ impl Bound {
         if let Some(state) = state {
             let id = RawBson::String(self.id.clone());
             let sealed = self.connection.seal(JOBS, id, state.to_owned());
-            if let Ok(sealed) = bson::Bson::try_from(sealed) {
-                set.insert("state", sealed);
-            }
+            let sealed = bson::Bson::try_from(sealed);
+            set.insert("state", sealed.map_err(|_| self.connection.malformed(JOBS, "state"))?);
         }
         if let Change::Slices { slices: [first, ..], anew: false } = change {
             filter.insert("received.ts", Timestamp::from(first.header.prev.ts));
@@ -309,7 +302,7 @@ impl Bound {
         let job = Step::Update { of: JOBS, filter, change: write, miss: Miss::Job };
         let mut steps = vec![session.commit_step(), job];
         self.add_steps(change, &mut steps);
-        steps
+        Ok(steps)
     }
 
     fn add_steps(&self, change: &Change<'_>, steps: &mut Vec<Step>) {
@@ -354,8 +347,8 @@ impl Bound {
         let sealed = self.connection.seal(SLICES, id.clone().into(), header.to_document(pieces));
         rawdoc! {
             "_id": id,
-            "prev": raw_optime(header.prev),
-            "last": raw_optime(header.last.optime),
+            "prev": fields::optime(header.prev),
+            "last": fields::optime(header.last.optime),
             "slice": sealed,
         }
     }
@@ -414,16 +407,4 @@ async fn wait_for_death(
 
 fn optime(optime: OpTime) -> Document {
     doc! { "ts": Timestamp::from(optime.ts), "t": optime.term }
-}
-
-fn raw_optime(optime: OpTime) -> RawDocumentBuf {
-    let mut out = RawDocumentBuf::new();
-    out.append(cstr!("ts"), Timestamp::from(optime.ts));
-    out.append(cstr!("t"), optime.term);
-    out
-}
-
-fn read_optime(document: &RawDocument) -> Option<OpTime> {
-    let ts = document.get_timestamp("ts").ok()?;
-    Some(OpTime { ts: ts.into(), term: document.get_i64("t").ok()? })
 }

@@ -36,7 +36,7 @@ pub enum Miss {
 }
 
 /// A command of a transaction.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Step {
     /// Changes one document, which must be there.
     Update { of: Of, filter: Document, change: Document, miss: Miss },
