@@ -9,7 +9,6 @@
 use std::collections::HashSet;
 use std::future::IntoFuture as _;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
 
 use bson::raw::cstr;
 use bson::spec::BinarySubtype;
@@ -214,25 +213,13 @@ impl Asserter {
         }
         change.insert("$set", set);
         let steps = [
-            self.session_step(),
+            self.inner.session.clone(),
             Step::Update { of: BLOCKS, filter, change, miss: Miss::Snapshot },
         ];
         match self.inner.connection.transact(&steps).await? {
             Ended::Made | Ended::Missed(Miss::Snapshot) => Ok(()),
             Ended::Missed(_) => Err(Error::SessionLost),
             Ended::Unknown(error) => Err(error),
-        }
-    }
-
-    fn session_step(&self) -> Step {
-        match &self.inner.session {
-            Step::Update { of, filter, change, miss } => Step::Update {
-                of: *of,
-                filter: filter.clone(),
-                change: change.clone(),
-                miss: *miss,
-            },
-            _ => unreachable!("a session is written by an update"),
         }
     }
 
@@ -285,7 +272,7 @@ impl Asserter {
         let documents = batch.iter().map(|block| document(block, inner.stamp));
         let documents = documents.collect::<Result<Vec<RawDocumentBuf>, Error>>()?;
         let bytes: u64 = batch.iter().map(|block| block.bytes.len() as u64).sum();
-        inner.pace.wait(bytes, Instant::now()).await;
+        inner.pace.wait(bytes).await;
         let mut session = inner.connection.begin().await?;
         let blocks = inner.connection.of(BLOCKS);
         let insert = blocks.insert_many(&documents).ordered(false).session(&mut session);

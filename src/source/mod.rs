@@ -38,6 +38,7 @@ mod topology;
 pub(crate) use connect::client_options;
 pub use error::{Error, Failures};
 pub(crate) use failure::{is_of_change_of_primary, is_passing};
+pub(crate) use pace::Bucket;
 pub use scan::Scan;
 pub use tail::Tail;
 

@@ -204,7 +204,7 @@ fn behind(primary: &Hello, member: &Hello) -> u32 {
 /// A token bucket that may be overdrawn by one batch of each reader: a batch is counted when its size
 /// is known, and the next has to wait.
 #[derive(Debug)]
-struct Bucket {
+pub(crate) struct Bucket {
     bytes_per_second: u64,
     /// Bytes that may be read now; below zero what is owed.
     level: i128,
@@ -213,7 +213,7 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn new(bytes_per_second: u64, now: Instant) -> Self {
+    pub(crate) fn new(bytes_per_second: u64, now: Instant) -> Self {
         let mut bucket = Self { bytes_per_second: bytes_per_second.max(1), level: 0, filled: now };
         bucket.level = i128::from(bucket.burst());
         bucket
@@ -233,12 +233,12 @@ impl Bucket {
         }
     }
 
-    fn take(&mut self, bytes: u64, now: Instant) {
+    pub(crate) fn take(&mut self, bytes: u64, now: Instant) {
         self.fill(now);
         self.level -= i128::from(bytes);
     }
 
-    fn owed(&mut self, now: Instant) -> Option<Duration> {
+    pub(crate) fn owed(&mut self, now: Instant) -> Option<Duration> {
         self.fill(now);
         let owed = u64::try_from(-self.level).ok().filter(|owed| *owed > 0)?;
         let nanos = u128::from(owed) * 1_000_000_000 / u128::from(self.bytes_per_second);
