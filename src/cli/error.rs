@@ -134,15 +134,6 @@ pub enum Error {
     Lab(#[from] lab::Error),
 }
 
-/// What a cause says. The driver's own text ends in a dump of the server's reply, which is left out.
-fn cause_text(cause: &(dyn std::error::Error + 'static)) -> String {
-    let boxed = cause.downcast_ref::<Box<mongodb::error::Error>>().map(AsRef::as_ref);
-    match boxed.or_else(|| cause.downcast_ref()) {
-        Some(driver) => driver.kind.to_string(),
-        None => cause.to_string(),
-    }
-}
-
 impl Error {
     /// The exit code that tells a script what happened.
     pub fn exit(&self) -> Exit {
@@ -173,7 +164,7 @@ impl Error {
         let mut told = self.to_string();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
-            let line = cause_text(error);
+            let line = job::cause_text(error);
             if !told.contains(&line) {
                 text.push_str("\n  because: ");
                 text.push_str(&line);

@@ -79,16 +79,6 @@ impl Error {
     /// The error and its causes in one line.
     #[must_use]
     pub fn in_one_line(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let line = error.to_string();
-            if !text.contains(&line) {
-                text.push_str(": ");
-                text.push_str(&line);
-            }
-            cause = error.source();
-        }
-        text
+        job::in_one_line(self)
     }
 }

@@ -317,7 +317,7 @@ impl Worker {
                     joining = Some(Joining { base, progress: scan.progress });
                 }
                 let last = root.position.optime;
-                let (next, last) = (above(last.ts), Some(last));
+                let (next, last) = (last.ts.next(), Some(last));
                 let (preload_from, awaited, unflushed_bytes) = (None, None, 0);
                 let mut open =
                     Open { head, next, preload_from, awaited, joining, last, unflushed_bytes };
@@ -333,7 +333,7 @@ impl Worker {
                 // Where the tail has not come so far yet, the slice that will may begin before.
                 let next = match (first, state.received) {
                     (Some(first), _) => first.header.first.optime.ts,
-                    (None, Some(received)) => above(received.optime.ts),
+                    (None, Some(received)) => received.optime.ts.next(),
                     (None, None) => scan.begin_fetch.ts,
                 };
                 let begin = Some(scan.begin_fetch);
@@ -407,7 +407,7 @@ impl Worker {
         self.join(open, |base| base <= slice.header.last.optime)?;
         self.tell_absent(open);
         let last = slice.header.last;
-        open.next = above(last.optime.ts);
+        open.next = last.optime.ts.next();
         open.last = Some(last.optime);
         open.unflushed_bytes += bytes.len() as u64;
         self.figures.applied(slice.header.entries, last);
@@ -507,11 +507,6 @@ impl Worker {
             Ok(())
         })
     }
-}
-
-/// The lowest timestamp that an entry after one of this timestamp can have.
-fn above(ts: Ts) -> Ts {
-    Ts { inc: ts.inc.saturating_add(1), ..ts }
 }
 
 /// Whether a server is older than 5.0; a version that cannot be read counts as new.

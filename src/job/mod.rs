@@ -54,6 +54,7 @@ mod tests;
 
 pub use apply::snapshot_of_what_is_stored;
 pub use error::Error;
+pub(crate) use error::{cause_text, in_one_line};
 pub use figures::{Activity, Expected, Figures, Seen};
 pub use follow::{Follow, FollowOptions};
 pub use gaps::{Gap, Gaps};

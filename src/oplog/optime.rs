@@ -20,6 +20,12 @@ impl Ts {
     pub const ZERO: Self = Self { secs: 0, inc: 0 };
     /// The timestamp after all others.
     pub const MAX: Self = Self { secs: u32::MAX, inc: u32::MAX };
+
+    /// The lowest timestamp that an entry after one of this timestamp can have.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { inc: self.inc.saturating_add(1), ..self }
+    }
 }
 
 impl From<Timestamp> for Ts {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::snapshots::waiting;
+use super::snapshots::{is_waiting, newest};
 use crate::blockstore::{self, Asserter, Sent};
 use crate::head::Manifest;
-use crate::job::{Error, PointInfo};
+use crate::job::{Error, PointInfo, in_one_line};
 use crate::oplog::Position;
 
 /// How a job stands in a blockstore.
@@ -111,7 +111,7 @@ impl Figures {
 
     pub fn failed(&self, error: &Error) {
         self.change(|inner| {
-            inner.info.trouble = Some(told(error));
+            inner.info.trouble = Some(in_one_line(error));
             inner.is_refused = matches!(error, Error::Blockstore(error) if error.is_refusal());
             Self::settle(inner);
         });
@@ -147,7 +147,7 @@ impl Figures {
 
     /// A snapshot cannot be pushed, whatever is tried.
     pub fn passed_over(&self, snapshot: &str, error: &Error) {
-        let why = format!("{snapshot}: {}", told(error));
+        let why = format!("{snapshot}: {}", in_one_line(error));
         tracing::error!("a snapshot is not pushed: {why}");
         self.change(|inner| {
             if inner.info.passed_over.len() < PASSED_OVER_MAX {
@@ -160,13 +160,14 @@ impl Figures {
     }
 
     pub fn snapshots(&self, there: &BTreeMap<String, Manifest>, here: &[Manifest]) {
+        let newest = newest(there);
         let news = self.change(|inner| {
-            let waiting: Vec<&String> = waiting(there, here).map(|one| &one.id).collect();
+            let (waiting, settled): (Vec<_>, Vec<_>) =
+                here.iter().partition(|one| is_waiting(newest, one));
             inner.info.snapshots = there.len() as u64;
             inner.info.snapshots_waiting = waiting.len() as u64;
             inner.info.newest_snapshot = there.keys().next_back().cloned();
-            let settled = here.iter().map(|one| &one.id).filter(|id| !waiting.contains(id));
-            let settled: Vec<String> = settled.cloned().collect();
+            let settled: Vec<String> = settled.into_iter().map(|one| one.id.clone()).collect();
             let news = inner.settled != settled;
             if news {
                 inner.settled = settled;
@@ -218,24 +219,4 @@ impl Figures {
     fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         change(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// An error with its causes in one line.
-fn told(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let boxed = error.downcast_ref::<Box<mongodb::error::Error>>().map(AsRef::as_ref);
-        // The driver's own text ends in a dump of the server's reply.
-        let more = match boxed.or_else(|| error.downcast_ref()) {
-            Some(driver) => driver.kind.to_string(),
-            None => error.to_string(),
-        };
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }

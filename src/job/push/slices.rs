@@ -103,7 +103,7 @@ fn following(job: &Job, there: Option<OpTime>) -> Result<Next, Error> {
     if received.is_none_or(|received| there.is_some_and(|there| received <= there)) {
         return Ok(next);
     }
-    let from = there.map_or(Ts::ZERO, |there| above(there.ts));
+    let from = there.map_or(Ts::ZERO, |there| there.ts.next());
     let first = state.slices.first_from(store, from)?;
     let follows = first.as_ref().is_some_and(|first| Some(first.header.prev) == there);
     if let (false, Some(there)) = (follows, there)
@@ -128,15 +128,10 @@ fn run(job: &Job, state: &State, mut from: Ts) -> Result<Vec<Slice>, Error> {
         if end.is_some_and(|end| slice.header.prev != end) {
             break;
         }
-        from = above(slice.header.last.optime.ts);
+        from = slice.header.last.optime.ts.next();
         slices.push(Slice { header: slice.header, pieces: slice.pieces });
     }
     Ok(slices)
-}
-
-/// The lowest timestamp above that.
-fn above(ts: Ts) -> Ts {
-    Ts { inc: ts.inc.saturating_add(1), ..ts }
 }
 
 #[cfg(test)]

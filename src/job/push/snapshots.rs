@@ -11,6 +11,7 @@ use crate::block::BlockId;
 use crate::blockstore::{self, Asserter, Change, NAMES_MAX, Purpose, Session, lacking};
 use crate::head::{HeadRoot, Manifest};
 use crate::job::{Error, Job, snapshot};
+use crate::oplog::OpTime;
 
 /// Time between looks for snapshots that somebody asked to be removed.
 const LOOK_FOR_UNWANTED_EVERY: Duration = Duration::from_secs(5);
@@ -25,10 +26,10 @@ impl Pusher {
         let mut looked = Instant::now();
         let (mut root, mut here, mut bad) = (None, Vec::new(), BTreeSet::new());
         loop {
-            let newest = self.job.state().snapshots;
-            if root != Some(newest) {
+            let tree = self.job.state().snapshots;
+            if root != Some(tree) {
                 here = self.with_job(|job| snapshot::manifests(job.store(), &job.state())).await?;
-                root = Some(newest);
+                root = Some(tree);
             }
             self.figures.snapshots(&there, &here);
             self.change_keep(binding, &mut there, &here).await?;
@@ -36,7 +37,9 @@ impl Pusher {
                 looked = Instant::now();
                 self.delete_unwanted(binding, &mut there).await?;
             }
-            let next = waiting(&there, &here).find(|one| !bad.contains(&one.id)).cloned();
+            let newest = newest(&there);
+            let is_next = |one: &&Manifest| is_waiting(newest, one) && !bad.contains(&one.id);
+            let next = here.iter().find(is_next).cloned();
             let Some(next) = next else {
                 tokio::time::sleep(LOOK_EVERY).await;
                 continue;
@@ -180,14 +183,15 @@ impl Pusher {
     }
 }
 
-/// The snapshots that are to be pushed, oldest first: those after the newest that is there. One before it that is not there was
-/// removed, or belongs to what was before a rebuild.
-pub(super) fn waiting<'a>(
-    there: &BTreeMap<String, Manifest>,
-    here: &'a [Manifest],
-) -> impl Iterator<Item = &'a Manifest> {
-    let newest = there.values().map(|one| one.head.position.optime).max();
-    here.iter().filter(move |one| Some(one.head.position.optime) > newest)
+/// The optime of the newest snapshot that is there.
+pub(super) fn newest(there: &BTreeMap<String, Manifest>) -> Option<OpTime> {
+    there.values().map(|one| one.head.position.optime).max()
+}
+
+/// Whether a snapshot is to be pushed: one after the newest that is there. One before it that is not there was removed, or belongs to what was
+/// before a rebuild.
+pub(super) fn is_waiting(newest: Option<OpTime>, manifest: &Manifest) -> bool {
+    Some(manifest.head.position.optime) > newest
 }
 
 /// Walks through what is lacking, in batches; ends if nobody takes them.
