@@ -29,7 +29,11 @@ impl RemoteJob {
     /// # Errors
     /// [`Error::Blockstore`]; [`Error::NotConsistent`] if nothing was committed for it yet.
     pub async fn open(place: &Place, job: Option<&str>) -> Result<Self, Error> {
-        let blockstore = Blockstore::open(place).await?;
+        Self::of(Blockstore::open(place).await?, job).await
+    }
+
+    /// The same in a blockstore that is open.
+    pub(super) async fn of(blockstore: Blockstore, job: Option<&str>) -> Result<Self, Error> {
         let name = blockstore.job(job).await?.name;
         let reader = blockstore.reader(&name).await?;
         // What is read after the pins is there as long as they are.
@@ -82,7 +86,7 @@ pub async fn remote_points(place: &Place, job: Option<&str>) -> Result<Vec<JobPo
     let blockstore = Blockstore::open(place).await?;
     let mut found = Vec::new();
     for name in names(&blockstore, job).await? {
-        let job = RemoteJob::open(place, Some(&name)).await?;
+        let job = RemoteJob::of(blockstore.clone(), Some(&name)).await?;
         let stopped = job.state.stopped.as_ref().map(|stopped| stopped.reason.clone());
         let backup = job.into_backup(std::env::temp_dir());
         let spans = blocking("reader", &name, move || Ok(backup.spans()?)).await?;

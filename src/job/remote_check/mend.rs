@@ -7,13 +7,16 @@ use std::collections::BTreeMap;
 
 use super::{Code, Report};
 use crate::block::{BlockId, BlockRead as _};
-use crate::blockstore::{Asserter, Blockstore, Pace, Place, Purpose, Session};
+use crate::blockstore::{Asserter, Blockstore, Pace, Purpose, Session};
 use crate::job::{Error, blocking};
 use crate::store::Store;
 
 /// Mends what a report tells of, as far as the stores have it. Returns how many blocks.
-pub(super) async fn mend(place: &Place, report: &Report, from: &[Store]) -> Result<u64, Error> {
-    let blockstore = Blockstore::open(place).await?;
+pub(super) async fn mend(
+    blockstore: &Blockstore,
+    report: &Report,
+    from: &[Store],
+) -> Result<u64, Error> {
     let connection = blockstore.connection();
     let session = Session::start(connection, Purpose::Write, None).await?;
     let mut left: BTreeMap<BlockId, Code> =

@@ -131,31 +131,31 @@ pub async fn run(
     from: &[Store],
     on_progress: Arc<dyn Fn(&Report) + Send + Sync>,
 ) -> Result<Report, Error> {
+    let blockstore = Blockstore::open(place).await?;
     let (mut mended, mut before) = (0, Vec::new());
     for _ in 0..ROUNDS_MAX {
-        let mut report = Report { mended, ..check(place, job, depth, &on_progress).await? };
+        let mut report = Report { mended, ..check(&blockstore, job, depth, &on_progress).await? };
         // What is found again was not mended by what these stores have.
         if report.clean || from.is_empty() || report.findings == before {
             return Ok(report);
         }
         before.clone_from(&report.findings);
-        let now = mend::mend(place, &report, from).await?;
+        let now = mend::mend(&blockstore, &report, from).await?;
         mended += now;
         report.mended = mended;
         if now == 0 {
             return Ok(report);
         }
     }
-    Ok(Report { mended, ..check(place, job, depth, &on_progress).await? })
+    Ok(Report { mended, ..check(&blockstore, job, depth, &on_progress).await? })
 }
 
 async fn check(
-    place: &Place,
+    blockstore: &Blockstore,
     job: Option<&str>,
     depth: Depth,
     on_progress: &Arc<dyn Fn(&Report) + Send + Sync>,
 ) -> Result<Report, Error> {
-    let blockstore = Blockstore::open(place).await?;
     let names = match job {
         Some(name) => vec![blockstore.job(Some(name)).await?.name],
         None => blockstore.job_names().await?,
@@ -163,7 +163,7 @@ async fn check(
     let mut report = Report::default();
     for name in names {
         report.jobs += 1;
-        match RemoteJob::open(place, Some(&name)).await {
+        match RemoteJob::of(blockstore.clone(), Some(&name)).await {
             Ok(job) => {
                 check_chain(&job.state, &job, &mut report);
                 report.snapshots += job.snapshots.len() as u64;
