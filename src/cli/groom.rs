@@ -58,14 +58,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         let blockstore = Blockstore::open(&place).await?;
         blockstore.groom(request, watch.clone()).await
     };
-    tokio::pin!(work);
-    let report = tokio::select! {
-        report = &mut work => report,
-        () = signals.stop() => {
-            stopped.store(true, Ordering::Relaxed);
-            work.await
-        }
-    };
+    let report = signals.over(work, || stopped.store(true, Ordering::Relaxed)).await;
     watch.stop();
     tell(&report?, args.json)?;
     Ok(Exit::Done)

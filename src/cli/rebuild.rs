@@ -58,14 +58,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
     };
     let (cancel, watch) = (Cancel::new(), Arc::new(RestoreWatch::new()));
     let work = rebuild::rebuild(request, watch.clone(), cancel.clone());
-    tokio::pin!(work);
-    let report = tokio::select! {
-        report = &mut work => report,
-        () = signals.stop() => {
-            cancel.cancel();
-            work.await
-        }
-    };
+    let report = signals.over(work, || cancel.cancel()).await;
     watch.stop();
     tell(&report?, args.json)?;
     Ok(Exit::Done)

@@ -150,14 +150,7 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         watch.stop();
         tell_report(&report, args.json)
     };
-    tokio::pin!(work);
-    tokio::select! {
-        outcome = &mut work => outcome?,
-        () = signals.stop() => {
-            cancel.cancel();
-            work.await?;
-        }
-    }
+    signals.over(work, || cancel.cancel()).await?;
     Ok(Exit::Done)
 }
 
@@ -193,14 +186,7 @@ async fn rewind(args: Args) -> Result<Exit, Error> {
         tell_rewind(&report, args.json)?;
         Ok(if report.equal { Exit::Done } else { Exit::Damage })
     };
-    tokio::pin!(work);
-    tokio::select! {
-        outcome = &mut work => outcome,
-        () = signals.stop() => {
-            cancel.cancel();
-            work.await
-        }
-    }
+    signals.over(work, || cancel.cancel()).await
 }
 
 fn tell_rewind(report: &rewind::Report, json: bool) -> Result<(), Error> {

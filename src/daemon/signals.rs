@@ -24,6 +24,18 @@ impl Signals {
         })
     }
 
+    /// Does work to its end, and has it asked to stop when one of them comes.
+    pub async fn over<T>(&mut self, work: impl Future<Output = T>, stop: impl FnOnce()) -> T {
+        tokio::pin!(work);
+        tokio::select! {
+            done = &mut work => done,
+            () = self.stop() => {
+                stop();
+                work.await
+            }
+        }
+    }
+
     /// Returns when one of them has come.
     pub async fn stop(&mut self) {
         tokio::select! {
