@@ -2,10 +2,10 @@
 
 use bson::oid::ObjectId;
 use bson::{Document, RawDocument, RawDocumentBuf, doc};
-use std::future::IntoFuture as _;
 
 use super::Error;
-use super::connect::{Connection, DAEMONS, JOBS, Of, SLICES, SNAPSHOTS};
+use super::backend::{DAEMONS, JOBS, Of, Query, SLICES, SNAPSHOTS};
+use super::connection::Connection;
 use super::job::Slice;
 use crate::head::Manifest;
 use crate::oplog::slice::SliceHeader;
@@ -22,39 +22,9 @@ pub struct JobDocument {
 }
 
 impl Connection {
-    /// Every document that a filter finds, in order.
-    pub async fn find(
-        &self,
-        of: Of,
-        filter: Document,
-        sort: Document,
-    ) -> Result<Vec<RawDocumentBuf>, Error> {
-        self.find_some(of, filter, sort, 0).await
-    }
-
-    /// The first of them, at most so many; all if zero.
-    pub async fn find_some(
-        &self,
-        of: Of,
-        filter: Document,
-        sort: Document,
-        limit: i64,
-    ) -> Result<Vec<RawDocumentBuf>, Error> {
-        let mut session = self.begin().await?;
-        let collection = self.of(of);
-        let find = collection.find(filter).sort(sort).limit(limit).session(&mut session);
-        let mut cursor = self.ask("find", find.into_future()).await?;
-        let mut found = Vec::new();
-        while self.ask("getMore", cursor.advance(&mut session)).await? {
-            found.push(cursor.current().to_owned());
-        }
-        self.saw(&session);
-        Ok(found)
-    }
-
     /// The names of all jobs that are not removed.
     pub async fn job_names(&self) -> Result<Vec<String>, Error> {
-        let found = self.find(JOBS, doc! { "removed": { "$ne": true } }, doc! { "_id": 1 }).await?;
+        let found = self.find(JOBS, Query::all(doc! { "removed": { "$ne": true } }, "_id")).await?;
         let mut names = Vec::new();
         for job in found {
             if !self.vault().is_encrypted() {
@@ -104,7 +74,7 @@ impl Connection {
     }
 
     async fn snapshots_of(&self, filter: Document) -> Result<Vec<Manifest>, Error> {
-        let found = self.find(SNAPSHOTS, filter, doc! { "_id.id": 1 }).await?;
+        let found = self.find(SNAPSHOTS, Query::all(filter, "_id.id")).await?;
         let read = |document: &RawDocumentBuf| {
             let keep = document.get_bool("keep").map_err(|_| self.malformed(SNAPSHOTS, "keep"))?;
             Ok(Manifest { keep, ..self.manifest(document)? })
@@ -130,7 +100,7 @@ impl Connection {
     }
 
     async fn slices_of(&self, filter: Document) -> Result<Vec<Slice>, Error> {
-        let found = self.find(SLICES, filter, doc! { "_id.ts": 1 }).await?;
+        let found = self.find(SLICES, Query::all(filter, "_id.ts")).await?;
         let read = |document: &RawDocumentBuf| {
             let slice = self.unseal(SLICES, document, "slice")?;
             let (header, pieces) = SliceHeader::from_document(&slice)?;

@@ -68,6 +68,60 @@ pub enum Error {
         /// What the driver says.
         source: Box<DriverError>,
     },
+    /// A request to the storage of objects failed.
+    #[error("{blockstore} does not answer as it should: an object could not be had ({what})")]
+    Objects {
+        /// Where.
+        blockstore: String,
+        /// What was asked.
+        what: &'static str,
+        /// What the storage says.
+        source: Box<object_store::Error>,
+    },
+    /// The storage lets one name be created twice.
+    #[error(
+        "{blockstore} creates an object of a name that is there: without conditional writes (`If-None-Match: *`) two daemons could overwrite each other, so it cannot be a blockstore; use a newer version of the storage, or a directory"
+    )]
+    NoConditions {
+        /// Where.
+        blockstore: String,
+    },
+    /// An object is not what it was when it was written.
+    #[error("{blockstore} has a damaged {object}; bring that object back from a copy")]
+    DamagedObject {
+        /// Where.
+        blockstore: String,
+        /// Which.
+        object: String,
+    },
+    /// A document is there already.
+    #[error("{blockstore} has such a document in {collection} already")]
+    IsThere {
+        /// Where.
+        blockstore: String,
+        /// Which collection.
+        collection: &'static str,
+    },
+    /// A transaction is above what an entry holds.
+    #[error("a transaction of {bytes} bytes is more than an entry of the log may hold")]
+    TooMuchAtOnce {
+        /// Its size.
+        bytes: usize,
+    },
+    /// A checkpoint of the log could not be made.
+    #[error("a checkpoint of the log cannot be compressed")]
+    Checkpoint {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The files of an index of names.
+    #[error(
+        "the index of a blockstore's packs cannot be kept in the directory for temporary files"
+    )]
+    Index {
+        /// Why.
+        source: std::io::Error,
+    },
     /// A command had no answer in time.
     #[error("{blockstore} did not answer within {seconds} s: {command}")]
     TimedOut {
@@ -257,6 +311,7 @@ impl Error {
     pub(super) fn is_of_connection(&self) -> bool {
         match self {
             Self::Driver { source, .. } => is_transient(source),
+            Self::Objects { source, .. } => is_passing_in_storage(source),
             Self::TimedOut { .. } => true,
             _ => false,
         }
@@ -264,10 +319,15 @@ impl Error {
 
     /// Whether trying again is of no use until somebody has changed something.
     #[must_use]
-    pub const fn is_refusal(&self) -> bool {
+    pub fn is_refusal(&self) -> bool {
+        if let Self::Objects { source, .. } = self {
+            return !is_passing_in_storage(source);
+        }
         matches!(
             self,
             Self::Privilege { .. }
+                | Self::NoConditions { .. }
+                | Self::DamagedObject { .. }
                 | Self::Authentication { .. }
                 | Self::AnotherSalt { .. }
                 | Self::KeysDiffer { .. }
@@ -299,6 +359,11 @@ pub(super) fn of_driver(blockstore: String, command: &'static str, source: Drive
         ErrorKind::Authentication { .. } => Error::Authentication { blockstore, source },
         _ => Error::Driver { blockstore, command, source },
     }
+}
+
+/// Whether an error of a storage of objects may pass: of those that have a name of their own none does.
+const fn is_passing_in_storage(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::Generic { .. } | object_store::Error::JoinError { .. })
 }
 
 /// Whether the driver's error may pass.

@@ -4,7 +4,6 @@
 //! so: of a commit and a take-over one aborts, and a daemon that lost its job commits nothing more, however late its commands arrive.
 //! Clocks decide only when a take-over is tried.
 
-use std::future::IntoFuture as _;
 use std::time::Duration;
 
 use bson::oid::ObjectId;
@@ -13,9 +12,9 @@ use bson::{Binary, Document, RawBson, RawDocument, RawDocumentBuf, Timestamp, do
 use tokio::sync::Mutex;
 
 use super::Error;
-use super::connect::{Connection, DAEMONS, JOBS, SLICES, SNAPSHOTS};
+use super::backend::{DAEMONS, Ended, JOBS, Miss, SLICES, SNAPSHOTS, Step};
+use super::connection::Connection;
 use super::session::{self, LEASE, Session, lease_ms};
-use super::transaction::{Ended, Miss, Step};
 use crate::block::BlockId;
 use crate::head::Manifest;
 use crate::head::fields::{self, Fields};
@@ -75,8 +74,7 @@ impl Daemon {
 
     /// Shows that it is alive.
     pub async fn beat(&self, connection: &Connection) -> Result<(), Error> {
-        let beat = doc! { "$inc": { "beat": 1_i64 } };
-        connection.update_one(DAEMONS, doc! { "_id": self.id }, beat).await.map(drop)
+        connection.beat(DAEMONS, self.id).await.map(drop)
     }
 
     /// Gives its job away and ends its sessions, so that nobody has to wait for its death; then it is not known any more.
@@ -89,9 +87,7 @@ impl Daemon {
 
     async fn end(&self, connection: &Connection) -> Result<(), Error> {
         session::end_all_of(connection, self.id).await?;
-        let daemons = connection.of(DAEMONS);
-        let gone = daemons.delete_one(doc! { "_id": self.id });
-        connection.ask("delete", gone.into_future()).await.map(drop)
+        connection.delete_one(DAEMONS, doc! { "_id": self.id }).await.map(drop)
     }
 }
 
@@ -249,7 +245,7 @@ impl Bound {
                 Ended::Missed(Miss::Job) => {
                     return Err(Error::Overtaken { job: self.id.clone() });
                 }
-                Ended::Missed(Miss::Snapshot) => return Err(Error::SnapshotGone),
+                Ended::Missed(Miss::Snapshot | Miss::Block) => return Err(Error::SnapshotGone),
                 Ended::Unknown(error) => {
                     tracing::info!(%error, "whether a commit was made is to be found out");
                     session.decide().await?
@@ -385,7 +381,7 @@ async fn wait_for_death(
             return Ok(());
         }
         let malformed = |field| connection.malformed(DAEMONS, field);
-        let beat = found.get_i64("beat").map_err(|_| malformed("beat"))?;
+        let beat = connection.beat_of(DAEMONS, &found).await?;
         let lease = found.get_i64("lease_ms").map_err(|_| malformed("lease_ms"))?;
         if seen.is_some_and(|seen| seen != beat) {
             let host = found.get_str("host").unwrap_or("another host").to_owned();

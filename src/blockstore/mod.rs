@@ -5,25 +5,27 @@
 //! job's state says (which snapshots and slices there are) lies above this floor and is handed to
 //! the reader beside the repository.
 //!
-//! A [`Blockstore`] is a database of a MongoDB replica set. `format-spec/09-blockstore.md` is its protocol: every file here says which
-//! section it carries out, and the argument for each race stands there.
+//! A [`Blockstore`] is a database of a MongoDB replica set, or a directory or bucket of objects. `format-spec/09-blockstore.md` is its
+//! protocol, and page 10 how objects carry it: every file here says which section it carries out, and the argument for each race stands there.
 
 mod assertion;
-mod connect;
+mod backend;
+mod connection;
 mod contents;
 mod error;
 mod groom;
 mod job;
 mod lacking;
+mod objects;
 mod pace;
 mod patience;
 mod private;
 mod reader;
 mod reaper;
+mod replica_set;
 mod repository;
 mod retention;
 mod session;
-mod transaction;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,7 @@ use std::sync::Arc;
 
 pub use assertion::Sent;
 pub(crate) use assertion::{Asserter, NAMES_MAX};
+pub(crate) use backend::Found;
 pub use contents::JobDocument;
 pub use error::Error;
 pub use groom::{GroomProgress, GroomReport, GroomRequest, GroomedJob};
@@ -46,7 +49,7 @@ pub(crate) use session::{Purpose, RENEW_EVERY, Session, renewals};
 use crate::block::BlockRead;
 use crate::head::Manifest;
 use crate::store::{self, RepositorySalt, Secret, Store, Vault};
-use connect::Connection;
+use connection::Connection;
 use repository::Facts;
 
 /// The read half of a repository. Nothing reached through it changes the repository.

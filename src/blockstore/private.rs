@@ -7,7 +7,8 @@ use bson::spec::BinarySubtype;
 use bson::{Binary, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::Error;
-use super::connect::{Connection, Of};
+use super::backend::Of;
+use super::connection::Connection;
 use crate::store::Vault;
 
 impl Connection {

@@ -7,19 +7,18 @@
 //! Every block is hashed to its name before it is handed out. Nothing is written but the session and its pins.
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::IntoFuture as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bson::{Binary, doc};
+use bson::doc;
+use bson::oid::ObjectId;
 use tokio::runtime::Handle;
 
 use super::Error;
-use super::assertion::{block_of, name, name_of};
-use super::connect::{BLOCKS, Connection, JOBS, SNAPSHOTS};
+use super::backend::{Ended, Found, JOBS, Miss, SNAPSHOTS, Step};
+use super::connection::Connection;
 use super::patience::Patience;
 use super::session::{Purpose, Session};
-use super::transaction::{Ended, Miss, Step};
 use crate::block::{self, Block, BlockId, BlockRead, Dictionary, Kind, references};
 use crate::head::Manifest;
 use crate::store::StoredBlock;
@@ -138,11 +137,8 @@ impl Reader {
     }
 
     /// Which of these blocks are there, and the dictionaries that they are stored with.
-    pub(crate) async fn present(
-        &self,
-        ids: &[BlockId],
-    ) -> Result<Vec<(BlockId, Option<BlockId>)>, Error> {
-        self.inner.present(ids).await
+    pub(crate) async fn present(&self, ids: &[BlockId]) -> Result<Vec<Found>, Error> {
+        self.inner.connection.present(ids).await
     }
 
     /// Reads a stored block's content, checked against its name.
@@ -153,6 +149,20 @@ impl Reader {
         };
         self.inner.connection.vault().open(stored, dictionary.as_deref())?;
         Ok(())
+    }
+
+    /// Whether a stored block can be read, and is what its name says.
+    pub(super) async fn can_open(&self, stored: &StoredBlock) -> Result<bool, Error> {
+        match self.open(stored).await {
+            Ok(()) => Ok(true),
+            Err(Error::Block(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Its session, and the step that writes that.
+    pub(super) fn session(&self) -> (ObjectId, Step) {
+        (self.inner.session.id, self.inner.session.step())
     }
 
     /// A dictionary, if it is there.
@@ -176,45 +186,11 @@ impl Inner {
     async fn stored(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
         let mut patience = Patience::default();
         loop {
-            match self.find(ids).await {
+            match self.connection.stored(ids).await {
                 Err(error) => patience.after(error).await?,
                 found => return found,
             }
         }
-    }
-
-    async fn find(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
-        let connection = &self.connection;
-        let names: Vec<Binary> = ids.iter().map(name).collect();
-        let mut session = connection.begin().await?;
-        let blocks = connection.of(BLOCKS);
-        let find = blocks.find(doc! { "_id": { "$in": names } }).session(&mut session);
-        let mut cursor = connection.ask("find", find.into_future()).await?;
-        let mut found = Vec::new();
-        while connection.ask("getMore", cursor.advance(&mut session)).await? {
-            found.push(block_of(connection, cursor.current())?);
-        }
-        connection.saw(&session);
-        Ok(found)
-    }
-
-    async fn present(&self, ids: &[BlockId]) -> Result<Vec<(BlockId, Option<BlockId>)>, Error> {
-        let connection = &self.connection;
-        let names: Vec<Binary> = ids.iter().map(name).collect();
-        let mut session = connection.begin().await?;
-        let blocks = connection.of(BLOCKS);
-        let find = blocks.find(doc! { "_id": { "$in": names } }).projection(doc! { "dict": 1 });
-        let find = find.session(&mut session);
-        let mut cursor = connection.ask("find", find.into_future()).await?;
-        let mut found = Vec::new();
-        while connection.ask("getMore", cursor.advance(&mut session)).await? {
-            let document = cursor.current();
-            let named = |field| document.get(field).ok().flatten().and_then(name_of);
-            let id = named("_id").ok_or_else(|| connection.malformed(BLOCKS, "_id"))?;
-            found.push((id, named("dict")));
-        }
-        connection.saw(&session);
-        Ok(found)
     }
 
     async fn dictionary(&self, id: &BlockId) -> Result<Option<Arc<Dictionary>>, Error> {

@@ -4,14 +4,14 @@
 //! after all loses nothing by a beat in between. Without it a pin of a restore that was killed would hold its snapshots for ever.
 
 use std::collections::BTreeMap;
-use std::future::IntoFuture as _;
 use std::time::{Duration, Instant};
 
 use bson::doc;
 use bson::oid::ObjectId;
 
 use super::Error;
-use super::connect::{Connection, DAEMONS, Of, SESSIONS};
+use super::backend::{DAEMONS, Of, Query, SESSIONS};
+use super::connection::Connection;
 use super::session::{LEASE, end};
 
 /// Looks that must have seen the same beat.
@@ -43,6 +43,8 @@ pub struct Reaper {
 #[derive(Clone, Copy)]
 struct Seen {
     beat: i64,
+    /// What the document says of it.
+    noted: i64,
     since: Instant,
     looks: u32,
 }
@@ -60,11 +62,11 @@ impl Reaper {
     pub async fn look(&mut self, connection: &Connection) -> Result<Vec<Living>, Error> {
         let mut living = Vec::new();
         let mut seen = BTreeMap::new();
-        for session in connection.find(SESSIONS, doc! {}, doc! { "_id": 1 }).await? {
-            let (id, now, lease) = beat_of(connection, SESSIONS, &session, &self.sessions)?;
+        for session in connection.find(SESSIONS, Query::default()).await? {
+            let (id, now, lease) = beat_of(connection, SESSIONS, &session, &self.sessions).await?;
             if now.is_dead(lease) {
                 tracing::warn!(session = %id, "a session that seems dead is ended");
-                end(connection, id, Some(now.beat)).await?;
+                end(connection, id, Some(now.noted)).await?;
                 continue;
             }
             seen.insert(id, now);
@@ -73,15 +75,14 @@ impl Reaper {
         }
         self.sessions = seen;
         let mut seen = BTreeMap::new();
-        for daemon in connection.find(DAEMONS, doc! {}, doc! { "_id": 1 }).await? {
-            let (id, now, lease) = beat_of(connection, DAEMONS, &daemon, &self.daemons)?;
+        for daemon in connection.find(DAEMONS, Query::default()).await? {
+            let (id, now, lease) = beat_of(connection, DAEMONS, &daemon, &self.daemons).await?;
             if !now.is_dead(lease) {
                 seen.insert(id, now);
                 continue;
             }
-            let daemons = connection.of(DAEMONS);
-            let gone = daemons.delete_one(doc! { "_id": id, "beat": now.beat });
-            connection.ask("delete", gone.into_future()).await?;
+            let unmoved = doc! { "_id": id, "beat": now.noted };
+            connection.delete_one(DAEMONS, unmoved).await?;
         }
         self.daemons = seen;
         Ok(living)
@@ -89,7 +90,7 @@ impl Reaper {
 }
 
 /// What a document says of its client, and since when it has said so.
-fn beat_of(
+async fn beat_of(
     connection: &Connection,
     of: Of,
     document: &bson::RawDocument,
@@ -97,10 +98,15 @@ fn beat_of(
 ) -> Result<(ObjectId, Seen, Duration), Error> {
     let malformed = |field| connection.malformed(of, field);
     let id = document.get_object_id("_id").map_err(|_| malformed("_id"))?;
-    let beat = document.get_i64("beat").map_err(|_| malformed("beat"))?;
+    let beat = connection.beat_of(of, document).await?;
     let lease = document.get_i64("lease_ms").map_err(|_| malformed("lease_ms"))?;
     let lease = Duration::from_millis(lease.unsigned_abs()).max(LEASE);
-    let first = Seen { beat, since: Instant::now(), looks: 0 };
-    let seen = before.get(&id).filter(|seen| seen.beat == beat).copied().unwrap_or(first);
+    let noted = document.get_i64("beat").map_err(|_| malformed("beat"))?;
+    let first = Seen { beat, noted, since: Instant::now(), looks: 0 };
+    let seen = before
+        .get(&id)
+        .filter(|seen| (seen.beat, seen.noted) == (beat, noted))
+        .copied()
+        .unwrap_or(first);
     Ok((id, Seen { looks: seen.looks + 1, ..seen }, lease))
 }

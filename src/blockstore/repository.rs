@@ -9,21 +9,14 @@ use std::sync::Arc;
 use bson::raw::cstr;
 use bson::spec::BinarySubtype;
 use bson::{Binary, RawDocumentBuf, doc, rawdoc};
-use mongodb::IndexModel;
-use mongodb::options::IndexOptions;
-use std::future::IntoFuture as _;
 
 use super::Error;
-use super::connect::{
-    BLOCKS, Connection, DAEMONS, GENERATION, JOBS, Of, REPOSITORY, SESSIONS, SLICES, SNAPSHOTS,
-};
+use super::backend::{GENERATION, REPOSITORY};
+use super::connection::Connection;
 use crate::store::{RepositorySalt, Secret, Store, Vault};
 
 /// The format that this program writes, and the newest that it reads.
 const FORMAT: i32 = 1;
-
-/// The server's code of a collection that is there.
-const NAMESPACE_EXISTS: i32 = 48;
 
 /// What the repository document says.
 #[derive(Clone)]
@@ -90,10 +83,7 @@ impl Facts {
 
     /// Makes a repository for stores like that one, or finds the one that somebody makes meanwhile.
     pub async fn make(connection: &Connection, store: &Store) -> Result<Self, Error> {
-        for of in [REPOSITORY, GENERATION, BLOCKS, SESSIONS, DAEMONS, JOBS, SNAPSHOTS, SLICES] {
-            make_collection(connection, of).await?;
-        }
-        make_indexes(connection).await?;
+        connection.prepare().await?;
         let generation = rawdoc! { "_id": 0, "value": 1_i64, "starts": 0_i64 };
         connection.insert_one(GENERATION, &generation).await?;
         let uuid: [u8; 16] = rand::random();
@@ -123,37 +113,4 @@ impl Facts {
 
 fn generic(bytes: &[u8]) -> Binary {
     Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() }
-}
-
-async fn make_collection(connection: &Connection, of: Of) -> Result<(), Error> {
-    let made =
-        connection.ask("create", connection.database().create_collection(of.0).into_future()).await;
-    match made {
-        Err(Error::Driver { source, .. })
-            if matches!(source.kind.as_ref(), mongodb::error::ErrorKind::Command(error)
-                if error.code == NAMESPACE_EXISTS) =>
-        {
-            Ok(())
-        }
-        made => made,
-    }
-}
-
-async fn make_indexes(connection: &Connection) -> Result<(), Error> {
-    let plain = |keys| IndexModel::builder().keys(keys).build();
-    let of_dictionaries =
-        IndexOptions::builder().partial_filter_expression(doc! { "dict": { "$exists": true } });
-    let by_dictionary =
-        IndexModel::builder().keys(doc! { "dict": 1 }).options(of_dictionaries.build()).build();
-    let indexes = [
-        (BLOCKS, vec![plain(doc! { "stamp": 1, "_id": 1, "len": 1 }), by_dictionary]),
-        (SNAPSHOTS, vec![plain(doc! { "_id.job": 1, "_id.id": 1 }), plain(doc! { "pins": 1 })]),
-        (SLICES, vec![plain(doc! { "_id.job": 1, "_id.ts": 1 })]),
-    ];
-    for (of, models) in indexes {
-        connection
-            .ask("createIndexes", connection.of(of).create_indexes(models).into_future())
-            .await?;
-    }
-    Ok(())
 }

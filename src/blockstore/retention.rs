@@ -6,7 +6,7 @@
 
 use bson::{Timestamp, doc};
 
-use super::connect::{SLICES, SNAPSHOTS};
+use super::backend::{Query, SLICES, SNAPSHOTS};
 use super::job::{Bound, Change};
 use super::session::{Purpose, Session};
 use super::{Blockstore, Daemon, Error};
@@ -29,7 +29,7 @@ impl Bound {
     async fn held(&self) -> Result<Vec<Held>, Error> {
         let connection = self.connection();
         let filter = doc! { "_id.job": &self.id };
-        let found = connection.find(SNAPSHOTS, filter, doc! { "_id.id": 1 }).await?;
+        let found = connection.find(SNAPSHOTS, Query::all(filter, "_id.id")).await?;
         let mut held = Vec::new();
         for document in found {
             let malformed = |field| connection.malformed(SNAPSHOTS, field);
@@ -66,8 +66,8 @@ impl Bound {
     async fn slices_up_to(&self, floor: OpTime) -> Result<Vec<Ts>, Error> {
         let filter = doc! { "_id.job": &self.id, "last.ts": { "$lte": Timestamp::from(floor.ts) } };
         let connection = self.connection();
-        let found =
-            connection.find_some(SLICES, filter, doc! { "_id.ts": 1 }, TOGETHER_MAX).await?;
+        let query = Query { limit: TOGETHER_MAX, ..Query::all(filter, "_id.ts") };
+        let found = connection.find(SLICES, query).await?;
         let first = |document: &bson::RawDocumentBuf| {
             let id = document.get_document("_id").ok();
             let ts = id.and_then(|id| id.get_timestamp("ts").ok());

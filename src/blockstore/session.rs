@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::Error;
-use super::connect::{Connection, GENERATION, SESSIONS, SNAPSHOTS};
-use super::transaction::{Ended, Miss, Step};
+use super::backend::{Ended, GENERATION, Miss, SESSIONS, SNAPSHOTS, Step};
+use super::connection::Connection;
 
 /// How long a client may be silent before others take it for dead.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -97,12 +97,8 @@ impl Session {
 
     /// Says whether it is alive after having asked.
     pub async fn check_now(&self) -> Result<(), Error> {
-        let there = self.connection.update_one(
-            SESSIONS,
-            doc! { "_id": self.id },
-            doc! { "$inc": { "beat": 1_i64 } },
-        );
-        if there.await? { Ok(()) } else { Err(Error::SessionLost) }
+        let is_there = self.connection.beat(SESSIONS, self.id).await?;
+        if is_there { Ok(()) } else { Err(Error::SessionLost) }
     }
 
     /// Goes into the generation of now, if that is a later one. Only between two units of work: what was asserted
@@ -301,8 +297,7 @@ async fn renew_once(
     writes: bool,
     watched: &Watched,
 ) -> Result<bool, Error> {
-    let beat = doc! { "$inc": { "beat": 1_i64 } };
-    if !connection.update_one(SESSIONS, doc! { "_id": id }, beat).await? {
+    if !connection.beat(SESSIONS, id).await? {
         return Ok(false);
     }
     if writes {

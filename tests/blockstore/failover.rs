@@ -143,7 +143,7 @@ async fn rebuilt_under_fire(scene: &mut Scene, rng: &mut StdRng) -> Backup {
     let path = path.to_str().expect("a path");
     let words = ["rebuild", "--blockstore", &uri, "--json", "--store", path];
     let rebuild = scene.program.spawn(&words).expect("rebuild");
-    kill_primary(&mut scene.blockstore, rng, 3_000).await;
+    kill_primary(scene.blockstore(), rng, 3_000).await;
     rebuild.wait().await.expect("rebuilt");
     backup
 }
@@ -161,9 +161,9 @@ async fn pushed_under_fire(seed: u64, patience: Patience) {
     wait_for_remote(&backup, &mut daemon, "pushing", |remote| remote.pushing.is_some()).await;
 
     for kill in 0..kills() {
-        kill_primary(&mut scene.blockstore, &mut rng, 4_000).await;
+        kill_primary(scene.blockstore(), &mut rng, 4_000).await;
         let blow = BLOWS[(patience.first() + kill) % BLOWS.len()];
-        blow.strike(&mut scene.blockstore).await;
+        blow.strike(scene.blockstore()).await;
         println!("kill {kill}, {blow:?}: {:?}", remote(&backup).await);
         assert!(daemon.is_running().expect("ask"), "the daemon ended: {}", daemon.log());
     }
@@ -216,11 +216,11 @@ async fn what_a_daemon_left_behind_goes_with_the_next() {
     let more = ["--snapshot-every", "3s", "--blockstore", &uri];
     let mut daemon = backup.start_daemon(&source, &more).expect("a daemon");
     wait_for_remote(&backup, &mut daemon, "pushed", |remote| remote.snapshots > 0).await;
-    scene.blockstore.kill(0).expect("kill");
+    scene.blockstore().kill(0).expect("kill");
     numbers.insert_one(doc! { "_id": 2 }).await.expect("insert");
     daemon.terminate().await.expect("a clean end");
-    scene.blockstore.restart(0).await.expect("restart");
-    scene.blockstore.wait_healthy().await.expect("healthy");
+    scene.blockstore().restart(0).await.expect("restart");
+    scene.blockstore().wait_healthy().await.expect("healthy");
     assert_eq!(scene.count("daemons").await, 1, "who told the blockstore?");
 
     let end = scene.source.wait_replicated().await.expect("replicated").ts;

@@ -58,7 +58,10 @@ fn number(report: &Value, field: &str) -> u64 {
 /// rebuilt from it: each of these ends well, the checks are clean, and in the end nearly nothing is dead.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_is_reached_goes() {
-    let scene = Scene::of(1).await;
+    beside_everything(&Scene::of(1).await).await;
+}
+
+pub async fn beside_everything(scene: &Scene) {
     let (source, uri) = (scene.source.uri(), scene.uri());
     let workload = Workload::start(scene.source.client(), &Plan::small(5)).await.expect("load");
     let backups: Vec<(&str, Backup)> =

@@ -6,6 +6,8 @@ mod failover;
 #[path = "../forms/mod.rs"]
 mod forms;
 mod groom;
+mod log;
+mod objects;
 mod push;
 mod rebuild;
 mod scene;

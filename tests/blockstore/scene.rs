@@ -7,12 +7,21 @@ use headstock::lab::{
     Backup, Detail, Mongod, Options, Program, Release, ReplicaSet, SourceState, Standalone,
 };
 use mongodb::Database;
+
 use tempfile::TempDir;
+
+use crate::log::Log;
+
+/// What a blockstore is kept in.
+pub enum Kept {
+    Set(ReplicaSet),
+    Directory(PathBuf),
+}
 
 /// What a test runs on.
 pub struct Scene {
     pub source: ReplicaSet,
-    pub blockstore: ReplicaSet,
+    pub kept: Kept,
     pub program: Program,
     folder: TempDir,
 }
@@ -20,10 +29,22 @@ pub struct Scene {
 impl Scene {
     /// A source of one member and a blockstore of so many.
     pub async fn of(members: usize) -> Self {
+        Self::with(Kept::Set(Self::set(members, "bs").await)).await
+    }
+
+    /// A source of one member and a blockstore of objects in a directory.
+    pub async fn of_directory() -> Self {
+        let mut scene = Self::with(Kept::Directory(PathBuf::new())).await;
+        let path = scene.path("objects");
+        std::fs::create_dir(&path).expect("make");
+        scene.kept = Kept::Directory(path);
+        scene
+    }
+
+    async fn with(kept: Kept) -> Self {
         let source = Self::set(1, "source").await;
-        let blockstore = Self::set(members, "bs").await;
         let program = Program::new(env!("CARGO_BIN_EXE_headstock")).expect("program");
-        Self { source, blockstore, program, folder: tempfile::tempdir().expect("a folder") }
+        Self { source, kept, program, folder: tempfile::tempdir().expect("a folder") }
     }
 
     async fn set(members: usize, name: &str) -> ReplicaSet {
@@ -47,7 +68,16 @@ impl Scene {
 
     /// The connection string of the blockstore.
     pub fn uri(&self) -> String {
-        self.blockstore.uri()
+        match &self.kept {
+            Kept::Set(set) => set.uri(),
+            Kept::Directory(path) => path.display().to_string(),
+        }
+    }
+
+    /// The replica set that the blockstore is.
+    pub fn blockstore(&mut self) -> &mut ReplicaSet {
+        let Kept::Set(set) = &mut self.kept else { panic!("it is no replica set") };
+        set
     }
 
     /// The same for the library.
@@ -57,12 +87,23 @@ impl Scene {
 
     /// The database of the blockstore.
     pub fn database(&self) -> Database {
-        self.blockstore.client().database("headstock")
+        let Kept::Set(set) = &self.kept else { panic!("it is no replica set") };
+        set.client().database("headstock")
     }
 
+    /// How many documents a collection of the blockstore has.
     pub async fn count(&self, collection: &str) -> u64 {
+        if let Kept::Directory(_) = &self.kept {
+            return self.objects().documents(collection).len() as u64;
+        }
         let collection = self.database().collection::<bson::Document>(collection);
         collection.count_documents(bson::doc! {}).await.expect("count")
+    }
+
+    /// What the objects of the blockstore say, read by the page of the format alone.
+    pub fn objects(&self) -> Log {
+        let Kept::Directory(path) = &self.kept else { panic!("it has no objects here") };
+        Log::read(path)
     }
 
     /// `headstock rebuild` into a store of that name.

@@ -38,7 +38,7 @@ pub(super) fn make_private(dir: &Path) -> io::Result<()> {
 
 /// Which jobs reach a block: a bit each, the last for all beyond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(super) struct Jobs(pub u64);
+pub struct Jobs(pub u64);
 
 impl Jobs {
     /// Bits there are.

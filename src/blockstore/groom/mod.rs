@@ -9,19 +9,24 @@ mod marks;
 mod sweep;
 mod wait;
 
-use std::future::IntoFuture as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bson::{Document, doc};
-use mongodb::options::{ReadConcern, ReturnDocument, TransactionOptions};
+use bson::doc;
+use bson::oid::ObjectId;
 use serde::Serialize;
 
-use super::connect::{Connection, GENERATION, SNAPSHOTS};
+use super::backend::{GENERATION, SNAPSHOTS};
+use super::connection::Connection;
 use super::session::{Purpose, Session, generation};
 use super::{Blockstore, Error, Reader, lacking};
 use crate::head::{HeadRoot, Manifest};
-use marks::{Jobs, Marker, Marks};
+pub(super) use marks::Jobs;
+use marks::{Marker, Marks};
+pub(super) use sweep::Sweep;
+
+/// How often the generation is raised that others raise at the same time.
+const RAISES_MAX: u32 = 16;
 
 /// How to groom.
 pub struct GroomRequest {
@@ -99,10 +104,12 @@ impl Blockstore {
         let generation = match (&begun, request.dry_run) {
             (Some((generation, _)), _) => *generation,
             (None, true) => now,
-            (None, false) => raise(&connection, doc! { "groomer": session.id }).await?,
+            (None, false) => raise(&connection, session.id).await?,
         };
         let dry_run = request.dry_run;
-        let groom = Groom { connection, dir: request.marks, generation, progress };
+        let reader = Reader::of(&connection, session);
+        let dir = request.marks.clone();
+        let groom = Groom { connection, dir, generation, progress };
         let path = match begun {
             Some((_, path)) => path,
             None => {
@@ -110,17 +117,19 @@ impl Blockstore {
                     groom.wait().await?;
                 }
                 let path = groom.dir.join(self.marks_name(generation, dry_run));
-                let reader = Reader::of(self.connection(), session);
                 groom.mark(self, &reader, &jobs, &path).await?;
                 path
             }
         };
         let jobs = jobs.into_iter().map(|job| GroomedJob { job, ..GroomedJob::default() });
-        let mut report =
+        let report =
             GroomReport { dry_run, generation, jobs: jobs.collect(), ..GroomReport::default() };
         let marks = Marks::open(&path).map_err(groom.disk())?;
-        groom.sweep(marks, &mut report).await?;
-        std::fs::remove_file(&path).map_err(groom.disk())?;
+        let Groom { connection, dir, generation, progress } = groom;
+        let sweep = Sweep { generation, report, reader, marks, dir, progress };
+        let report = connection.sweep(sweep).await?;
+        std::fs::remove_file(&path)
+            .map_err(|source| Error::Marks { path: request.marks, source })?;
         Ok(report)
     }
 
@@ -147,18 +156,16 @@ impl Blockstore {
 }
 
 /// Raises the generation.
-async fn raise(connection: &Connection, set: Document) -> Result<i64, Error> {
-    let change = doc! { "$inc": { "value": 1_i64 }, "$set": set };
-    let collection = connection.of(GENERATION);
-    let mut session = connection.begin().await?;
-    let raise = collection
-        .find_one_and_update(doc! { "_id": 0 }, change)
-        .return_document(ReturnDocument::After)
-        .session(&mut session);
-    let raised = connection.ask("findAndModify", raise.into_future()).await?;
-    connection.saw(&session);
-    let value = raised.as_ref().and_then(|raised| raised.get_i64("value").ok());
-    value.ok_or_else(|| connection.malformed(GENERATION, "value"))
+async fn raise(connection: &Connection, groomer: ObjectId) -> Result<i64, Error> {
+    for _ in 0..RAISES_MAX {
+        let before = generation(connection).await?;
+        let filter = doc! { "_id": 0, "value": before };
+        let change = doc! { "$inc": { "value": 1_i64 }, "$set": { "groomer": groomer } };
+        if connection.update_one(GENERATION, filter, change).await? {
+            return Ok(before + 1);
+        }
+    }
+    Err(Error::Contended)
 }
 
 /// One groom.
@@ -228,24 +235,13 @@ impl Groom {
 
     /// All snapshots, as of one time.
     async fn snapshots(&self) -> Result<Vec<(String, Manifest)>, Error> {
-        let connection = &self.connection;
-        let mut session = connection.begin().await?;
-        let options = TransactionOptions::builder().read_concern(ReadConcern::snapshot()).build();
-        let started = session.start_transaction().with_options(options);
-        connection.ask("startTransaction", started.into_future()).await?;
-        let collection = connection.of(SNAPSHOTS);
-        let find = collection.find(doc! {}).session(&mut session);
-        let mut cursor = connection.ask("find", find.into_future()).await?;
         let mut found = Vec::new();
-        while connection.ask("getMore", cursor.advance(&mut session)).await? {
-            let document = cursor.current();
-            let malformed = |field| connection.malformed(SNAPSHOTS, field);
+        for document in self.connection.find_at_once(SNAPSHOTS).await? {
+            let malformed = |field| self.connection.malformed(SNAPSHOTS, field);
             let id = document.get_document("_id").map_err(|_| malformed("_id"))?;
             let job = id.get_str("job").map_err(|_| malformed("_id"))?.to_owned();
-            found.push((job, connection.manifest(document)?));
+            found.push((job, self.connection.manifest(&document)?));
         }
-        connection.ask("commitTransaction", session.commit_transaction().into_future()).await?;
-        connection.saw(&session);
         Ok(found)
     }
 }

@@ -51,14 +51,13 @@ impl Pusher {
                 session.move_on().await?;
                 continue;
             }
-            let (store, pace) = (self.job.store(), self.pace.clone());
-            let asserter =
-                Asserter::new(connection, store, session.step(), session.generation, pace);
+            let asserter = Asserter::new(connection, self.job.store(), &session, self.pace.clone());
             let pieces: Vec<_> =
                 next.slices.iter().flat_map(|slice| slice.pieces.iter().copied()).collect();
             for names in pieces.chunks(NAMES_MAX) {
                 asserter.assert(names.to_vec()).await?;
             }
+            asserter.finish().await?;
             let state = self.job.state().to_bson_without_data();
             let change = Change::Slices { slices: &next.slices, anew: next.anew };
             binding.bound.commit(&mut session, Some(&state), &change).await?;

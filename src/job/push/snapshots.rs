@@ -118,8 +118,7 @@ impl Pusher {
         let mut session =
             Session::start(connection, Purpose::Write, Some(binding.daemon.id)).await?;
         let base = self.pin_base(binding, &session, there).await?;
-        let (store, pace) = (self.job.store(), self.pace.clone());
-        let asserter = Asserter::new(connection, store, session.step(), session.generation, pace);
+        let asserter = Asserter::new(connection, self.job.store(), &session, self.pace.clone());
         self.figures.pushing(Some((manifest.id.clone(), asserter.clone())));
         self.assert_lacking(&asserter, manifest.head.clone(), base).await?;
         let state = self.job.state().to_bson_without_data();
@@ -179,7 +178,8 @@ impl Pusher {
         };
         // Who sends knows best why it ended: who walks only that nobody listens.
         let (walked, sent) = tokio::join!(walking, sending);
-        sent.and(walked)
+        sent.and(walked)?;
+        Ok(asserter.finish().await?)
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::{Code, Depth, Finding, Report};
 use crate::block::{self, BlockId};
-use crate::blockstore::{self, Reader, Slice, lacking};
+use crate::blockstore::{self, Found, Reader, Slice, lacking};
 use crate::head::Manifest;
 use crate::job::remote::RemoteJob;
 use crate::job::{Error, blocking};
@@ -209,7 +209,7 @@ async fn look_at(
             }
         }
     } else {
-        for (id, dictionary) in reader.present(&ids).await? {
+        for Found { id, dictionary } in reader.present(&ids).await? {
             there.insert(id);
             let Some(used) = dictionary else { continue };
             let known = match dictionaries.get(&used) {

@@ -26,8 +26,7 @@ pub(super) async fn mend(
         if !store.vault().is_among(blockstore.vault()) {
             continue;
         }
-        let asserter =
-            Asserter::new(connection, store, session.step(), session.generation, Pace::default());
+        let asserter = Asserter::new(connection, store, &session, Pace::default());
         for (id, code) in left.clone() {
             let reading = store.clone();
             let had = blocking("repair", "a store", move || Ok(reading.get(&id).is_ok())).await?;
@@ -41,6 +40,7 @@ pub(super) async fn mend(
             left.remove(&id);
             mended += 1;
         }
+        asserter.finish().await?;
     }
     session.end().await?;
     Ok(mended)

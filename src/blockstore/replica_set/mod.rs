@@ -1,28 +1,40 @@
-//! The connection to the replica set of a blockstore, and how commands are sent.
+//! A blockstore that is a database of a replica set: the connection, and how commands are sent.
 //!
 //! Page 09, section 2: every write waits for a majority and its journal, every read is of what a majority has, and all of it
 //! goes through causally consistent sessions, so that no answer is from before what it follows: each begins at the operation time
 //! of the last that ended. Nothing waits for ever: a command without an answer counts as one of unknown outcome.
 
+mod blocks;
+mod collections;
+mod sweep;
+mod transaction;
+
 use std::future::{Future, IntoFuture as _};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bson::{Document, RawDocumentBuf, Timestamp, doc};
+use bson::oid::ObjectId;
+use bson::{Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use mongodb::options::{
-    Acknowledgment, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+    Acknowledgment, ReadConcern, ReadPreference, SelectionCriteria, TransactionOptions,
+    WriteConcern,
 };
 use mongodb::{Client, ClientSession, Collection, Database};
 
 use super::Error;
+use super::backend::{
+    Answer, Backend, BlockWriter, Ended, Found, Of, Query, SessionOfWriter, Step,
+};
 use super::error::of_driver;
+use super::groom::{GroomReport, Sweep};
+use crate::block::BlockId;
 use crate::source::client_options;
-use crate::store::Vault;
+use crate::store::StoredBlock;
 
 /// The longest time that an answer is waited for: an election is over by then, and the driver has tried once more.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// The same of blocks on their way: a batch of them takes that long at 7 KB/s. That the server is gone is noticed sooner, by the driver.
-pub(super) const TRANSFER_LIMIT: Duration = Duration::from_secs(600);
+const TRANSFER_LIMIT: Duration = Duration::from_secs(600);
 /// The longest time that a majority is waited for before the server answers that it did not hear of it.
 const MAJORITY_LIMIT: Duration = Duration::from_secs(30);
 /// Default limit of finding a primary.
@@ -34,31 +46,19 @@ const DATABASE: &str = "headstock";
 /// The least wire version: that of MongoDB 4.4.
 const MIN_WIRE_VERSION: i32 = 9;
 
-/// The collections of page 09.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Of(pub &'static str);
-
-pub(super) const REPOSITORY: Of = Of("repository");
-pub(super) const GENERATION: Of = Of("generation");
-pub(super) const BLOCKS: Of = Of("blocks");
-pub(super) const SESSIONS: Of = Of("sessions");
-pub(super) const DAEMONS: Of = Of("daemons");
-pub(super) const JOBS: Of = Of("jobs");
-pub(super) const SNAPSHOTS: Of = Of("snapshots");
-pub(super) const SLICES: Of = Of("slices");
+/// That of the blocks.
+const BLOCKS: Of = Of("blocks");
 
 /// See the head of this file. Cheap to clone; every clone is the same.
 #[derive(Clone)]
-pub struct Connection {
+pub struct ReplicaSet {
     database: Database,
     name: Arc<str>,
     /// Operation time of the newest answer.
     seen: Arc<Mutex<Option<Timestamp>>>,
-    /// What seals the documents that are private, once the repository is known.
-    pub(super) vault: Arc<OnceLock<([u8; 16], Vault)>>,
 }
 
-impl Connection {
+impl ReplicaSet {
     /// Reaches the replica set.
     pub async fn open(uri: &str) -> Result<Self, Error> {
         let mut options = client_options(uri).await.map_err(|problem| Error::Uri { problem })?;
@@ -78,8 +78,7 @@ impl Connection {
             |error: mongodb::error::Error| Error::Uri { problem: error.kind.to_string() };
         let client = Client::with_options(options).map_err(unusable)?;
         let database = client.database(&database);
-        let opened =
-            Self { database, name: name.into(), seen: Arc::default(), vault: Arc::default() };
+        let opened = Self { database, name: name.into(), seen: Arc::default() };
         opened.check().await?;
         Ok(opened)
     }
@@ -109,10 +108,6 @@ impl Connection {
     /// One of its collections.
     pub fn of(&self, of: Of) -> Collection<RawDocumentBuf> {
         self.database.collection(of.0)
-    }
-
-    pub fn database(&self) -> &Database {
-        &self.database
     }
 
     /// A session of the driver that sees all that was answered until now.
@@ -167,60 +162,128 @@ impl Connection {
     }
 
     /// The form of a document of a collection is wrong.
-    pub fn malformed(&self, of: Of, field: &'static str) -> Error {
+    fn malformed(&self, of: Of, field: &'static str) -> Error {
         Error::Malformed { blockstore: self.name(), collection: of.0, field }
     }
+}
 
-    /// One document, or none.
-    pub async fn find_one(
-        &self,
-        of: Of,
-        filter: Document,
-    ) -> Result<Option<RawDocumentBuf>, Error> {
-        let mut session = self.begin().await?;
-        let of = self.of(of);
-        let find = of.find_one(filter).session(&mut session);
-        let found = self.ask("find", find.into_future()).await?;
-        self.saw(&session);
-        Ok(found)
+impl Backend for ReplicaSet {
+    fn name(&self) -> String {
+        self.name.to_string()
     }
 
-    /// Changes one document: whether there was one.
-    pub async fn update_one(
-        &self,
-        of: Of,
-        filter: Document,
-        change: Document,
-    ) -> Result<bool, Error> {
-        let mut session = self.begin().await?;
-        let of = self.of(of);
-        let done = self
-            .ask("update", of.update_one(filter, change).session(&mut session).into_future())
-            .await?;
-        self.saw(&session);
-        Ok(done.matched_count == 1)
+    fn prepare(&self) -> Answer<'_, ()> {
+        Box::pin(self.make_collections())
     }
 
-    /// Inserts one document: false if there is one with its `_id`.
-    pub async fn insert_one(&self, of: Of, document: &RawDocumentBuf) -> Result<bool, Error> {
-        let mut session = self.begin().await?;
-        let done = self
-            .ask("insert", self.of(of).insert_one(document).session(&mut session).into_future())
-            .await;
-        self.saw(&session);
-        match done {
-            Ok(_) => Ok(true),
-            Err(error) if is_duplicate(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
+    fn find(&self, of: Of, query: Query) -> Answer<'_, Vec<RawDocumentBuf>> {
+        Box::pin(async move {
+            let mut session = self.begin().await?;
+            let of = self.of(of);
+            let find = of.find(query.filter).sort(query.sort).limit(query.limit);
+            let find = find.session(&mut session);
+            let mut cursor = self.ask("find", find.into_future()).await?;
+            let mut found = Vec::new();
+            while self.ask("getMore", cursor.advance(&mut session)).await? {
+                found.push(cursor.current().to_owned());
+            }
+            self.saw(&session);
+            Ok(found)
+        })
+    }
+
+    fn find_at_once(&self, of: Of) -> Answer<'_, Vec<RawDocumentBuf>> {
+        Box::pin(async move {
+            let mut session = self.begin().await?;
+            let options =
+                TransactionOptions::builder().read_concern(ReadConcern::snapshot()).build();
+            let started = session.start_transaction().with_options(options);
+            self.ask("startTransaction", started.into_future()).await?;
+            let collection = self.of(of);
+            let find = collection.find(doc! {}).session(&mut session);
+            let mut cursor = self.ask("find", find.into_future()).await?;
+            let mut found = Vec::new();
+            while self.ask("getMore", cursor.advance(&mut session)).await? {
+                found.push(cursor.current().to_owned());
+            }
+            self.ask("commitTransaction", session.commit_transaction().into_future()).await?;
+            self.saw(&session);
+            Ok(found)
+        })
+    }
+
+    fn update_one(&self, of: Of, filter: Document, change: Document) -> Answer<'_, bool> {
+        Box::pin(async move {
+            let mut session = self.begin().await?;
+            let of = self.of(of);
+            let update = of.update_one(filter, change).session(&mut session);
+            let done = self.ask("update", update.into_future()).await?;
+            self.saw(&session);
+            Ok(done.matched_count == 1)
+        })
+    }
+
+    fn insert_one<'a>(&'a self, of: Of, document: &'a RawDocumentBuf) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let mut session = self.begin().await?;
+            let of = self.of(of);
+            let insert = of.insert_one(document).session(&mut session);
+            let done = self.ask("insert", insert.into_future()).await;
+            self.saw(&session);
+            match done {
+                Ok(_) => Ok(true),
+                Err(error) if is_duplicate(&error) => Ok(false),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    fn delete_one(&self, of: Of, filter: Document) -> Answer<'_, bool> {
+        Box::pin(async move {
+            let mut session = self.begin().await?;
+            let of = self.of(of);
+            let delete = of.delete_one(filter).session(&mut session);
+            let done = self.ask("delete", delete.into_future()).await?;
+            self.saw(&session);
+            Ok(done.deleted_count == 1)
+        })
+    }
+
+    fn transact<'a>(&'a self, steps: &'a [Step]) -> Answer<'a, Ended> {
+        Box::pin(self.execute(steps))
+    }
+
+    fn beat(&self, of: Of, id: ObjectId) -> Answer<'_, bool> {
+        self.update_one(of, doc! { "_id": id }, doc! { "$inc": { "beat": 1_i64 } })
+    }
+
+    fn beat_of<'a>(&'a self, of: Of, document: &'a RawDocument) -> Answer<'a, i64> {
+        let beat = document.get_i64("beat").map_err(|_| self.malformed(of, "beat"));
+        Box::pin(std::future::ready(beat))
+    }
+
+    fn stored<'a>(&'a self, ids: &'a [BlockId]) -> Answer<'a, Vec<StoredBlock>> {
+        Box::pin(self.find_blocks(ids))
+    }
+
+    fn present<'a>(&'a self, ids: &'a [BlockId]) -> Answer<'a, Vec<Found>> {
+        Box::pin(self.find_names(ids))
+    }
+
+    fn writer(&self, session: SessionOfWriter) -> Arc<dyn BlockWriter> {
+        Arc::new(blocks::Writer::new(self.clone(), session))
+    }
+
+    fn sweep(&self, sweep: Sweep) -> Answer<'_, GroomReport> {
+        Box::pin(sweep::sweep(self, sweep))
     }
 }
 
 /// The server's code of a key that is there.
-pub(super) const DUPLICATE_KEY: i32 = 11000;
+const DUPLICATE_KEY: i32 = 11000;
 
 /// Whether a document with the same `_id` is there.
-pub(super) fn is_duplicate(error: &Error) -> bool {
+fn is_duplicate(error: &Error) -> bool {
     use mongodb::error::{ErrorKind, WriteFailure};
     let Error::Driver { source, .. } = error else { return false };
     match source.kind.as_ref() {
@@ -231,7 +294,7 @@ pub(super) fn is_duplicate(error: &Error) -> bool {
 }
 
 /// That of every write.
-pub(super) fn write_concern() -> WriteConcern {
+fn write_concern() -> WriteConcern {
     let mut concern = WriteConcern::builder().build();
     concern.w = Some(Acknowledgment::Majority);
     concern.journal = Some(true);

@@ -9,13 +9,13 @@
 use std::future::IntoFuture as _;
 use std::time::Duration;
 
-use bson::{Document, RawDocumentBuf};
 use mongodb::ClientSession;
 use mongodb::error::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::options::{ReadConcern, TransactionOptions};
 
-use super::Error;
-use super::connect::{Connection, Of, write_concern};
+use super::{ReplicaSet, write_concern};
+use crate::blockstore::Error;
+use crate::blockstore::backend::{Ended, Miss, Step};
 
 /// How often a transaction is begun that others abort.
 const ATTEMPTS_MAX: u32 = 20;
@@ -24,46 +24,9 @@ const COMMITS_MAX: u32 = 5;
 /// The pause before another attempt, times its number.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What it means that a step matched nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Miss {
-    /// The session was ended, or has made another commit.
-    Session,
-    /// The job is another daemon's, or has had another commit.
-    Job,
-    /// The snapshot is gone, or pinned where it must not be.
-    Snapshot,
-}
-
-/// A command of a transaction.
-#[derive(Debug, Clone)]
-pub enum Step {
-    /// Changes one document, which must be there.
-    Update { of: Of, filter: Document, change: Document, miss: Miss },
-    /// Changes any number of documents.
-    UpdateAll { of: Of, filter: Document, change: Document },
-    /// Inserts documents.
-    Insert { of: Of, documents: Vec<RawDocumentBuf> },
-    /// Removes one document, which must be there.
-    Delete { of: Of, filter: Document, miss: Miss },
-    /// Removes any number of documents.
-    DeleteAll { of: Of, filter: Document },
-}
-
-/// How a transaction ended.
-#[derive(Debug)]
-pub enum Ended {
-    /// It is committed.
-    Made,
-    /// It was aborted: that step matched nothing.
-    Missed(Miss),
-    /// It may be committed, now or later.
-    Unknown(Error),
-}
-
-impl Connection {
+impl ReplicaSet {
     /// Executes a transaction.
-    pub async fn transact(&self, steps: &[Step]) -> Result<Ended, Error> {
+    pub(super) async fn execute(&self, steps: &[Step]) -> Result<Ended, Error> {
         let mut session = self.begin().await?;
         let mut attempt = 1;
         loop {

@@ -1,0 +1,138 @@
+//! Objects in a directory or a bucket, and what is asked of them (page 10, section 1).
+//!
+//! Nothing waits for ever, and a name that is created is created once, by whoever comes first.
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload};
+
+use crate::blockstore::Error;
+
+/// The longest time that an answer about a small object is waited for.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// The same of a pack: that takes as long at 28 KB/s.
+const TRANSFER_LIMIT: Duration = Duration::from_secs(600);
+/// An object above this size is given the longer time.
+const SMALL_BYTES: usize = 1 << 20;
+
+/// Objects below a prefix. Cheap to clone; every clone is the same.
+#[derive(Clone)]
+pub(super) struct Storage {
+    pub store: Arc<dyn ObjectStore>,
+    pub prefix: Path,
+    /// What to call it; holds no secret.
+    pub name: Arc<str>,
+}
+
+/// An object that a list tells of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Listed {
+    /// The last part of its name.
+    pub name: String,
+}
+
+impl Storage {
+    fn at(&self, name: &str) -> Path {
+        name.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        what: &'static str,
+        asked: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(limit, asked).await {
+            Ok(answer) => answer.map_err(|source| self.error(what, source)),
+            Err(_) => Err(Error::TimedOut {
+                blockstore: self.name.to_string(),
+                command: what,
+                seconds: limit.as_secs(),
+            }),
+        }
+    }
+
+    fn error(&self, what: &'static str, source: object_store::Error) -> Error {
+        Error::Objects { blockstore: self.name.to_string(), what, source: Box::new(source) }
+    }
+
+    /// Creates an object: false if there is one of that name.
+    pub async fn create(&self, name: &str, bytes: Bytes) -> Result<bool, Error> {
+        let limit = if bytes.len() > SMALL_BYTES { TRANSFER_LIMIT } else { COMMAND_LIMIT };
+        let path = self.at(name);
+        let put = self.store.put_opts(&path, PutPayload::from(bytes), PutMode::Create.into());
+        match self.within(limit, "create", put).await {
+            Ok(_) => Ok(true),
+            Err(Error::Objects { source, .. })
+                if matches!(*source, object_store::Error::AlreadyExists { .. }) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes an object over one that may be there.
+    pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), Error> {
+        let path = self.at(name);
+        let put = self.store.put(&path, PutPayload::from(bytes));
+        self.within(COMMAND_LIMIT, "put", put).await.map(drop)
+    }
+
+    /// An object, if it is there.
+    pub async fn get(&self, name: &str) -> Result<Option<Bytes>, Error> {
+        self.get_some(name, None).await
+    }
+
+    /// A part of an object.
+    pub async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Option<Bytes>, Error> {
+        self.get_some(name, Some(GetRange::Bounded(range))).await
+    }
+
+    /// The last bytes of an object, at most so many.
+    pub async fn get_end(&self, name: &str, bytes: u64) -> Result<Option<Bytes>, Error> {
+        self.get_some(name, Some(GetRange::Suffix(bytes))).await
+    }
+
+    async fn get_some(&self, name: &str, range: Option<GetRange>) -> Result<Option<Bytes>, Error> {
+        let path = self.at(name);
+        let options = GetOptions { range, ..GetOptions::default() };
+        let get = async { self.store.get_opts(&path, options).await?.bytes().await };
+        match self.within(TRANSFER_LIMIT, "get", get).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if is_not_there(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes an object, if it is there.
+    pub async fn delete(&self, name: &str) -> Result<(), Error> {
+        let path = self.at(name);
+        match self.within(COMMAND_LIMIT, "delete", self.store.delete(&path)).await {
+            Err(error) if !is_not_there(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The objects in a folder, in order of their names.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Listed>, Error> {
+        let path = self.at(folder);
+        let listing = self.store.list(Some(&path)).try_collect::<Vec<_>>();
+        let found = self.within(TRANSFER_LIMIT, "list", listing).await?;
+        let name = |path: &Path| path.filename().map(|name| Listed { name: name.to_owned() });
+        let mut found: Vec<Listed> = found.iter().filter_map(|one| name(&one.location)).collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+}
+
+fn is_not_there(error: &Error) -> bool {
+    matches!(error, Error::Objects { source, .. }
+        if matches!(**source, object_store::Error::NotFound { .. }))
+}
