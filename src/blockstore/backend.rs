@@ -6,6 +6,7 @@
 //! answered) is what each of them owes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Document, RawDocument, RawDocumentBuf, doc};
@@ -99,6 +100,9 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
 pub trait Backend: Send + Sync {
     /// What to call it; holds no secret.
     fn name(&self) -> String;
+
+    /// How long the slices of a job are gathered for a commit: where one costs much, that many of them do not.
+    fn gather(&self) -> Duration;
 
     /// Makes what stands before the first document, or finds that it is there.
     fn prepare(&self) -> Answer<'_, ()>;

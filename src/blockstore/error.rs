@@ -94,6 +94,14 @@ pub enum Error {
         /// Which.
         object: String,
     },
+    /// Others wrote so much that it is not known what became of an entry.
+    #[error(
+        "{blockstore} was written to so much while an answer was waited for that it is not known whether a change was made"
+    )]
+    LeftBehind {
+        /// Where.
+        blockstore: String,
+    },
     /// A document is there already.
     #[error("{blockstore} has such a document in {collection} already")]
     IsThere {
@@ -304,7 +312,10 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.is_of_connection()
-            || matches!(self, Self::SessionLost | Self::NotMade | Self::Contended)
+            || matches!(
+                self,
+                Self::SessionLost | Self::NotMade | Self::Contended | Self::LeftBehind { .. }
+            )
     }
 
     /// Whether there was no answer, or one of a server that is not the primary any more: an election, say.

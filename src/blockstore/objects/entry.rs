@@ -80,9 +80,8 @@ pub(super) fn hash_of(bytes: &[u8]) -> Option<Hash> {
 
 /// The bytes of a checkpoint.
 pub(super) fn encode_checkpoint(state: &State) -> std::io::Result<Bytes> {
-    let documents = state.iter().count() as i64;
-    let head =
-        rawdoc! { "number": state.number, "entry": generic(&state.hash), "documents": documents };
+    let (entry, documents) = (generic(&state.hash), state.documents());
+    let head = rawdoc! { "number": state.number, "entry": entry, "documents": documents };
     let mut raw = head.into_bytes();
     for (of, _, held) in state.iter() {
         let one = rawdoc! { "of": of, "born": held.born, "document": held.document.clone() };

@@ -6,9 +6,11 @@
 //! that was created counts for all.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::entry::{
@@ -26,16 +28,24 @@ const CREATES_MAX: u32 = 5;
 const OPENINGS_MAX: u32 = 8;
 /// The pause before another attempt, times its number.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Entries read between two looks at the one that is known.
+/// Entries asked for at a time.
+const READS_MAX: usize = 16;
+/// Entries read between two looks at the one that is known, more or less.
 const TOGETHER_MAX: usize = 64;
-/// Entries between two checkpoints.
-const CHECKPOINT_EVERY: i64 = 256;
+/// Entries between two checkpoints, at least and at most: a client that begins reads as many.
+const ENTRIES_MIN: i64 = 256;
+const ENTRIES_MAX: i64 = 2048;
+/// Between these, one for so many documents: a checkpoint has them all.
+const DOCUMENTS_OF_ENTRY: i64 = 64;
 
 /// See the head of this file. Cheap to clone; every clone is the same.
 #[derive(Clone)]
 pub(super) struct Log {
     storage: Storage,
     known: Arc<Mutex<Option<State>>>,
+    /// The newest checkpoint that this client has heard of.
+    checkpoint: Arc<AtomicI64>,
+    entries_min: i64,
 }
 
 /// What a transaction makes of a state: changes, or another answer.
@@ -50,18 +60,24 @@ enum Created {
     Made,
     /// Another is.
     Taken,
-    /// The log was truncated meanwhile: it counts for nothing.
-    Late,
     /// It may be there, now or later.
     Unknown(Error),
 }
 
-pub(super) fn entry_name(number: i64) -> String {
-    format!("log/{number:020}")
+fn number_name(number: i64) -> String {
+    format!("{number:020}")
 }
 
-fn checkpoint_name(number: i64) -> String {
-    format!("checkpoints/{number:020}")
+fn entry_name(number: i64) -> String {
+    format!("log/{}", number_name(number))
+}
+
+/// A checkpoint that may be due.
+struct Checkpoint {
+    number: i64,
+    /// It is not, if there is one above this entry.
+    oldest: i64,
+    bytes: std::io::Result<Bytes>,
 }
 
 /// A state that was read as of now, kept from changing.
@@ -77,7 +93,12 @@ impl std::ops::Deref for Now<'_> {
 
 impl Log {
     pub fn new(storage: Storage) -> Self {
-        Self { storage, known: Arc::default() }
+        Self::with_checkpoints(storage, ENTRIES_MIN)
+    }
+
+    /// One that makes checkpoints as often as that, where there are few documents.
+    pub fn with_checkpoints(storage: Storage, entries_min: i64) -> Self {
+        Self { storage, known: Arc::default(), checkpoint: Arc::default(), entries_min }
     }
 
     /// Creates entry 0, if there is none and no checkpoint.
@@ -124,7 +145,11 @@ impl Log {
             match self.read_on(state).await {
                 Ok(true) => return Ok(true),
                 Ok(false) => *known = None,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // What was read in part is no state.
+                    known.take_if(|_| matches!(error, Error::DamagedObject { .. }));
+                    return Err(error);
+                }
             }
         }
         Err(Error::Contended)
@@ -134,13 +159,18 @@ impl Log {
     /// last look at the known entry counts.
     async fn read_on(&self, state: &mut State) -> Result<bool, Error> {
         loop {
-            let mut read = Vec::new();
-            let mut is_end = false;
+            let (mut read, mut is_end) = (Vec::new(), false);
             while read.len() < TOGETHER_MAX && !is_end {
-                let number = state.number + 1 + read.len() as i64;
-                match self.storage.get(&entry_name(number)).await? {
-                    Some(bytes) => read.push(bytes),
-                    None => is_end = true,
+                // One after the other while there is nothing new, and more at a time the more there is.
+                let next = state.number + 1 + read.len() as i64;
+                let more = next..=next + read.len() as i64;
+                let gets = more.map(|number| self.entry(number));
+                let mut gets = stream::iter(gets).buffered(READS_MAX);
+                while let Some(bytes) = gets.try_next().await? {
+                    match bytes {
+                        Some(bytes) if !is_end => read.push(bytes),
+                        _ => is_end = true,
+                    }
                 }
             }
             if !self.is_there(state.number, &state.hash).await? {
@@ -155,9 +185,13 @@ impl Log {
         }
     }
 
+    async fn entry(&self, number: i64) -> Result<Option<Bytes>, Error> {
+        self.storage.get(&entry_name(number)).await
+    }
+
     /// Whether the entry that was known is still there, and so all above it.
     async fn is_there(&self, number: i64, hash: &[u8; 32]) -> Result<bool, Error> {
-        let found = self.storage.get(&entry_name(number)).await?;
+        let found = self.entry(number).await?;
         Ok(found.and_then(|bytes| hash_of(&bytes)).as_ref() == Some(hash))
     }
 
@@ -177,7 +211,7 @@ impl Log {
     async fn open(&self) -> Result<Option<State>, Error> {
         for _ in 0..OPENINGS_MAX {
             let Some(newest) = self.storage.list("checkpoints").await?.pop() else {
-                let Some(bytes) = self.storage.get(&entry_name(0)).await? else { return Ok(None) };
+                let Some(bytes) = self.entry(0).await? else { return Ok(None) };
                 let entry = decode(&bytes).ok_or_else(|| self.damaged(entry_name(0)))?;
                 return Ok(Some(State::new(0, entry.hash)));
             };
@@ -185,6 +219,7 @@ impl Log {
             // It may have been deleted since: then there is a newer one.
             let Some(bytes) = self.storage.get(&name).await? else { continue };
             let state = decode_checkpoint(&bytes).ok_or_else(|| self.damaged(name))?;
+            self.checkpoint.fetch_max(state.number, Ordering::Relaxed);
             return Ok(Some(state));
         }
         Err(Error::Contended)
@@ -210,15 +245,17 @@ impl Log {
             if bytes.len() > ENTRY_BYTES_MAX {
                 return Err(Error::TooMuchAtOnce { bytes: bytes.len() });
             }
-            match self.create(state, bytes, &hash).await? {
+            match self.create(state, bytes, &hash).await {
                 Created::Made => {
                     let name = || self.damaged(entry_name(number));
                     state.apply(number, hash, &changes).ok_or_else(name)?;
                     self.after(state, &changes);
                     return Ok(Ok(answer));
                 }
-                Created::Unknown(error) => return Ok(Err(error)),
-                Created::Late => *known = None,
+                Created::Unknown(error) => {
+                    known.take_if(|_| matches!(error, Error::LeftBehind { .. }));
+                    return Ok(Err(error));
+                }
                 Created::Taken => {
                     let spread = rand::random_range(0..=attempt.min(16));
                     tokio::time::sleep(PAUSE * spread).await;
@@ -228,34 +265,39 @@ impl Log {
         Err(Error::Contended)
     }
 
-    async fn create(&self, state: &State, bytes: Bytes, hash: &[u8; 32]) -> Result<Created, Error> {
+    async fn create(&self, state: &State, bytes: Bytes, hash: &[u8; 32]) -> Created {
         let name = entry_name(state.number + 1);
         let mut creates = 1;
         loop {
-            match self.storage.create(&name, bytes.clone()).await {
-                Ok(true) => break,
-                Ok(false) => {
-                    // It may be one's own, from an attempt before.
-                    let found = self.storage.get(&name).await?;
-                    if found.and_then(|found| hash_of(&found)).as_ref() != Some(hash) {
-                        return Ok(Created::Taken);
-                    }
-                    break;
-                }
+            match self.create_once(state, &name, &bytes, hash).await {
+                Ok(created) => return created,
                 Err(error) if error.is_of_connection() && creates < CREATES_MAX => {
                     tracing::debug!(%error, name, "an entry is created again");
                     tokio::time::sleep(PAUSE * creates).await;
                     creates += 1;
                 }
-                Err(error) if error.is_of_connection() => return Ok(Created::Unknown(error)),
-                Err(error) => return Err(error),
+                // Whatever went wrong, it may have been created before.
+                Err(error) => return Created::Unknown(error),
             }
         }
-        match self.is_there(state.number, &state.hash).await {
-            Ok(true) => Ok(Created::Made),
-            Ok(false) => Ok(Created::Late),
-            Err(error) => Ok(Created::Unknown(error)),
+    }
+
+    async fn create_once(
+        &self,
+        state: &State,
+        name: &str,
+        bytes: &Bytes,
+        hash: &[u8; 32],
+    ) -> Result<Created, Error> {
+        // If it is there, it may be one's own, from an attempt before.
+        let is_own = self.storage.create(name, bytes.clone()).await?
+            || self.storage.get(name).await?.and_then(|found| hash_of(&found)).as_ref()
+                == Some(hash);
+        // If not, it may have been the entry of its number, and truncated since; or be that of nothing.
+        if !self.is_there(state.number, &state.hash).await? {
+            return Err(Error::LeftBehind { blockstore: self.storage.name.to_string() });
         }
+        Ok(if is_own { Created::Made } else { Created::Taken })
     }
 
     /// What is to be done behind an entry, and is waited for by nobody: what does not come about is made up for by another.
@@ -266,11 +308,18 @@ impl Log {
                 quiet.push(format!("beats/{}", id.to_hex()));
             }
         }
-        let is_due = state.number % CHECKPOINT_EVERY == 0;
+        let documents = state.documents();
+        let entries = (documents / DOCUMENTS_OF_ENTRY).clamp(self.entries_min, ENTRIES_MAX);
+        let oldest = state.number - entries;
+        let is_due = self.checkpoint.load(Ordering::Relaxed) <= oldest;
         if quiet.is_empty() && !is_due {
             return;
         }
-        let checkpoint = is_due.then(|| (state.number, encode_checkpoint(state)));
+        let checkpoint = is_due.then(|| {
+            // One attempt for so many entries, whatever becomes of it.
+            self.checkpoint.store(state.number, Ordering::Relaxed);
+            Checkpoint { number: state.number, oldest, bytes: encode_checkpoint(state) }
+        });
         let log = self.clone();
         tokio::spawn(async move {
             if let Err(error) = log.tidy(quiet, checkpoint).await {
@@ -279,17 +328,17 @@ impl Log {
         });
     }
 
-    async fn tidy(
-        &self,
-        quiet: Vec<String>,
-        checkpoint: Option<(i64, std::io::Result<Bytes>)>,
-    ) -> Result<(), Error> {
+    async fn tidy(&self, quiet: Vec<String>, checkpoint: Option<Checkpoint>) -> Result<(), Error> {
         for name in quiet {
             self.storage.delete(&name).await?;
         }
-        let Some((number, bytes)) = checkpoint else { return Ok(()) };
+        let Some(Checkpoint { number, oldest, bytes }) = checkpoint else { return Ok(()) };
+        let newest = self.storage.list("checkpoints").await?.pop();
+        if newest.is_some_and(|newest| newest.name > number_name(oldest)) {
+            return Ok(());
+        }
         let bytes = bytes.map_err(|source| Error::Checkpoint { source })?;
-        self.storage.create(&checkpoint_name(number), bytes).await?;
+        self.storage.create(&format!("checkpoints/{}", number_name(number)), bytes).await?;
         self.truncate().await
     }
 

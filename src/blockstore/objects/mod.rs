@@ -15,8 +15,11 @@ mod place;
 mod state;
 mod storage;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Document, RawDocument, RawDocumentBuf};
@@ -35,6 +38,8 @@ use log::{Log, Outcome};
 use state::{Key, State};
 use storage::Storage;
 
+/// How long slices are gathered: a commit of them is a pack and an entry.
+const GATHER: Duration = Duration::from_secs(2);
 /// The collection of packs.
 const PACKS: Of = Of("packs");
 
@@ -148,6 +153,10 @@ fn beat_name(id: ObjectId) -> String {
 impl Backend for Objects {
     fn name(&self) -> String {
         self.storage.name.to_string()
+    }
+
+    fn gather(&self) -> Duration {
+        GATHER
     }
 
     fn prepare(&self) -> Answer<'_, ()> {

@@ -97,6 +97,11 @@ impl State {
         all.flat_map(|(of, held)| held.iter().map(move |(key, held)| (of.as_str(), key, held)))
     }
 
+    /// How many documents there are.
+    pub fn documents(&self) -> i64 {
+        self.of.values().map(BTreeMap::len).sum::<usize>() as i64
+    }
+
     /// The documents of a collection.
     pub fn all(&self, of: &str) -> impl Iterator<Item = (&Key, &Held)> {
         self.of.get(of).into_iter().flatten()

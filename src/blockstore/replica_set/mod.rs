@@ -172,6 +172,10 @@ impl Backend for ReplicaSet {
         self.name.to_string()
     }
 
+    fn gather(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn prepare(&self) -> Answer<'_, ()> {
         Box::pin(self.make_collections())
     }

@@ -63,9 +63,11 @@ impl Pusher {
             binding.bound.commit(&mut session, Some(&state), &change).await?;
             // What it named is retained: nothing to assert again.
             session.move_on().await?;
+            let committed = Instant::now();
             let reached = next.slices.last().map(|slice| slice.header.last);
             self.figures.slices(next.slices.len(), reached, asserter.sent());
             binding.pushed.send_replace(binding.bound.received().await.unwrap_or(OpTime::NULL));
+            tokio::time::sleep_until((committed + connection.gather()).into()).await;
         }
     }
 

@@ -1,0 +1,247 @@
+//! The log upon a storage that fails before and after it has done what was asked, and takes its time, so that clients meet entries that
+//! others have written, truncated, and taken for lost.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bson::rawdoc;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::log::{Log, Outcome};
+use super::state::{Change, State};
+use super::storage::Storage;
+use crate::blockstore::Error;
+
+/// Clients that write.
+const WRITERS: u64 = 4;
+/// Transactions of each.
+const TRANSACTIONS: u64 = 60;
+/// Entries between two checkpoints: others are truncated while somebody waits for an answer.
+const ENTRIES: i64 = 4;
+/// The longest that a request is on its way, in milliseconds: some are, and most are not.
+const SLOW_MS: u64 = 400;
+
+/// A storage in memory, with a will of its own.
+#[derive(Debug)]
+struct Shaky {
+    inner: Arc<InMemory>,
+    rng: Mutex<StdRng>,
+}
+
+impl fmt::Display for Shaky {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a shaky storage")
+    }
+}
+
+fn lost() -> object_store::Error {
+    object_store::Error::Generic { store: "shaky", source: "the answer was lost".into() }
+}
+
+impl Shaky {
+    fn draw<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
+        draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn wait(&self) {
+        let longest = if self.draw(|rng| rng.random_ratio(1, 12)) { SLOW_MS } else { 4 };
+        tokio::time::sleep(Duration::from_millis(self.draw(|rng| rng.random_range(0..longest))))
+            .await;
+    }
+
+    /// Whether the request, or its answer, is lost.
+    fn loses(&self) -> Result<()> {
+        if self.draw(|rng| rng.random_ratio(1, 15)) { Err(lost()) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Shaky {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        self.wait().await;
+        self.loses()?;
+        let put = self.inner.put_opts(path, payload, options).await;
+        self.wait().await;
+        self.loses()?;
+        put
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        self.wait().await;
+        self.loses()?;
+        self.inner.get_opts(path, options).await
+    }
+
+    async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(path, ranges).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+fn client(inner: &Arc<InMemory>, seed: u64) -> Log {
+    let rng = Mutex::new(StdRng::seed_from_u64(seed));
+    let store = Arc::new(Shaky { inner: inner.clone(), rng });
+    let storage = Storage { store, prefix: Path::default(), name: "shaky".into() };
+    Log::with_checkpoints(storage, ENTRIES)
+}
+
+/// Adds a token, and one to how many there are.
+fn add(state: &State, token: &str) -> Result<Outcome<i64>, Error> {
+    let count = state
+        .all("count")
+        .next()
+        .map_or(0, |(_, held)| held.document.get_i64("value").expect("a count"));
+    let change = |of: &str, document: bson::RawDocumentBuf| Change {
+        of: of.to_owned(),
+        id: super::entry::id_of(&document).expect("an _id"),
+        document: Some(document),
+    };
+    let changes = vec![
+        change("count", rawdoc! { "_id": 0, "value": count + 1 }),
+        change("tokens", rawdoc! { "_id": token }),
+    ];
+    Ok(Outcome::Change(changes, state.number + 1))
+}
+
+/// Tries until the storage has answered.
+async fn now(log: &Log) -> State {
+    for _ in 0..1000 {
+        match log.now().await {
+            Ok(state) => return state.clone(),
+            Err(error) => assert!(error.is_of_connection(), "{error}"),
+        }
+    }
+    panic!("the storage never answers");
+}
+
+#[derive(Default)]
+struct Truth {
+    made: Mutex<BTreeSet<String>>,
+    unknown: Mutex<BTreeSet<String>>,
+    /// The newest entry of which somebody knows that it was made.
+    newest: AtomicI64,
+}
+
+async fn write(log: Log, number: u64, truth: Arc<Truth>) {
+    for transaction in 0..TRANSACTIONS {
+        let token = format!("{number}-{transaction}");
+        loop {
+            match log.transact(|state| add(state, &token)).await {
+                Ok(Ok(entry)) => {
+                    truth.made.lock().expect("a lock").insert(token);
+                    truth.newest.fetch_max(entry, Ordering::SeqCst);
+                    break;
+                }
+                Ok(Err(_)) => {
+                    truth.unknown.lock().expect("a lock").insert(token);
+                    break;
+                }
+                Err(error) => assert!(
+                    error.is_of_connection() || matches!(error, Error::Contended),
+                    "{error}"
+                ),
+            }
+        }
+    }
+}
+
+/// What is read is never older than what somebody was told to be made before the reading began.
+async fn read(inner: Arc<InMemory>, seed: u64, truth: Arc<Truth>) {
+    let mut log = client(&inner, seed);
+    for look in 0..TRANSACTIONS {
+        if look % 7 == 0 {
+            log = client(&inner, seed + look);
+        }
+        let before = truth.newest.load(Ordering::SeqCst);
+        let state = now(&log).await;
+        assert!(state.number >= before, "{} was read, {before} was made", state.number);
+        let tokens = state.all("tokens").count() as i64;
+        let count = state
+            .all("count")
+            .next()
+            .map_or(0, |(_, held)| held.document.get_i64("value").expect("a count"));
+        assert_eq!(tokens, count, "after entry {}", state.number);
+    }
+}
+
+async fn run(seed: u64) {
+    let inner = Arc::new(InMemory::new());
+    let first = client(&inner, seed);
+    while first.begin().await.is_err() {}
+    let truth = Arc::new(Truth::default());
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..WRITERS {
+        tasks.spawn(write(client(&inner, seed * 31 + number), number, truth.clone()));
+    }
+    for number in 0..2 {
+        tasks.spawn(read(inner.clone(), seed * 37 + 1000 * number, truth.clone()));
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+    let state = now(&client(&inner, seed + 1)).await;
+    let found: BTreeSet<String> = state
+        .all("tokens")
+        .map(|(_, held)| held.document.get_str("_id").expect("a token").to_owned())
+        .collect();
+    let made = truth.made.lock().expect("a lock");
+    let unknown = truth.unknown.lock().expect("a lock");
+    let missing: Vec<_> = made.difference(&found).collect();
+    assert!(missing.is_empty(), "seed {seed}: made and not there: {missing:?}");
+    let of_nobody: Vec<_> = found.iter().filter(|one| !made.contains(*one)).collect();
+    assert!(of_nobody.iter().all(|one| unknown.contains(*one)), "seed {seed}: {of_nobody:?}");
+    assert!(made.len() as u64 > WRITERS * TRANSACTIONS / 2, "seed {seed}: {}", made.len());
+}
+
+/// Whatever is made is there, once; whatever is read is whole and of now. In virtual time: every run of a seed is the same.
+#[tokio::test(start_paused = true)]
+async fn what_is_made_stays_and_what_is_read_is_of_now() {
+    for seed in 0..20 {
+        run(seed).await;
+    }
+}
