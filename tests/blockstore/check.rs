@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::scene::Scene;
 
 /// A check that may find damage: its report and exit code.
-async fn check(scene: &Scene, more: &[&str]) -> (Value, i32) {
+pub async fn check(scene: &Scene, more: &[&str]) -> (Value, i32) {
     let uri = scene.uri();
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_headstock"));
     command.args(["fsck", "--blockstore", &uri, "--json"]).args(more);
@@ -16,7 +16,7 @@ async fn check(scene: &Scene, more: &[&str]) -> (Value, i32) {
     (report, output.status.code().expect("an exit code"))
 }
 
-fn codes(report: &Value) -> Vec<String> {
+pub fn codes(report: &Value) -> Vec<String> {
     let findings = report["findings"].as_array().expect("an array").iter();
     findings.map(|one| one["code"].as_str().expect("a code").to_owned()).collect()
 }

@@ -1,7 +1,13 @@
 //! Blockstores of objects: the same as a replica set does, in a directory and in a bucket.
 
-use bson::{Document, doc};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use bson::{Document, doc};
+use serde_json::Value;
+
+use crate::check::{check, codes};
 use crate::scene::Scene;
 
 /// Documents of a collection that is large enough to have a dictionary.
@@ -69,4 +75,132 @@ async fn nothing_that_is_reached_goes_from_a_directory() {
     let log = scene.objects();
     assert!(log.packs().iter().all(|(_, bytes)| bytes.is_some()), "an object that nothing names");
     println!("{} entries, {} checkpoints are left", log.entries, log.checkpoints);
+}
+
+/// The frozen daemon's put-once entries come too late as its writes do in a replica set.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_daemon_loses_its_job_in_a_directory() {
+    crate::takeover::taken_over(Scene::of_directory().await, 7).await;
+}
+
+/// Pushes that are killed wherever they are, and writers that are dead, leave objects that nothing names: what is there is sound, the push goes on, and
+/// a groom removes what was left once the sessions are dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_is_killed_goes_on() {
+    let scene = Scene::of_directory().await;
+    crate::push::load(&scene, 0, DOCUMENTS, "lorem").await;
+    let (backup, source, uri) = (scene.store("first"), scene.source.uri(), scene.uri());
+    let store = backup.store().to_str().expect("a path").to_owned();
+    let words =
+        ["sync", "--source", &source, "--store", &store, "--blockstore", &uri, "--push-mbps", "1"];
+    let mut killed = 0;
+    for kill in 0..6 {
+        let running = scene.program.spawn(&words).expect("start");
+        tokio::time::sleep(Duration::from_millis(700 + 350 * kill)).await;
+        killed += usize::from(running.kill().await.expect("killed"));
+    }
+    assert!(killed >= 3, "{killed}");
+    backup.sync(&source, &["--blockstore", &uri]).await.expect("sync");
+    assert_eq!(check(&scene, &[]).await.1, 0);
+    // One that came too late to be named.
+    let orphan = scene.path("objects").join("packs").join(format!("{}-00000007", "ab".repeat(12)));
+    fs::write(&orphan, b"HSPACK01").expect("write");
+    println!("{} packs, {killed} pushes killed", scene.objects().packs().len());
+    scene.groom(&[]).await;
+    assert!(!orphan.exists(), "nobody can name it any more");
+    assert!(scene.objects().packs().iter().all(|(_, bytes)| bytes.is_some()));
+    assert_eq!(scene.count("sessions").await, 0);
+    assert_eq!(check(&scene, &[]).await.1, 0);
+    assert!(scene.truth().await.differences(&scene.restored("source").await).is_empty());
+}
+
+/// Flips bits in the middle of each of some files, and every so many bytes.
+fn damage(path: &Path, every: usize) {
+    let mut bytes = fs::read(path).expect("read");
+    let len = bytes.len();
+    (len / 3..len / 2).step_by(every).for_each(|at| bytes[at] ^= 0x40);
+    fs::remove_file(path).expect("remove");
+    fs::write(path, bytes).expect("write");
+}
+
+/// Packs are damaged, cut and lost: each is told, mended from the store that pushed it, and sound then.
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_that_are_damaged_are_told_and_mended() {
+    let scene = Scene::of_directory().await;
+    crate::push::load(&scene, 0, DOCUMENTS, "lorem").await;
+    let (backup, source, uri) = (scene.store("store"), scene.source.uri(), scene.uri());
+    backup.sync(&source, &["--blockstore", &uri]).await.expect("sync");
+    let store = backup.store().to_str().expect("a path").to_owned();
+    let largest = |scene: &Scene| -> PathBuf {
+        let packs = scene.objects().packs();
+        packs.into_iter().max_by_key(|(_, bytes)| *bytes).expect("a pack").0
+    };
+    type Harm = fn(&Path);
+    let harms: [(&str, Harm); 4] = [
+        ("blocks", |path| damage(path, 997)),
+        ("an index", |path| {
+            let mut bytes = fs::read(path).expect("read");
+            let at = bytes.len() - 200;
+            bytes[at] ^= 1;
+            fs::write(path, bytes).expect("write");
+        }),
+        ("half of a pack", |path| {
+            let bytes = fs::read(path).expect("read");
+            fs::write(path, &bytes[..bytes.len() / 2]).expect("write");
+        }),
+        ("a pack", |path| fs::remove_file(path).expect("remove")),
+    ];
+    for (what, harm) in harms {
+        harm(&largest(&scene));
+        let (report, exit) = check(&scene, &[]).await;
+        assert_eq!(exit, 3, "{what}: {report}");
+        let expected = if what == "blocks" { "HS-BS-003" } else { "HS-BS-002" };
+        assert!(codes(&report).iter().any(|code| code == expected), "{what}: {report}");
+        let (report, exit) = check(&scene, &["--repair", "--from", &store]).await;
+        assert_eq!(exit, 0, "{what}: {report}");
+        assert!(report["mended"].as_u64().is_some_and(|mended| mended > 0), "{what}: {report}");
+        let (report, exit) = check(&scene, &["--depth", "data"]).await;
+        assert_eq!((exit, &report["clean"]), (0, &Value::Bool(true)), "{what}: {report}");
+        scene.groom(&[]).await;
+        assert_eq!(check(&scene, &[]).await.1, 0, "{what}: groomed");
+    }
+    assert!(scene.truth().await.differences(&scene.restored("source").await).is_empty());
+}
+
+/// Nothing in any object tells of the data or of names; without the key nothing is had.
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_of_an_encrypted_store_tell_nothing() {
+    let scene = Scene::of_directory().await;
+    crate::push::load(&scene, 0, 20_000, "confidential").await;
+    let (source, uri) = (scene.source.uri(), scene.uri());
+    let key = scene.path("key");
+    let key = key.to_str().expect("a path");
+    scene.program.run(&["key", "new", key]).await.expect("a key");
+    let backup = scene.store("first").with_key(key);
+    backup.sync(&source, &["--encrypt", "--blockstore", &uri]).await.expect("sync");
+    let mut looked = 0;
+    for folder in ["log", "packs", "checkpoints"] {
+        let Ok(entries) = fs::read_dir(scene.path("objects").join(folder)) else { continue };
+        for entry in entries {
+            let bytes = fs::read(entry.expect("an entry").path()).expect("read");
+            let has = |word| memchr::memmem::find(&bytes, word).is_some();
+            assert!(!has(b"shop") && !has(b"confidential") && !has(b"source"), "{folder}");
+            looked += 1;
+        }
+    }
+    assert!(looked > 5, "{looked}");
+    let dump = format!("dump:{}", scene.path("dump").display());
+    let words = ["restore", "--blockstore", &uri, "--to", &dump];
+    let refused = scene.program.run(&words).await.expect_err("it is encrypted");
+    assert!(format!("{refused:?}").contains("is encrypted"), "{refused:?}");
+    backup.run(&["key", "rotate"], &[]).await.expect("rotate");
+    crate::push::load(&scene, 20_000, 22_000, "confidential").await;
+    backup.sync(&source, &["--blockstore", &uri]).await.expect("sync");
+    let restored = scene.restored_with("source", &["--key-file", key]).await;
+    assert!(scene.truth().await.differences(&restored).is_empty());
+    let marks = scene.path("marks");
+    let marks = marks.to_str().expect("a path");
+    let words = ["groom", "--blockstore", &uri, "--key-file", key, "--marks", marks];
+    scene.program.run(&words).await.expect("groom");
+    scene.program.run(&["fsck", "--blockstore", &uri, "--key-file", key]).await.expect("sound");
 }

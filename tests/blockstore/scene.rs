@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use bson::Document;
+use futures::TryStreamExt as _;
 use headstock::blockstore::Place;
 use headstock::lab::{
     Backup, Detail, Mongod, Options, Program, Release, ReplicaSet, SourceState, Standalone,
@@ -91,12 +93,22 @@ impl Scene {
         set.client().database("headstock")
     }
 
+    /// The documents of a collection of the blockstore, but for blocks.
+    pub async fn documents(&self, collection: &str) -> Vec<Document> {
+        if let Kept::Directory(_) = &self.kept {
+            return self.objects().documents(collection).into_iter().cloned().collect();
+        }
+        let collection = self.database().collection::<Document>(collection);
+        let found = collection.find(bson::doc! {}).await.expect("find");
+        found.try_collect().await.expect("drain")
+    }
+
     /// How many documents a collection of the blockstore has.
     pub async fn count(&self, collection: &str) -> u64 {
         if let Kept::Directory(_) = &self.kept {
-            return self.objects().documents(collection).len() as u64;
+            return self.documents(collection).await.len() as u64;
         }
-        let collection = self.database().collection::<bson::Document>(collection);
+        let collection = self.database().collection::<Document>(collection);
         collection.count_documents(bson::doc! {}).await.expect("count")
     }
 
