@@ -7,7 +7,7 @@ use bson::{Document, RawDocumentBuf};
 
 use super::Error;
 use super::backend::{Backend, Of, Query};
-use super::objects::Objects;
+use super::objects::{Objects, is_of_objects};
 use super::replica_set::ReplicaSet;
 use crate::store::Vault;
 
@@ -22,7 +22,7 @@ pub struct Connection {
 impl Connection {
     /// Reaches a blockstore.
     pub async fn open(uri: &str) -> Result<Self, Error> {
-        let backend: Arc<dyn Backend> = if Objects::is_meant(uri) {
+        let backend: Arc<dyn Backend> = if is_of_objects(uri) {
             Arc::new(Objects::open(uri).await?)
         } else {
             Arc::new(ReplicaSet::open(uri).await?)

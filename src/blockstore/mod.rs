@@ -26,6 +26,7 @@ mod replica_set;
 mod repository;
 mod retention;
 mod session;
+mod told;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -40,11 +41,13 @@ pub use groom::{GroomProgress, GroomReport, GroomRequest, GroomedJob};
 pub use job::Slice;
 pub(crate) use job::{Bound, Change, Daemon};
 pub(crate) use lacking::lacking;
+pub use objects::{Probe, Refused, is_of_objects, probe};
 pub use pace::Pace;
 pub use reader::Reader;
 pub(crate) use reaper::Reaper;
 pub use retention::Deletion;
 pub(crate) use session::{Purpose, RENEW_EVERY, Session, renewals};
+pub(crate) use told::{cause_text, in_one_line};
 
 use crate::block::BlockRead;
 use crate::head::Manifest;

@@ -117,8 +117,8 @@ pub struct ReadArgs {
     store: Option<PathBuf>,
     #[command(flatten)]
     key: KeyArgs,
-    /// Read from this blockstore instead of a store: the connection string of its replica set; without --store
-    /// also from HEADSTOCK_BLOCKSTORE
+    /// Read from this blockstore instead of a store: the connection string of its replica set, a directory or
+    /// s3://BUCKET/PREFIX; without --store also from HEADSTOCK_BLOCKSTORE
     #[arg(long, value_name = "URI", conflicts_with = "blockstore_file")]
     blockstore: Option<String>,
     /// File that holds that connection string
@@ -256,8 +256,10 @@ impl FollowArgs {
 /// The blockstore.
 #[derive(Debug, Args)]
 pub struct BlockstoreArgs {
-    /// Connection string of the replica set that is the blockstore; the database that it names holds the repository
-    /// (headstock unless it names one; with a password: use the environment or --blockstore-file)
+    /// The blockstore: the connection string of its replica set, whose database holds the repository (headstock unless it
+    /// names one; with a password: use the environment or --blockstore-file); or a directory, as /path or file:///path; or
+    /// s3://BUCKET/PREFIX?endpoint=URL&region=NAME&credentials=FILE&style=path|virtual (each may be left out; keys from
+    /// the file or from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)
     #[arg(long, value_name = "URI", env = "HEADSTOCK_BLOCKSTORE", hide_env_values = true)]
     pub blockstore: Option<String>,
     /// File that holds that connection string; wins over --blockstore

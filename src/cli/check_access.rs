@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use super::args::{BlockstoreArgs, read_uri};
 use super::{Error, Exit, output};
 use crate::access::{self, NEWEST, Place, Role, ServerReport, Version, Weight};
+use crate::blockstore::{self, Probe};
 use crate::restore::Target;
 
 const AFTER_HELP: &str = "\
 Logs in at each server that is given, by option, file or environment, asks it what the user may do (connectionStatus), and compares
-that with a table of what Headstock needs there. Nothing is written. On a server without access control it says so.
+that with a table of what Headstock needs there. Nothing is written to a server. On a server without access control it says so.
 
 ROLES (--role, --print-role)
   source           at the source: sync, daemon, verify
@@ -27,10 +28,14 @@ told, too, and do not count for the exit code.
 database from its connection string, if it is given [headstock]. For a server before 5.0, which has no time series, add
 --server-version 4.4.
 
---json prints {complete, servers}; servers is an array of {place, server, version, access_control, users, roles}; place is source,
+A blockstore of objects (a directory or s3://) is tried instead: an object is created, read, listed and deleted there, and creating
+it twice must be refused.
+
+--json prints {complete, servers, storages}; servers is an array of {place, server, version, access_control, users, roles}; place is source,
 blockstore or target; roles is an array of {role, asked, complete, missing}; missing of {action, resource, weight, why}; weight is
 needed, once (until the repository was made) or advised (works without it, less well). --print-role --json prints
-{role, database, createRole, createUser}: command documents for that database; replace pwd.
+{role, database, createRole, createUser}: command documents for that database; replace pwd. storages is an array of
+{storage, complete, missing}; missing of {action, why}; action is S3's name of it.
 
 EXIT CODES
   0  all that was asked for is there
@@ -42,6 +47,7 @@ EXAMPLES
   headstock check-access --source-file /etc/headstock/rs0.uri
   headstock check-access --source-file rs0.uri --blockstore-file blockstore.uri --json
   headstock check-access --blockstore-file blockstore.uri --role restore --role groom
+  headstock check-access --blockstore 's3://backups/headstock?region=eu-central-1'
   headstock check-access --print-role source
   headstock check-access --print-role blockstore --blockstore-file blockstore.uri";
 
@@ -112,6 +118,7 @@ fn version(text: &str) -> Result<Version, &'static str> {
 struct Report {
     complete: bool,
     servers: Vec<ServerReport>,
+    storages: Vec<Probe>,
 }
 
 impl Args {
@@ -163,8 +170,14 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
     }
     let servers = args.servers()?;
     let asked = args.asked(&servers)?;
-    let mut report = Report { complete: true, servers: Vec::new() };
+    let mut report = Report { complete: true, servers: Vec::new(), storages: Vec::new() };
     for (place, uri) in &servers {
+        if *place == Place::Blockstore && blockstore::is_of_objects(uri) {
+            let storage = blockstore::probe(uri).await?;
+            report.complete &= storage.complete;
+            report.storages.push(storage);
+            continue;
+        }
         let server = access::check(*place, uri, &asked).await?;
         report.complete &= server.is_complete();
         report.servers.push(server);
@@ -173,13 +186,16 @@ pub async fn run(args: Args) -> Result<Exit, Error> {
         output::json(&report)?;
     } else {
         report.servers.iter().try_for_each(tell)?;
+        report.storages.iter().try_for_each(tell_storage)?;
     }
     Ok(if report.complete { Exit::Done } else { Exit::Damage })
 }
 
 async fn print_role(args: &Args, role: Role) -> Result<Exit, Error> {
     let database = match args.blockstore.uri()? {
-        Some(uri) if role.place() == Place::Blockstore => access::database_of(&uri).await?,
+        Some(uri) if role.place() == Place::Blockstore && !blockstore::is_of_objects(&uri) => {
+            access::database_of(&uri).await?
+        }
         _ => access::DATABASE.to_owned(),
     };
     let commands = access::commands(role, &database, args.server_version.unwrap_or(NEWEST));
@@ -189,6 +205,15 @@ async fn print_role(args: &Args, role: Role) -> Result<Exit, Error> {
         output::line(&commands.to_string())?;
     }
     Ok(Exit::Done)
+}
+
+fn tell_storage(storage: &Probe) -> Result<(), Error> {
+    let found = if storage.complete { "complete" } else { "INCOMPLETE" };
+    output::line(&format!("{}: {found}", storage.storage))?;
+    for one in &storage.missing {
+        output::line(&format!("  missing {}: {}", one.action, one.why))?;
+    }
+    Ok(())
 }
 
 fn tell(report: &ServerReport) -> Result<(), Error> {

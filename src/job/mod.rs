@@ -52,9 +52,9 @@ pub mod verify;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use crate::blockstore::{cause_text, in_one_line};
 pub use apply::snapshot_of_what_is_stored;
 pub use error::Error;
-pub(crate) use error::{cause_text, in_one_line};
 pub use figures::{Activity, Expected, Figures, Seen};
 pub use follow::{Follow, FollowOptions};
 pub use gaps::{Gap, Gaps};

@@ -12,6 +12,7 @@ mod index;
 mod log;
 mod pack;
 mod place;
+mod probe;
 mod state;
 mod storage;
 mod sweep;
@@ -33,8 +34,10 @@ use super::{Error, patience::Patience};
 use crate::block::BlockId;
 use crate::store::StoredBlock;
 use catalog::Catalog;
-use evaluate::{Refused, execute};
+use evaluate::execute;
 use log::{Log, Outcome};
+pub use place::is_meant as is_of_objects;
+pub use probe::{Probe, Refused, probe};
 use state::{Key, State};
 use storage::Storage;
 
@@ -52,11 +55,6 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Whether a connection string is one of objects.
-    pub fn is_meant(uri: &str) -> bool {
-        place::is_meant(uri)
-    }
-
     /// Reaches a directory or a bucket.
     pub async fn open(uri: &str) -> Result<Self, Error> {
         let storage = place::open(uri)?;
@@ -67,12 +65,12 @@ impl Objects {
         Ok(Self { storage, log, catalog })
     }
 
-    fn refused(&self, refused: Refused) -> Error {
+    fn refused(&self, refused: evaluate::Refused) -> Error {
         let blockstore = self.name();
         match refused {
-            Refused::IsThere(collection) => Error::IsThere { blockstore, collection },
-            Refused::Missed(_) => Error::NotMade,
-            Refused::Unknown(collection) => {
+            evaluate::Refused::IsThere(collection) => Error::IsThere { blockstore, collection },
+            evaluate::Refused::Missed(_) => Error::NotMade,
+            evaluate::Refused::Unknown(collection) => {
                 Error::Malformed { blockstore, collection, field: "form" }
             }
         }
@@ -82,7 +80,7 @@ impl Objects {
         let run = |state: &State| match execute(state, steps) {
             Ok(changes) if changes.is_empty() => Ok(Outcome::Nothing(Ended::Made)),
             Ok(changes) => Ok(Outcome::Change(changes, Ended::Made)),
-            Err(Refused::Missed(miss)) => Ok(Outcome::Nothing(Ended::Missed(miss))),
+            Err(evaluate::Refused::Missed(miss)) => Ok(Outcome::Nothing(Ended::Missed(miss))),
             Err(refused) => Err(self.refused(refused)),
         };
         Ok(self.log.transact(run).await?.unwrap_or_else(Ended::Unknown))

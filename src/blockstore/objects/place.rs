@@ -28,8 +28,9 @@ const RETRIES_MAX: usize = 5;
 /// What a connection string of a bucket may say.
 const OPTIONS: [&str; 4] = ["endpoint", "region", "credentials", "style"];
 
-/// Whether a connection string is one of objects.
-pub(super) fn is_meant(uri: &str) -> bool {
+/// Whether a connection string is one of objects: a path, `file:` or `s3:`.
+#[must_use]
+pub fn is_meant(uri: &str) -> bool {
     ["/", "./", "../", "file:", "s3:"].iter().any(|begin| uri.starts_with(begin))
 }
 

@@ -7,7 +7,7 @@
 //! is the answer: whoever asked must decide it by a write.
 
 use std::future::IntoFuture as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mongodb::ClientSession;
 use mongodb::error::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
@@ -17,18 +17,21 @@ use super::{ReplicaSet, write_concern};
 use crate::blockstore::Error;
 use crate::blockstore::backend::{Ended, Miss, Step};
 
-/// How often a transaction is begun that others abort.
-const ATTEMPTS_MAX: u32 = 20;
+/// How long a transaction is begun again that others abort. One whose client died in the middle holds its documents until the server
+/// gives it up, after a minute (`transactionLifetimeLimitSeconds`).
+const CONFLICTS_LIMIT: Duration = Duration::from_secs(90);
 /// How often a commit is sent.
 const COMMITS_MAX: u32 = 5;
 /// The pause before another attempt, times its number.
 const PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause, times at most three.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 impl ReplicaSet {
     /// Executes a transaction.
     pub(super) async fn execute(&self, steps: &[Step]) -> Result<Ended, Error> {
         let mut session = self.begin().await?;
-        let mut attempt = 1;
+        let (begun, mut attempt) = (Instant::now(), 1);
         loop {
             let (ended, is_aborted) = match self.attempt(&mut session, steps).await {
                 Err(error) => {
@@ -37,13 +40,13 @@ impl ReplicaSet {
                 }
                 ended => (ended, false),
             };
-            if !is_aborted || attempt == ATTEMPTS_MAX {
+            if !is_aborted || begun.elapsed() >= CONFLICTS_LIMIT {
                 self.saw(&session);
                 return ended;
             }
             // So that those who wait for each other do not meet again at once.
             let spread = rand::random_range(1..=3);
-            tokio::time::sleep(PAUSE * attempt * spread).await;
+            tokio::time::sleep((PAUSE * attempt).min(PAUSE_MAX) * spread).await;
             attempt += 1;
         }
     }
