@@ -16,7 +16,7 @@ use crate::log::Log;
 
 /// What a blockstore is kept in.
 pub enum Kept {
-    Set(ReplicaSet),
+    Set(Box<ReplicaSet>),
     Directory(PathBuf),
 }
 
@@ -31,7 +31,7 @@ pub struct Scene {
 impl Scene {
     /// A source of one member and a blockstore of so many.
     pub async fn of(members: usize) -> Self {
-        Self::with(Kept::Set(Self::set(members, "bs").await)).await
+        Self::with(Kept::Set(Box::new(Self::set(members, "bs").await))).await
     }
 
     /// A source of one member and a blockstore of objects in a directory.
