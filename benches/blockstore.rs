@@ -1,8 +1,11 @@
 //! Pushing, rebuilding and grooming beside the least that each must do, on one replica set and in one run: an `insertMany` of the same
-//! documents of blocks with the same write concern, a `find` of the documents that a rebuild brings back, and nothing for the rest.
+//! documents of blocks with the same write concern, a `find` of the documents that a rebuild brings back, and nothing for the rest. Then the same in a
+//! directory of objects: a push beside writing as many bytes to files that are synced.
 
 mod common;
 
+use std::io::Write as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bson::{Document, RawDocumentBuf, doc};
@@ -27,6 +30,8 @@ const AIM: f64 = 0.8;
 const WRITERS: usize = 4;
 /// Bytes of one `insertMany`, as in a push.
 const BATCH_BYTES: usize = 4 << 20;
+/// Bytes of a file of the limit: those of a pack.
+const FILE_BYTES: usize = 16 << 20;
 /// How long a push may stand still.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -75,7 +80,7 @@ async fn round(source: &ReplicaSet, bytes: u64) -> Round {
     let backup = Backup::new(program(), folder.path().join("store"));
     backup.sync(&source.uri(), &[]).await.expect("sync");
 
-    let (pushed, first) = push(&backup, &blockstore).await;
+    let (pushed, first) = push(&backup, &blockstore.uri()).await;
     let blocks = blockstore.client().database("headstock").collection("blocks");
     let inserted = insert(&blockstore, &blocks).await;
     let push_ratio = inserted.as_secs_f64() / pushed.as_secs_f64();
@@ -89,7 +94,7 @@ async fn round(source: &ReplicaSet, bytes: u64) -> Round {
 
     change(source).await;
     backup.sync(&source.uri(), &[]).await.expect("sync");
-    let (again, second) = push(&backup, &blockstore).await;
+    let (again, second) = push(&backup, &blockstore.uri()).await;
     println!(
         "again    {:>6.1} MB stored {:>6.2} s after 1 % changed: {:.1} % of the bytes, {:.1} % of the time",
         second as f64 / 1e6,
@@ -117,16 +122,17 @@ async fn round(source: &ReplicaSet, bytes: u64) -> Round {
         drained.as_secs_f64(),
         drained.as_secs_f64() / rebuilt.as_secs_f64(),
     );
-    groom(&program(), &blockstore, folder.path()).await;
+    groom(&program(), &blockstore.uri(), folder.path()).await;
+    objects(&backup, &program(), folder.path(), (bytes, read)).await;
     Round { push: push_ratio, rebuild: rebuild_ratio }
 }
 
 /// Pushes the job of a store: how long that took, and bytes sent.
-async fn push(backup: &Backup, blockstore: &ReplicaSet) -> (Duration, u64) {
+async fn push(backup: &Backup, blockstore: &str) -> (Duration, u64) {
     let newest = backup.newest("lab").await.expect("a snapshot");
     let store = Store::open(backup.store(), StoreOptions::default()).expect("open");
     let job = Job::open(store, None).expect("a job");
-    let place = Place { uri: blockstore.uri(), secret: None };
+    let place = Place { uri: blockstore.to_owned(), secret: None };
     let options = PushOptions { place, bytes_per_second: None };
     let begun = Instant::now();
     let push = Push::start(job, options);
@@ -227,16 +233,15 @@ async fn read_source(source: &ReplicaSet) -> Duration {
 }
 
 /// Removes the first snapshot and what only it needed.
-async fn groom(program: &Program, blockstore: &ReplicaSet, folder: &std::path::Path) {
-    let uri = blockstore.uri();
+async fn groom(program: &Program, uri: &str, folder: &Path) {
     let snapshots =
-        program.json(&["snapshots", "--blockstore", &uri, "--json"]).await.expect("list");
+        program.json(&["snapshots", "--blockstore", uri, "--json"]).await.expect("list");
     let first = snapshots[0]["id"].as_str().expect("an id");
-    program.run(&["snapshot", "delete", "--blockstore", &uri, first]).await.expect("delete");
+    program.run(&["snapshot", "delete", "--blockstore", uri, first]).await.expect("delete");
     let marks = folder.join("marks");
     let begun = Instant::now();
     let words =
-        ["groom", "--blockstore", &uri, "--json", "--marks", marks.to_str().expect("a path")];
+        ["groom", "--blockstore", uri, "--json", "--marks", marks.to_str().expect("a path")];
     let report = program.json(&words).await.expect("groom");
     let took = begun.elapsed().as_secs_f64();
     let count = |field: &str| report[field].as_u64().unwrap_or(0);
@@ -245,4 +250,52 @@ async fn groom(program: &Program, blockstore: &ReplicaSet, folder: &std::path::P
         "groom    {live} blocks alive, {removed} removed in {took:.2} s: {:.0} blocks/s",
         (live + removed) as f64 / took,
     );
+}
+
+/// The same in a directory: of what it took at the source, `read` is given.
+async fn objects(backup: &Backup, program: &Program, folder: &Path, read: (u64, Duration)) {
+    let (dir, files) = (folder.join("objects"), folder.join("files"));
+    std::fs::create_dir(&dir).expect("make");
+    std::fs::create_dir(&files).expect("make");
+    let uri = dir.display().to_string();
+    let (pushed, sent) = push(backup, &uri).await;
+    let written = write_files(&files, sent);
+    println!(
+        "objects  {:>6.1} MB stored {:>6.2} s {:>6.1} MB/s; files of that size, synced {:>6.2} s: {:.2}",
+        sent as f64 / 1e6,
+        pushed.as_secs_f64(),
+        megabytes_per_second(sent, pushed),
+        written.as_secs_f64(),
+        written.as_secs_f64() / pushed.as_secs_f64(),
+    );
+    let begun = Instant::now();
+    let store = folder.join("of-objects");
+    let store = store.to_str().expect("a path");
+    program.run(&["rebuild", "--blockstore", &uri, "--store", store]).await.expect("rebuild");
+    let (rebuilt, (bytes, read)) = (begun.elapsed(), read);
+    println!(
+        "rebuild  {:>6.1} MB of documents {:>6.2} s {:>6.1} MB/s, from objects: {:.2} of a find at the source",
+        bytes as f64 / 1e6,
+        rebuilt.as_secs_f64(),
+        megabytes_per_second(bytes, rebuilt),
+        read.as_secs_f64() / rebuilt.as_secs_f64(),
+    );
+    groom(program, &uri, folder).await;
+}
+
+/// Writes as many bytes to new files, each synced.
+fn write_files(dir: &Path, mut bytes: u64) -> Duration {
+    let content: Vec<u8> = (0..FILE_BYTES).map(|_| rand::random()).collect();
+    let begun = Instant::now();
+    for number in 0.. {
+        let len = bytes.min(FILE_BYTES as u64);
+        if len == 0 {
+            break;
+        }
+        let mut file = std::fs::File::create_new(dir.join(format!("{number}"))).expect("create");
+        file.write_all(&content[..len as usize]).expect("write");
+        file.sync_all().expect("sync");
+        bytes -= len;
+    }
+    begun.elapsed()
 }
