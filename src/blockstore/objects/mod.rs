@@ -57,12 +57,16 @@ pub struct Objects {
 impl Objects {
     /// Reaches a directory or a bucket.
     pub async fn open(uri: &str) -> Result<Self, Error> {
-        let storage = place::open(uri)?;
-        let log = Log::new(storage.clone());
+        let objects = Self::of(place::open(uri)?);
         // So that what cannot be reached is told now.
-        log.exists().await?;
+        objects.log.exists().await?;
+        Ok(objects)
+    }
+
+    fn of(storage: Storage) -> Self {
+        let log = Log::new(storage.clone());
         let catalog = Catalog::new(storage.clone(), log.clone());
-        Ok(Self { storage, log, catalog })
+        Self { storage, log, catalog }
     }
 
     fn refused(&self, refused: evaluate::Refused) -> Error {

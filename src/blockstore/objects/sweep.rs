@@ -308,7 +308,7 @@ async fn replace(objects: &Objects, sweep: &mut Sweep, gathered: Gathered) -> Re
 }
 
 /// Deletes objects that no document names and that nobody can register any more.
-async fn remove_orphans(objects: &Objects) -> Result<(), Error> {
+pub(super) async fn remove_orphans(objects: &Objects) -> Result<(), Error> {
     let listed = objects.storage.list("packs").await?;
     // Read after the list: what was registered since is seen.
     let registered = registered(objects).await?;
