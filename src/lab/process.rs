@@ -1,7 +1,7 @@
-//! Processes of mongod that never outlive the process that started them.
+//! Processes of servers that never outlive the process that started them.
 //!
 //! Each server is a child in a process group of its own. A watcher, a small shell script that is told
-//! every process id over a pipe, kills what is left and removes the directory as soon as the pipe
+//! every process id over a pipe, kills what is left and removes what they leave as soon as the pipe
 //! closes: on `Drop`, but also when this process is killed. (A parent-death signal would be simpler,
 //! but it follows the thread that started the child, which in a runtime may end early.)
 
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use super::{Error, Mongod, Result};
 
-/// Long enough for a mongod on a busy two-core machine, also after a crash with recovery.
-const START_LIMIT: Duration = Duration::from_secs(90);
+/// Long enough for a server on a busy two-core machine, also after a crash with recovery.
+pub(super) const START_LIMIT: Duration = Duration::from_secs(90);
 /// How often a starting server is asked whether it listens.
-const POLL: Duration = Duration::from_millis(25);
+pub(super) const POLL: Duration = Duration::from_millis(25);
 /// A clean shutdown takes a checkpoint first.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// Tries with another port when somebody took the first in between.
-const PORT_TRIES: u32 = 8;
+pub(super) const PORT_TRIES: u32 = 8;
 /// Below the range that Linux hands out for outgoing connections, so that the port of a killed
 /// member is still free when it is started again.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -42,20 +42,22 @@ while read -r op pid; do
 done
 for p in $pids; do kill -9 "$p" 2>/dev/null; done
 [ -z "$pids" ] || sleep 0.3
-rm -rf -- "$1"
+rm -rf -- "$@"
 "#;
 
-/// The script that kills servers and removes `dir` when this process ends, however it ends.
+/// The script that kills servers and removes what they leave when this process ends, however it ends.
 pub(super) struct Watcher {
     child: Child,
     input: Option<ChildStdin>,
 }
 
 impl Watcher {
-    pub(super) fn start(dir: &Path) -> Result<Self> {
+    /// `leftovers` are the files and folders that go with the servers. (A slice of owned paths: one
+    /// path is an iterator, too, of its components, and what is named here is removed.)
+    pub(super) fn start(leftovers: &[PathBuf]) -> Result<Self> {
         let mut child = Command::new("sh")
             .args(["-c", WATCHER, "watcher"])
-            .arg(dir)
+            .args(leftovers)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -172,7 +174,7 @@ impl Server {
             }
             tokio::time::sleep(POLL).await;
         };
-        Err(Error::Start { port: self.port, what, log: log_tail(&self.log()) })
+        Err(Error::Start { server: "mongod", port: self.port, what, log: log_tail(&self.log()) })
     }
 
     /// SIGSTOP, as a network that lets nothing through: connections stay, and nobody answers. Or SIGCONT.
@@ -233,17 +235,28 @@ pub(super) fn signal_freeze(pid: rustix::process::Pid, is_frozen: bool) -> rusti
 }
 
 fn free_port() -> Result<u16> {
-    loop {
-        let port = rand::random_range(PORTS);
-        match std::net::TcpListener::bind(("127.0.0.1", port)) {
-            Ok(_) => return Ok(port),
-            Err(why) if why.kind() == std::io::ErrorKind::AddrInUse => {}
-            Err(why) => return Err(Error::io("bind a port of", "127.0.0.1")(why)),
+    free_ports(1)
+}
+
+/// The first of `count` adjacent ports that are free.
+pub(super) fn free_ports(count: u16) -> Result<u16> {
+    let is_free = |port| match std::net::TcpListener::bind(("127.0.0.1", port)) {
+        Ok(_) => Ok(true),
+        Err(why) if why.kind() == std::io::ErrorKind::AddrInUse => Ok(false),
+        Err(why) => Err(Error::io("bind a port of", "127.0.0.1")(why)),
+    };
+    'tries: loop {
+        let first = rand::random_range(PORTS.start..PORTS.end - count + 1);
+        for port in first..first + count {
+            if !is_free(port)? {
+                continue 'tries;
+            }
         }
+        return Ok(first);
     }
 }
 
-fn log_tail(path: &Path) -> String {
+pub(super) fn log_tail(path: &Path) -> String {
     let text = fs::read(path).unwrap_or_default();
     let tail = &text[text.len().saturating_sub(LOG_TAIL_BYTES)..];
     String::from_utf8_lossy(tail).into_owned()

@@ -47,7 +47,7 @@ impl Program {
     /// No temporary folder, or no shell for the watcher.
     pub fn new(binary: impl Into<PathBuf>) -> Result<Self> {
         let folder = temporary_folder(&std::env::temp_dir())?;
-        let watcher = Mutex::new(Watcher::start(folder.path())?);
+        let watcher = Mutex::new(Watcher::start(&[folder.path().to_path_buf()])?);
         Ok(Self { binary: binary.into(), watcher, folder, count: Mutex::new(0) })
     }
 

@@ -134,7 +134,7 @@ impl ReplicaSet {
     pub async fn start(options: Options) -> Result<Self> {
         let mongod = options.mongod()?;
         let folder = options.folder()?;
-        let mut watcher = Watcher::start(folder.path())?;
+        let mut watcher = Watcher::start(&[folder.path().to_path_buf()])?;
         if options.auth {
             write_key(&key_path(folder.path()))?;
         }
@@ -369,7 +369,7 @@ impl Standalone {
     }
 
     async fn run(options: &Options, folder: TempDir, data: PathBuf) -> Result<Self> {
-        let mut watcher = Watcher::start(folder.path())?;
+        let mut watcher = Watcher::start(&[folder.path().to_path_buf()])?;
         let recipe =
             Recipe { mongod: options.mongod()?, data, arguments: options.base_arguments() };
         let server = Server::start(recipe, &mut watcher).await?;
