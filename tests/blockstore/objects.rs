@@ -5,13 +5,23 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bson::{Document, doc};
+use headstock::lab::{Detail, Plan, Workload};
 use serde_json::Value;
 
 use crate::check::{check, codes};
-use crate::scene::Scene;
+use crate::forms::is_long;
+use crate::scene::{Kept, Scene};
+use crate::watch::{wait_for_remote, wait_for_snapshot_of};
 
 /// Documents of a collection that is large enough to have a dictionary.
 const DOCUMENTS: i32 = 90_000;
+
+/// Bytes of all packs, each of which has its document.
+async fn stored(scene: &Scene) -> i64 {
+    let packs = scene.objects().await.packs();
+    assert!(packs.iter().all(|(_, bytes)| bytes.is_some()), "each has its document");
+    packs.into_iter().filter_map(|(_, bytes)| bytes).sum()
+}
 
 /// A sync pushes; the next pushes what changed and nothing more; what is restored from the blockstore alone and what is rebuilt from
 /// it are what the source holds; and a rebuilt store is pushed on from.
@@ -20,12 +30,7 @@ async fn what_is_pushed_comes_out_again(scene: Scene) {
     let backup = scene.store("first");
     let (source, uri) = (scene.source.uri(), scene.uri());
     backup.sync(&source, &["--blockstore", &uri]).await.expect("sync");
-    let stored = |scene: &Scene| {
-        let packs = scene.objects().packs();
-        assert!(packs.iter().all(|(_, bytes)| bytes.is_some()), "each has its document");
-        packs.into_iter().filter_map(|(_, bytes)| bytes).sum::<i64>()
-    };
-    let bytes = stored(&scene);
+    let bytes = stored(&scene).await;
     println!("{bytes} bytes after the first push");
     assert_eq!(scene.count("snapshots").await, 1);
     assert!(scene.truth().await.differences(&scene.restored("source").await).is_empty());
@@ -38,7 +43,7 @@ async fn what_is_pushed_comes_out_again(scene: Scene) {
             .expect("update");
     }
     backup.sync(&source, &["--blockstore", &uri]).await.expect("sync");
-    let more = stored(&scene) - bytes;
+    let more = stored(&scene).await - bytes;
     println!("{more} bytes more after the second");
     assert!(more < bytes / 4, "{more} of {bytes}");
     assert_eq!(scene.count("snapshots").await, 2);
@@ -67,14 +72,85 @@ async fn what_is_pushed_to_a_directory_comes_out_again() {
     what_is_pushed_comes_out_again(Scene::of_directory().await).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pushed_to_a_bucket_comes_out_again() {
+    what_is_pushed_comes_out_again(Scene::of_bucket().await).await;
+}
+
 /// Two jobs push, are groomed, restored and rebuilt beside each other, as in a replica set.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_is_reached_goes_from_a_directory() {
     let scene = Scene::of_directory().await;
     crate::groom::beside_everything(&scene).await;
-    let log = scene.objects();
+    let log = scene.objects().await;
     assert!(log.packs().iter().all(|(_, bytes)| bytes.is_some()), "an object that nothing names");
     println!("{} entries, {} checkpoints are left", log.entries, log.checkpoints);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_is_reached_goes_from_a_bucket() {
+    let scene = Scene::of_bucket().await;
+    crate::groom::beside_everything(&scene).await;
+    let log = scene.objects().await;
+    assert!(log.packs().iter().all(|(_, bytes)| bytes.is_some()), "an object that nothing names");
+}
+
+/// The storage is killed again and again while a daemon pushes to it from a busy source: the daemon goes on, and in the end everything is there, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_survives_what_happens_to_its_bucket() {
+    let mut scene = Scene::of_bucket().await;
+    let plan = Plan { operations_per_second: 100, large_transactions: false, ..Plan::small(11) };
+    let mut workload = Workload::start(scene.source.client(), &plan).await.expect("a workload");
+    let (backup, uri) = (scene.store("store"), scene.uri());
+    let more = ["--snapshot-every", "3s", "--blockstore", &uri];
+    let mut daemon = backup.start_daemon(&scene.source.uri(), &more).expect("a daemon");
+    wait_for_remote(&backup, &mut daemon, "pushed", |remote| remote.snapshots > 0).await;
+    for kill in 0..if is_long() { 12 } else { 3 } {
+        tokio::time::sleep(Duration::from_millis(700 + 900 * kill)).await;
+        scene.server().kill().expect("kill");
+        tokio::time::sleep(Duration::from_millis(400 * kill)).await;
+        scene.server().restart().await.expect("restart");
+    }
+    let (end, truth) = workload.pause(&scene.source, Detail::Documents).await.expect("pause");
+    workload.stop().await;
+    wait_for_snapshot_of(&backup, &mut daemon, end.ts).await;
+    wait_for_remote(&backup, &mut daemon, "all pushed", |remote| remote.has_all(end.ts)).await;
+    let log = daemon.log();
+    daemon.terminate().await.expect("a clean end");
+    let Kept::Bucket(server) = &scene.kept else { unreachable!("it is one") };
+    assert!(!log.contains(server.secret_key()) && !log.contains(server.access_key()));
+    let check = scene.json("fsck", &[]).await;
+    assert_eq!(check["clean"], true, "{check}");
+    assert!(check["findings"].as_array().is_some_and(Vec::is_empty), "no gap: {check}");
+    let root = backup.newest("source").await.expect("a snapshot").content_root;
+    let (rebuilt, _) = scene.rebuild("rebuilt", &[]).await;
+    assert_eq!(rebuilt.newest("source").await.expect("a snapshot").content_root, root);
+    let differences = truth.differences(&scene.restored_to_set("source").await);
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+/// Keys that are wrong are told, and what is complete, and no key is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_access_tries_a_bucket() {
+    let scene = Scene::of_bucket().await;
+    let uri = scene.uri();
+    let words = ["check-access", "--json", "--blockstore", &uri];
+    let told = scene.program.json(&words).await.expect("complete");
+    assert_eq!((&told["complete"], &told["storages"][0]["complete"]), (&true.into(), &true.into()));
+    fs::write(
+        scene.path("keys"),
+        "aws_access_key_id = nobody\naws_secret_access_key = hush-hush\n",
+    )
+    .expect("write");
+    let refused = scene.program.run(&["check-access", "--blockstore", &uri]).await;
+    let refused = format!("{:?}", refused.expect_err("wrong keys"));
+    assert!(!refused.contains("hush-hush"), "{refused}");
+    let store = scene.path("store");
+    let store = store.to_str().expect("a path");
+    let words = ["sync", "--source", &scene.source.uri(), "--store", store, "--blockstore", &uri];
+    let told = format!("{:?}", scene.program.run(&words).await.expect_err("wrong keys"));
+    println!("{told}");
+    assert!(told.contains("s3://") && !told.contains("hush-hush"), "{told}");
 }
 
 /// The frozen daemon's put-once entries come too late as its writes do in a replica set.
@@ -105,13 +181,19 @@ async fn a_push_that_is_killed_goes_on() {
     // One that came too late to be named.
     let orphan = scene.path("objects").join("packs").join(format!("{}-00000007", "ab".repeat(12)));
     fs::write(&orphan, b"HSPACK01").expect("write");
-    println!("{} packs, {killed} pushes killed", scene.objects().packs().len());
+    println!("{} packs, {killed} pushes killed", scene.objects().await.packs().len());
     scene.groom(&[]).await;
     assert!(!orphan.exists(), "nobody can name it any more");
-    assert!(scene.objects().packs().iter().all(|(_, bytes)| bytes.is_some()));
+    assert!(scene.objects().await.packs().iter().all(|(_, bytes)| bytes.is_some()));
     assert_eq!(scene.count("sessions").await, 0);
     assert_eq!(check(&scene, &[]).await.1, 0);
     assert!(scene.truth().await.differences(&scene.restored("source").await).is_empty());
+}
+
+/// The largest pack.
+async fn largest(scene: &Scene) -> PathBuf {
+    let packs = scene.objects().await.packs();
+    packs.into_iter().max_by_key(|(_, bytes)| *bytes).expect("a pack").0
 }
 
 /// Flips bits in the middle of each of some files, and every so many bytes.
@@ -131,10 +213,6 @@ async fn packs_that_are_damaged_are_told_and_mended() {
     let (backup, source, uri) = (scene.store("store"), scene.source.uri(), scene.uri());
     backup.sync(&source, &["--blockstore", &uri]).await.expect("sync");
     let store = backup.store().to_str().expect("a path").to_owned();
-    let largest = |scene: &Scene| -> PathBuf {
-        let packs = scene.objects().packs();
-        packs.into_iter().max_by_key(|(_, bytes)| *bytes).expect("a pack").0
-    };
     type Harm = fn(&Path);
     let harms: [(&str, Harm); 4] = [
         ("blocks", |path| damage(path, 997)),
@@ -151,7 +229,7 @@ async fn packs_that_are_damaged_are_told_and_mended() {
         ("a pack", |path| fs::remove_file(path).expect("remove")),
     ];
     for (what, harm) in harms {
-        harm(&largest(&scene));
+        harm(&largest(&scene).await);
         let (report, exit) = check(&scene, &[]).await;
         assert_eq!(exit, 3, "{what}: {report}");
         let expected = if what == "blocks" { "HS-BS-003" } else { "HS-BS-002" };

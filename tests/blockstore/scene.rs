@@ -1,14 +1,18 @@
 //! A source, a blockstore, and stores that are pushed to it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bson::Document;
 use futures::TryStreamExt as _;
 use headstock::blockstore::Place;
 use headstock::lab::{
-    Backup, Detail, Mongod, Options, Program, Release, ReplicaSet, SourceState, Standalone,
+    Backup, Detail, Mongod, Options, Program, Release, ReplicaSet, S3Server, SourceState,
+    Standalone,
 };
 use mongodb::Database;
+use object_store::aws::AmazonS3;
+use object_store::path::Path as Name;
+use object_store::{ObjectStore as _, ObjectStoreExt as _};
 
 use tempfile::TempDir;
 
@@ -18,6 +22,7 @@ use crate::log::Log;
 pub enum Kept {
     Set(Box<ReplicaSet>),
     Directory(PathBuf),
+    Bucket(Box<S3Server>),
 }
 
 /// What a test runs on.
@@ -40,6 +45,17 @@ impl Scene {
         let path = scene.path("objects");
         std::fs::create_dir(&path).expect("make");
         scene.kept = Kept::Directory(path);
+        scene
+    }
+
+    /// A source of one member and a blockstore of objects in a bucket.
+    pub async fn of_bucket() -> Self {
+        let server = S3Server::start().await.expect("an S3 server");
+        let scene = Self::with(Kept::Bucket(Box::new(server))).await;
+        let Kept::Bucket(server) = &scene.kept else { unreachable!("it was given one") };
+        let (id, key) = (server.access_key(), server.secret_key());
+        let keys = format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = {key}\n");
+        std::fs::write(scene.path("keys"), keys).expect("write");
         scene
     }
 
@@ -73,6 +89,13 @@ impl Scene {
         match &self.kept {
             Kept::Set(set) => set.uri(),
             Kept::Directory(path) => path.display().to_string(),
+            Kept::Bucket(server) => format!(
+                "s3://{}/some/prefix?endpoint={}&region={}&credentials={}",
+                server.bucket(),
+                server.endpoint(),
+                server.region(),
+                self.path("keys").display(),
+            ),
         }
     }
 
@@ -95,8 +118,8 @@ impl Scene {
 
     /// The documents of a collection of the blockstore, but for blocks.
     pub async fn documents(&self, collection: &str) -> Vec<Document> {
-        if let Kept::Directory(_) = &self.kept {
-            return self.objects().documents(collection).into_iter().cloned().collect();
+        if !matches!(self.kept, Kept::Set(_)) {
+            return self.objects().await.documents(collection).into_iter().cloned().collect();
         }
         let collection = self.database().collection::<Document>(collection);
         let found = collection.find(bson::doc! {}).await.expect("find");
@@ -105,7 +128,7 @@ impl Scene {
 
     /// How many documents a collection of the blockstore has.
     pub async fn count(&self, collection: &str) -> u64 {
-        if let Kept::Directory(_) = &self.kept {
+        if !matches!(self.kept, Kept::Set(_)) {
             return self.documents(collection).await.len() as u64;
         }
         let collection = self.database().collection::<Document>(collection);
@@ -113,9 +136,22 @@ impl Scene {
     }
 
     /// What the objects of the blockstore say, read by the page of the format alone.
-    pub fn objects(&self) -> Log {
-        let Kept::Directory(path) = &self.kept else { panic!("it has no objects here") };
-        Log::read(path)
+    pub async fn objects(&self) -> Log {
+        match &self.kept {
+            Kept::Set(_) => panic!("it has no objects"),
+            Kept::Directory(path) => Log::read(path),
+            Kept::Bucket(server) => {
+                let copy = self.path("copy");
+                copy_bucket(&server.client().expect("a client"), &copy).await;
+                Log::read(&copy)
+            }
+        }
+    }
+
+    /// The server that the bucket is in.
+    pub fn server(&mut self) -> &mut S3Server {
+        let Kept::Bucket(server) = &mut self.kept else { panic!("it is no bucket") };
+        server
     }
 
     /// `headstock rebuild` into a store of that name.
@@ -165,5 +201,21 @@ impl Scene {
     pub async fn truth(&self) -> SourceState {
         self.source.wait_replicated().await.expect("replicated");
         SourceState::capture(self.source.client(), Detail::Collections).await.expect("its state")
+    }
+}
+
+/// Copies what a bucket has into a directory; what is deleted meanwhile is left out.
+async fn copy_bucket(client: &AmazonS3, copy: &Path) {
+    if copy.exists() {
+        std::fs::remove_dir_all(copy).expect("remove");
+    }
+    let prefix = Name::from("some/prefix");
+    let all: Vec<_> = client.list(Some(&prefix)).try_collect().await.expect("list");
+    for one in all {
+        let part = one.location.prefix_match(&prefix).expect("below it");
+        let file = part.fold(copy.to_owned(), |path, part| path.join(part.as_ref()));
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("make");
+        let Ok(got) = client.get(&one.location).await else { continue };
+        std::fs::write(&file, got.bytes().await.expect("its bytes")).expect("write");
     }
 }
