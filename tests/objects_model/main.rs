@@ -5,6 +5,7 @@
 //! `HEADSTOCK_LONG=1` checks larger domains.
 
 mod log;
+mod packs;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
