@@ -14,7 +14,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::entry::{
-    ENTRY_BYTES_MAX, decode, decode_checkpoint, encode, encode_checkpoint, hash_of,
+    ENTRY_BYTES_MAX, Hash, decode, decode_checkpoint, encode, encode_checkpoint, hash_of,
 };
 use super::state::{Change, State};
 use super::storage::Storage;
@@ -23,7 +23,7 @@ use crate::blockstore::Error;
 /// How often an entry is created anew because others were quicker.
 const ATTEMPTS_MAX: u32 = 64;
 /// How often a create is sent whose outcome is unknown.
-const CREATES_MAX: u32 = 5;
+const CREATES_MAX: usize = 5;
 /// How often the log is read from the beginning because it was truncated meanwhile.
 const OPENINGS_MAX: u32 = 8;
 /// The pause before another attempt, times its number.
@@ -56,8 +56,8 @@ pub(super) enum Outcome<T> {
 
 /// What became of a create.
 enum Created {
-    /// It is the entry of its number.
-    Made,
+    /// It is the entry of its number, with that hash.
+    Made(Hash),
     /// Another is.
     Taken,
     /// It may be there, now or later.
@@ -190,7 +190,7 @@ impl Log {
     }
 
     /// Whether the entry that was known is still there, and so all above it.
-    async fn is_there(&self, number: i64, hash: &[u8; 32]) -> Result<bool, Error> {
+    async fn is_there(&self, number: i64, hash: &Hash) -> Result<bool, Error> {
         let found = self.entry(number).await?;
         Ok(found.and_then(|bytes| hash_of(&bytes)).as_ref() == Some(hash))
     }
@@ -211,7 +211,12 @@ impl Log {
     async fn open(&self) -> Result<Option<State>, Error> {
         for _ in 0..OPENINGS_MAX {
             let Some(newest) = self.storage.list("checkpoints").await?.pop() else {
-                let Some(bytes) = self.entry(0).await? else { return Ok(None) };
+                let first = self.entry(0).await?;
+                // If there is one by now, the entry may be gone, or none of this log.
+                if !self.storage.list("checkpoints").await?.is_empty() {
+                    continue;
+                }
+                let Some(bytes) = first else { return Ok(None) };
                 let entry = decode(&bytes).ok_or_else(|| self.damaged(entry_name(0)))?;
                 return Ok(Some(State::new(0, entry.hash)));
             };
@@ -240,13 +245,9 @@ impl Log {
                 Outcome::Nothing(answer) => return Ok(Ok(answer)),
                 Outcome::Change(changes, answer) => (changes, answer),
             };
-            let number = state.number + 1;
-            let (bytes, hash) = encode(number, &state.hash, &changes);
-            if bytes.len() > ENTRY_BYTES_MAX {
-                return Err(Error::TooMuchAtOnce { bytes: bytes.len() });
-            }
-            match self.create(state, bytes, &hash).await {
-                Created::Made => {
+            match self.create(state, &changes).await? {
+                Created::Made(hash) => {
+                    let number = state.number + 1;
                     let name = || self.damaged(entry_name(number));
                     state.apply(number, hash, &changes).ok_or_else(name)?;
                     self.after(state, &changes);
@@ -265,19 +266,24 @@ impl Log {
         Err(Error::Contended)
     }
 
-    async fn create(&self, state: &State, bytes: Bytes, hash: &[u8; 32]) -> Created {
+    async fn create(&self, state: &State, changes: &[Change]) -> Result<Created, Error> {
         let name = entry_name(state.number + 1);
-        let mut creates = 1;
+        let mut sent = Vec::new();
         loop {
-            match self.create_once(state, &name, &bytes, hash).await {
-                Ok(created) => return created,
-                Err(error) if error.is_of_connection() && creates < CREATES_MAX => {
+            // Another nonce each time: one that comes late must not pass for the entry that was made of another and truncated since.
+            let (bytes, hash) = encode(state.number + 1, &state.hash, changes);
+            if bytes.len() > ENTRY_BYTES_MAX {
+                return Err(Error::TooMuchAtOnce { bytes: bytes.len() });
+            }
+            sent.push(hash);
+            match self.create_once(state, &name, bytes, &sent).await {
+                Ok(created) => return Ok(created),
+                Err(error) if error.is_of_connection() && sent.len() < CREATES_MAX => {
                     tracing::debug!(%error, name, "an entry is created again");
-                    tokio::time::sleep(PAUSE * creates).await;
-                    creates += 1;
+                    tokio::time::sleep(PAUSE * sent.len() as u32).await;
                 }
                 // Whatever went wrong, it may have been created before.
-                Err(error) => return Created::Unknown(error),
+                Err(error) => return Ok(Created::Unknown(error)),
             }
         }
     }
@@ -286,18 +292,21 @@ impl Log {
         &self,
         state: &State,
         name: &str,
-        bytes: &Bytes,
-        hash: &[u8; 32],
+        bytes: Bytes,
+        sent: &[Hash],
     ) -> Result<Created, Error> {
-        // If it is there, it may be one's own, from an attempt before.
-        let is_own = self.storage.create(name, bytes.clone()).await?
-            || self.storage.get(name).await?.and_then(|found| hash_of(&found)).as_ref()
-                == Some(hash);
+        let own = if self.storage.create(name, bytes).await? {
+            sent.last().copied()
+        } else {
+            // It may be one's own, from an attempt before.
+            let found = self.storage.get(name).await?.and_then(|found| hash_of(&found));
+            found.filter(|found| sent.contains(found))
+        };
         // If not, it may have been the entry of its number, and truncated since; or be that of nothing.
         if !self.is_there(state.number, &state.hash).await? {
             return Err(Error::LeftBehind { blockstore: self.storage.name.to_string() });
         }
-        Ok(if is_own { Created::Made } else { Created::Taken })
+        Ok(own.map_or(Created::Taken, Created::Made))
     }
 
     /// What is to be done behind an entry, and is waited for by nobody: what does not come about is made up for by another.
@@ -348,7 +357,7 @@ impl Log {
         let [.., older, _] = &checkpoints[..] else { return Ok(()) };
         for entry in self.storage.list("log").await? {
             if entry.name < older.name {
-                self.storage.delete(&format!("log/{}", entry.name)).await?;
+                self.storage.delete_in_order("log", &entry.name).await?;
             }
         }
         for checkpoint in &checkpoints {

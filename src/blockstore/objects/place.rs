@@ -63,7 +63,8 @@ fn directory(path: &FilePath) -> Result<Storage, Error> {
     let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| unusable(&error))?;
     let name = format!("blockstore {}", path.display());
     let store = Arc::new(store.with_fsync(true));
-    Ok(Storage { store, prefix: Path::default(), name: name.into() })
+    let (once, prefix) = (store.clone(), Path::default());
+    Ok(Storage { store, once, dir: Some(path), prefix, name: name.into() })
 }
 
 fn bucket(uri: &str) -> Result<Storage, Error> {
@@ -106,11 +107,16 @@ fn bucket(uri: &str) -> Result<Storage, Error> {
     if let Some(file) = options.get("credentials") {
         builder = with_credentials(builder, FilePath::new(file))?;
     }
-    let store = builder.build().map_err(|error| refused(error.to_string()))?;
+    let never = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    let build = |builder: AmazonS3Builder| match builder.build() {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(error) => Err(refused(error.to_string())),
+    };
+    let (once, store) = (build(builder.clone().with_retry(never))?, build(builder)?);
     let prefix = Path::parse(url.path()).map_err(|error| refused(error.to_string()))?;
     let at = endpoint.map(|endpoint| format!(" at {endpoint}")).unwrap_or_default();
     let name = format!("blockstore s3://{bucket}/{prefix}{at}");
-    Ok(Storage { store: Arc::new(store), prefix, name: name.into() })
+    Ok(Storage { store, once, dir: None, prefix, name: name.into() })
 }
 
 /// Takes keys from a file of lines `aws_access_key_id = ...`, the first of each name: headings and what else stands there is passed over.

@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,10 @@ const SMALL_BYTES: usize = 1 << 20;
 #[derive(Clone)]
 pub(super) struct Storage {
     pub store: Arc<dyn ObjectStore>,
+    /// The same, which sends nothing twice: a create that comes late must not be a copy of another.
+    pub once: Arc<dyn ObjectStore>,
+    /// Of a directory, where that is.
+    pub dir: Option<PathBuf>,
     pub prefix: Path,
     /// What to call it; holds no secret.
     pub name: Arc<str>,
@@ -38,6 +43,13 @@ pub(super) struct Listed {
 }
 
 impl Storage {
+    /// One for a test.
+    #[cfg(test)]
+    pub fn in_memory(store: Arc<dyn ObjectStore>) -> Self {
+        let (once, prefix) = (store.clone(), Path::default());
+        Self { store, once, dir: None, prefix, name: "memory".into() }
+    }
+
     fn at(&self, name: &str) -> Path {
         name.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
     }
@@ -66,7 +78,7 @@ impl Storage {
     pub async fn create(&self, name: &str, bytes: Bytes) -> Result<bool, Error> {
         let limit = if bytes.len() > SMALL_BYTES { TRANSFER_LIMIT } else { COMMAND_LIMIT };
         let path = self.at(name);
-        let put = self.store.put_opts(&path, PutPayload::from(bytes), PutMode::Create.into());
+        let put = self.once.put_opts(&path, PutPayload::from(bytes), PutMode::Create.into());
         match self.within(limit, "create", put).await {
             Ok(_) => Ok(true),
             Err(Error::Objects { source, .. })
@@ -118,6 +130,22 @@ impl Storage {
             Err(error) if !is_not_there(&error) => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Deletes an object of a folder, so that no crash of the storage brings it back without those that are deleted later.
+    pub async fn delete_in_order(&self, folder: &str, name: &str) -> Result<(), Error> {
+        self.delete(&format!("{folder}/{name}")).await?;
+        let Some(dir) = &self.dir else { return Ok(()) };
+        let dir = dir.join(folder);
+        let sync = async {
+            let file = tokio::fs::File::open(&dir).await?;
+            file.sync_all().await
+        };
+        let failed = |source: std::io::Error| object_store::Error::Generic {
+            store: "directory",
+            source: Box::new(source),
+        };
+        self.within(COMMAND_LIMIT, "sync", async { sync.await.map_err(failed) }).await
     }
 
     /// The objects in a folder, in order of their names.

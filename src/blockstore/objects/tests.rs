@@ -128,7 +128,7 @@ impl ObjectStore for Shaky {
 fn client(inner: &Arc<InMemory>, seed: u64) -> Log {
     let rng = Mutex::new(StdRng::seed_from_u64(seed));
     let store = Arc::new(Shaky { inner: inner.clone(), rng });
-    let storage = Storage { store, prefix: Path::default(), name: "shaky".into() };
+    let storage = Storage::in_memory(store);
     Log::with_checkpoints(storage, ENTRIES)
 }
 

@@ -53,8 +53,7 @@ impl fmt::Display for Meddler {
 
 impl Meddler {
     fn client(&self) -> Objects {
-        let store = Arc::new(self.clone());
-        Objects::of(Storage { store, prefix: Path::default(), name: "memory".into() })
+        Objects::of(Storage::in_memory(Arc::new(self.clone())))
     }
 
     fn before(&self, folder: &'static str, deed: Deed) {
