@@ -197,10 +197,10 @@ impl S3Server {
             .args(["-master.telemetry=false", "-master.telemetry.url=http://127.0.0.1:1/"])
             // Services of no use here, on ports that others may have.
             .args(["-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0"])
-            // With the other implementation a restart takes 13 to 23 s. A volume server that comes before a
-            // leader is elected asks again only 5 s later: the sooner there is one, the rarer that is.
-            .args(["-master.raftHashicorp", "-master.electionTimeout=1s"])
-            .arg("-master.heartbeatInterval=100ms")
+            // By default an election takes so long that a restart needs 13 to 23 s. A volume server that
+            // comes before there is a leader asks again only 5 s later, as about every second first start shows.
+            .args(["-master.raftHashicorp", "-master.electionTimeout=300ms"])
+            .arg("-master.heartbeatInterval=50ms")
             .args(["-master.volumeSizeLimitMB=1024", "-volume.max=64"])
             // It would take keys from the environment, and settings from the home and this folder.
             .env_clear()

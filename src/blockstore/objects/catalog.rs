@@ -1,11 +1,11 @@
 //! Which packs there are, and where blocks are in them (page 10, sections 3 and 4).
 //!
 //! What is registered is what the log says; the catalog follows it by reading the indexes of packs that are new. Of several copies of
-//! a block that in the pack born last counts.
+//! a block that can be read, with the dictionary that each is stored with, that in the pack born last counts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -53,6 +53,8 @@ pub(super) struct Inner {
     own: BTreeMap<String, Vec<Record>>,
     /// The entry that changed packs last, as far as it was followed.
     followed: Option<i64>,
+    /// Whether a dictionary is in a pack that is registered.
+    dictionaries: std::sync::Mutex<HashMap<BlockId, bool>>,
 }
 
 /// A catalog that does not change meanwhile.
@@ -120,6 +122,7 @@ impl Catalog {
 
     async fn follow(&self, catalog: &mut Inner, registered: Vec<Registered>) -> Result<(), Error> {
         catalog.packs.iter_mut().for_each(|pack| pack.lives = false);
+        catalog.dictionaries = std::sync::Mutex::default();
         let mut new = Vec::new();
         for one in registered {
             match catalog.by_name.get(&one.name) {
@@ -182,6 +185,7 @@ fn made(inner: &mut Option<Inner>) -> Result<&mut Inner, Error> {
             by_name: HashMap::new(),
             own: BTreeMap::new(),
             followed: None,
+            dictionaries: std::sync::Mutex::default(),
         });
     }
     Ok(inner.as_mut().expect("it was made"))
@@ -204,7 +208,37 @@ fn registered(state: &State) -> Result<Vec<Registered>, Error> {
     })
 }
 
+/// Which of some copies of a block counts: of those whose dictionary is there, if there are such, the one that was born last.
+pub(super) fn counting(
+    packs: &[Known],
+    copies: &[(Pack, Record)],
+    has_dictionary: &mut dyn FnMut(&BlockId) -> Result<bool, Error>,
+) -> Result<Option<(Pack, Record)>, Error> {
+    let order = |pack: Pack| {
+        let pack = &packs[pack as usize];
+        (pack.born, pack.name.as_str())
+    };
+    let mut best: Option<(bool, (Pack, Record))> = None;
+    for (pack, record) in copies {
+        let can_be_read = match &record.dictionary {
+            // Where there is no choice nobody has to know.
+            Some(dictionary) if copies.len() > 1 => has_dictionary(dictionary)?,
+            _ => true,
+        };
+        let key = (can_be_read, order(*pack));
+        if best.is_none_or(|(can, (pack, _))| (can, order(pack)) < key) {
+            best = Some((can_be_read, (*pack, *record)));
+        }
+    }
+    Ok(best.map(|(_, copy)| copy))
+}
+
 impl Inner {
+    /// Which dictionaries are there, of those that were asked for.
+    pub fn dictionaries(&self) -> HashMap<BlockId, bool> {
+        self.dictionaries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn add(&mut self, one: Registered, records: &[Record]) -> Result<(), Error> {
         let number = self.packs.len() as Pack;
         self.by_name.insert(one.name.clone(), number);
@@ -215,23 +249,31 @@ impl Inner {
         self.index.add(number, records, &lives).map_err(|source| Error::Index { source })
     }
 
+    /// Where a block is, in every pack that is registered.
+    pub fn copies(&self, id: &BlockId) -> Result<Vec<(Pack, Record)>, Error> {
+        let found = self.index.find(id).map_err(|source: io::Error| Error::Index { source })?;
+        Ok(found.into_iter().filter(|(pack, _)| self.packs[*pack as usize].lives).collect())
+    }
+
     /// Which of some copies of a block counts.
-    pub fn counts<'a>(
-        &self,
-        copies: impl IntoIterator<Item = &'a (Pack, Record)>,
-    ) -> Option<&'a (Pack, Record)> {
-        let order = |pack: Pack| {
-            let pack = &self.packs[pack as usize];
-            (pack.born, pack.name.as_str())
-        };
-        let living = copies.into_iter().filter(|(pack, _)| self.packs[*pack as usize].lives);
-        living.max_by(|(one, _), (other, _)| order(*one).cmp(&order(*other)))
+    pub fn counting(&self, copies: &[(Pack, Record)]) -> Result<Option<(Pack, Record)>, Error> {
+        counting(&self.packs, copies, &mut |id| self.has_dictionary(id))
+    }
+
+    fn has_dictionary(&self, id: &BlockId) -> Result<bool, Error> {
+        let known = |map: &HashMap<BlockId, bool>| map.get(id).copied();
+        let mut dictionaries = self.dictionaries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known(&dictionaries) {
+            return Ok(known);
+        }
+        let is_there = !self.copies(id)?.is_empty();
+        dictionaries.insert(*id, is_there);
+        Ok(is_there)
     }
 
     /// Where a block is: in the pack that counts.
     pub fn find(&self, id: &BlockId) -> Result<Option<(Pack, Record)>, Error> {
-        let copies = self.index.find(id).map_err(|source: io::Error| Error::Index { source })?;
-        Ok(self.counts(&copies).copied())
+        self.counting(&self.copies(id)?)
     }
 
     /// The packs that have some blocks, with these.

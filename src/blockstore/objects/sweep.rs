@@ -1,13 +1,14 @@
 //! The sweep of a groom: packs of which nothing lives go, and what lives in those of which much is dead moves (page 10, section 5).
 //!
-//! Order of writes: a new pack's object; one transaction that registers it and removes the documents of those whose blocks it has, each on its
-//! condition; then their objects. A sweep that stops anywhere leaves an object that nothing names, which the next finds.
+//! Order of writes: a new pack's object; one transaction that registers it, removes the documents of those whose blocks it has, each on its
+//! condition, and raises what is kept in the place of copies that go; then their objects. A sweep that stops anywhere leaves an object that nothing
+//! names, which the next finds.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bson::{doc, rawdoc};
 
-use super::catalog::{Inner, Known, object_of};
+use super::catalog::{Inner, Known, counting, object_of};
 use super::index::Pack;
 use super::pack::{Builder, PACK_BYTES, Record};
 use super::{Objects, PACKS};
@@ -21,15 +22,21 @@ use crate::store::StoredBlock;
 const DEAD_PART: u64 = 5;
 /// A pack below this size is written anew with others of that kind.
 const SMALL_BYTES: u64 = PACK_BYTES as u64 / 4;
+/// Packs of which one new pack is made, at most: each is a step of one transaction.
+const TOGETHER_MAX: usize = 256;
 /// Blocks between two reports.
 const TELL_EVERY: u64 = 1 << 12;
 
 /// What was found of a pack.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Tally {
     live: u64,
     dead: u64,
     dead_blocks: u64,
+    /// The packs that have the copies which count of blocks that live, of which this one has others.
+    kept: BTreeSet<Pack>,
+    /// The dictionaries that those are stored with.
+    kept_dictionaries: BTreeSet<BlockId>,
 }
 
 /// What is known after all names were looked at.
@@ -38,7 +45,14 @@ struct Plan {
     tallies: Vec<Tally>,
     /// Dictionaries that something is stored with that lives.
     used: HashSet<BlockId>,
+    /// Where dictionaries count.
+    dictionaries: BTreeMap<BlockId, Pack>,
+    /// Which were there, where that was asked.
+    readable: HashMap<BlockId, bool>,
 }
+
+/// All copies of one block.
+type Copies = Vec<(Pack, Record)>;
 
 pub(super) async fn sweep(objects: &Objects, mut sweep: Sweep) -> Result<GroomReport, Error> {
     let plan = look(objects, &mut sweep).await?;
@@ -55,15 +69,20 @@ impl Plan {
         self.packs[pack as usize].stamp < below
     }
 
-    /// The packs for which something is to be done, in the order in which they were born.
-    fn old(&self, below: i64) -> Vec<(&Known, Tally)> {
+    /// The packs for which something may be done, in the order in which they were born.
+    fn old(&self, below: i64) -> Vec<(&Known, &Tally)> {
         let all = self.packs.iter().zip(&self.tallies);
-        let mut old: Vec<_> = all
-            .filter(|(pack, _)| pack.lives && pack.stamp < below)
-            .map(|(pack, tally)| (pack, *tally))
-            .collect();
+        let mut old: Vec<_> = all.filter(|(pack, _)| pack.lives && pack.stamp < below).collect();
         old.sort_by(|(one, _), (other, _)| (one.born, &one.name).cmp(&(other.born, &other.name)));
         old
+    }
+
+    /// The names of the packs that must stay, and be raised, if a pack goes.
+    fn kept(&self, tally: &Tally) -> BTreeSet<String> {
+        let of_dictionaries =
+            tally.kept_dictionaries.iter().filter_map(|id| self.dictionaries.get(id));
+        let kept = tally.kept.iter().chain(of_dictionaries);
+        kept.map(|pack| self.packs[*pack as usize].name.clone()).collect()
     }
 }
 
@@ -72,14 +91,13 @@ async fn look(objects: &Objects, sweep: &mut Sweep) -> Result<Plan, Error> {
     let disk = |source| Error::Index { source };
     // What is there is read after everything was marked.
     let catalog = objects.catalog.now().await?;
-    let all = catalog.index.all().map_err(disk)?;
     let packs = catalog.packs.clone();
-    drop(catalog);
     let tallies = vec![Tally::default(); packs.len()];
-    let mut plan = Plan { packs, tallies, used: HashSet::new() };
-    let (mut copies, mut dictionaries) = (Vec::<(Pack, Record)>::new(), Vec::new());
+    let (used, dictionaries) = (HashSet::new(), BTreeMap::new());
+    let mut plan = Plan { packs, tallies, used, dictionaries, readable: HashMap::new() };
+    let (mut copies, mut waiting) = (Copies::new(), Vec::new());
     let mut looked = 0_u64;
-    for item in all {
+    for item in catalog.index.all().map_err(disk)? {
         let (pack, record) = item.map_err(disk)?;
         if !plan.packs[pack as usize].lives {
             continue;
@@ -89,26 +107,27 @@ async fn look(objects: &Objects, sweep: &mut Sweep) -> Result<Plan, Error> {
             sweep.looked(looked)?;
         }
         if copies.first().is_some_and(|(_, first)| first.id != record.id) {
-            judge(&mut plan, sweep, &std::mem::take(&mut copies), &mut dictionaries)?;
+            judge(&catalog, &mut plan, sweep, &std::mem::take(&mut copies), &mut waiting)?;
         }
         copies.push((pack, record));
     }
-    judge(&mut plan, sweep, &copies, &mut dictionaries)?;
-    for copies in dictionaries {
-        let id = copies[0].1.id;
-        let jobs = plan.used.contains(&id).then(Jobs::default);
-        count(&mut plan, sweep, &copies, jobs);
+    judge(&catalog, &mut plan, sweep, &copies, &mut waiting)?;
+    for copies in waiting {
+        let is_used = plan.used.contains(&copies[0].1.id);
+        count(&catalog, &mut plan, sweep, &copies, is_used.then(Jobs::default))?;
     }
+    plan.readable = catalog.dictionaries();
     sweep.looked(looked)?;
     Ok(plan)
 }
 
 /// Judges all copies of one block; dictionaries wait until it is known what is stored with them.
 fn judge(
+    catalog: &Inner,
     plan: &mut Plan,
     sweep: &mut Sweep,
-    copies: &[(Pack, Record)],
-    dictionaries: &mut Vec<Vec<(Pack, Record)>>,
+    copies: &Copies,
+    waiting: &mut Vec<Copies>,
 ) -> Result<(), Error> {
     let Some((_, first)) = copies.first() else { return Ok(()) };
     let jobs = sweep.find(&first.id)?;
@@ -118,88 +137,100 @@ fn judge(
             plan.used.extend(record.dictionary);
         }
     }
-    if first.kind == Kind::Dictionary && jobs.is_none() {
-        dictionaries.push(copies.to_vec());
-        return Ok(());
+    if first.kind == Kind::Dictionary {
+        plan.dictionaries.extend(catalog.counting(copies)?.map(|(pack, record)| (record.id, pack)));
+        if jobs.is_none() {
+            waiting.push(copies.clone());
+            return Ok(());
+        }
     }
-    if let Some(jobs) = jobs {
-        let bytes = newest(plan, copies).map_or(0, |(_, record)| record.len.into());
-        sweep.count(jobs, bytes);
+    if let (Some(jobs), Some((_, record))) = (jobs, catalog.counting(copies)?) {
+        sweep.count(jobs, record.len.into());
     }
-    count(plan, sweep, copies, jobs);
-    Ok(())
-}
-
-fn newest<'a>(plan: &Plan, copies: &'a [(Pack, Record)]) -> Option<&'a (Pack, Record)> {
-    let order = |pack: &Pack| {
-        let pack = &plan.packs[*pack as usize];
-        (pack.born, pack.name.clone())
-    };
-    copies.iter().max_by_key(|(pack, _)| order(pack))
+    count(catalog, plan, sweep, copies, jobs)
 }
 
 /// Counts the copies of a block in their packs: that which counts lives if something reaches it.
-fn count(plan: &mut Plan, sweep: &mut Sweep, copies: &[(Pack, Record)], jobs: Option<Jobs>) {
-    let living = jobs.and_then(|_| newest(plan, copies)).map(|(pack, _)| *pack);
+fn count(
+    catalog: &Inner,
+    plan: &mut Plan,
+    sweep: &mut Sweep,
+    copies: &Copies,
+    jobs: Option<Jobs>,
+) -> Result<(), Error> {
+    let living = match jobs {
+        Some(_) => catalog.counting(copies)?,
+        None => None,
+    };
     let below = sweep.below();
     for (pack, record) in copies {
         let is_old = plan.is_old(*pack, below);
         let tally = &mut plan.tallies[*pack as usize];
-        if living == Some(*pack) {
+        if living.is_some_and(|(living, _)| living == *pack) {
             tally.live += u64::from(record.len);
         } else if is_old {
             tally.dead += u64::from(record.len);
             tally.dead_blocks += 1;
             sweep.report.dead_blocks += 1;
             sweep.report.dead_bytes += u64::from(record.len);
+            if let Some((kept, counting)) = living {
+                tally.kept.insert(kept);
+                tally.kept_dictionaries.extend(counting.dictionary);
+            }
         }
     }
+    Ok(())
+}
+
+/// Steps that keep packs from older grooms, and ask that they are there: what was relied on in a copy that goes is relied on there.
+fn keep(kept: &BTreeSet<String>, generation: i64) -> Vec<Step> {
+    let raise = |pack: &String| Step::Update {
+        of: PACKS,
+        filter: doc! { "_id": pack },
+        change: doc! { "$max": { "stamp": generation - 1 } },
+        miss: Miss::Block,
+    };
+    kept.iter().map(raise).collect()
+}
+
+/// A step that removes a pack which nobody has relied on since.
+fn remove(pack: &str, below: i64) -> Step {
+    let filter = doc! { "_id": pack, "stamp": { "$lt": below } };
+    Step::Delete { of: PACKS, filter, miss: Miss::Block }
 }
 
 /// Removes the packs in which nothing lives.
 async fn remove_dead(objects: &Objects, sweep: &mut Sweep, plan: &Plan) -> Result<(), Error> {
     let below = sweep.below();
-    let dead: HashMap<&str, Tally> = plan
-        .old(below)
-        .into_iter()
-        .filter(|(_, tally)| tally.live == 0)
-        .map(|(pack, tally)| (pack.name.as_str(), tally))
-        .collect();
-    if dead.is_empty() {
-        return Ok(());
-    }
-    let names: Vec<&str> = dead.keys().copied().collect();
-    let filter = doc! { "_id": { "$in": names }, "stamp": { "$lt": below } };
-    let delete = Step::DeleteAll { of: PACKS, filter };
-    if let Ended::Unknown(error) = objects.transact(&[delete]).await? {
-        return Err(error);
-    }
-    let left = registered(objects).await?;
-    for (name, tally) in dead.iter().filter(|(name, _)| !left.contains(**name)) {
-        objects.storage.delete(&object_of(name)).await?;
-        sweep.report.removed_blocks += tally.dead_blocks;
+    for (pack, tally) in plan.old(below).into_iter().filter(|(_, tally)| tally.live == 0) {
+        let mut steps = keep(&plan.kept(tally), sweep.generation);
+        steps.push(remove(&pack.name, below));
+        match objects.transact(&steps).await? {
+            Ended::Made => {
+                objects.storage.delete(&object_of(&pack.name)).await?;
+                sweep.report.removed_blocks += tally.dead_blocks;
+            }
+            // Somebody relies on something in it, or what is kept has gone elsewhere: the next groom sees.
+            Ended::Missed(_) => {}
+            Ended::Unknown(error) => return Err(error),
+        }
+        sweep.looked(sweep.report.live_blocks)?;
     }
     Ok(())
-}
-
-/// The names of the packs that are registered as of now.
-async fn registered(objects: &Objects) -> Result<HashSet<String>, Error> {
-    let catalog = objects.catalog.now().await?;
-    let living = catalog.packs.iter().filter(|pack| pack.lives);
-    Ok(living.map(|pack| pack.name.clone()).collect())
 }
 
 /// Packs whose living blocks are gathered for a new one.
 struct Gathered {
     builder: Builder,
-    stamp: i64,
     packs: Vec<String>,
+    kept: BTreeSet<String>,
     dead_blocks: u64,
 }
 
 impl Gathered {
     fn new() -> Self {
-        Self { builder: Builder::new(), stamp: 0, packs: Vec::new(), dead_blocks: 0 }
+        let (builder, packs) = (Builder::new(), Vec::new());
+        Self { builder, packs, kept: BTreeSet::new(), dead_blocks: 0 }
     }
 }
 
@@ -211,7 +242,7 @@ async fn move_living(objects: &Objects, sweep: &mut Sweep, plan: &Plan) -> Resul
     let mut gathered = Gathered::new();
     for (pack, tally) in old.into_iter().filter(|(_, tally)| tally.live > 0) {
         let is_wasteful = tally.dead * DEAD_PART > tally.live + tally.dead;
-        if !is_wasteful && (small < 2 || !is_small(&tally)) {
+        if !is_wasteful && (small < 2 || !is_small(tally)) {
             continue;
         }
         let Some(living) = living_of(objects, sweep, plan, pack).await? else {
@@ -219,10 +250,10 @@ async fn move_living(objects: &Objects, sweep: &mut Sweep, plan: &Plan) -> Resul
             continue;
         };
         living.iter().for_each(|block| gathered.builder.push(block));
-        gathered.stamp = gathered.stamp.max(pack.stamp);
         gathered.packs.push(pack.name.clone());
+        gathered.kept.extend(plan.kept(tally));
         gathered.dead_blocks += tally.dead_blocks;
-        if gathered.builder.is_full() {
+        if gathered.builder.is_full() || gathered.packs.len() == TOGETHER_MAX {
             replace(objects, sweep, std::mem::replace(&mut gathered, Gathered::new())).await?;
         }
         sweep.looked(sweep.report.live_blocks)?;
@@ -265,33 +296,34 @@ async fn living_of(
     Ok(Some(blocks))
 }
 
-/// Whether the copy in a pack counted, of those that the plan knows.
+/// Whether the copy in a pack counted when all were looked at: what has become of the others since, the transaction asks.
 fn is_counting(catalog: &Inner, plan: &Plan, record: &Record, pack: &Known) -> Result<bool, Error> {
     let mut copies = catalog.index.find(&record.id).map_err(|source| Error::Index { source })?;
     copies.retain(|(pack, _)| plan.packs.get(*pack as usize).is_some_and(|pack| pack.lives));
-    let counting = newest(plan, &copies).map(|(pack, _)| &plan.packs[*pack as usize].name);
-    Ok(counting == Some(&pack.name))
+    let mut was_there = |id: &BlockId| Ok(plan.readable.get(id).copied().unwrap_or(true));
+    let counting = counting(&plan.packs, &copies, &mut was_there)?;
+    Ok(counting.is_some_and(|(counting, _)| plan.packs[counting as usize].name == pack.name))
 }
 
 /// Puts a new pack in the place of others, if they are all as they were.
 async fn replace(objects: &Objects, sweep: &mut Sweep, gathered: Gathered) -> Result<(), Error> {
     let (session, step) = sweep.reader.session();
     let name = super::blocks::new_name(session);
-    let Gathered { builder, stamp, packs, dead_blocks } = gathered;
+    let Gathered { builder, packs, mut kept, dead_blocks } = gathered;
     let (bytes, records) = builder.finish();
     let document = rawdoc! {
         "_id": name.as_str(),
-        "stamp": stamp,
+        "stamp": sweep.generation - 1,
         "blocks": records.len() as i64,
         "bytes": bytes.len() as i64,
     };
     objects.storage.create(&object_of(&name), bytes).await?;
     objects.catalog.wrote(&name, records).await?;
+    // What counts in one of them is in the new one.
+    packs.iter().for_each(|pack| _ = kept.remove(pack));
     let mut steps = vec![step, Step::Insert { of: PACKS, documents: vec![document] }];
-    for pack in &packs {
-        let filter = doc! { "_id": pack, "stamp": { "$lt": sweep.below() } };
-        steps.push(Step::Delete { of: PACKS, filter, miss: Miss::Block });
-    }
+    steps.extend(keep(&kept, sweep.generation));
+    steps.extend(packs.iter().map(|pack| remove(pack, sweep.below())));
     match objects.transact(&steps).await? {
         Ended::Made => {
             for pack in &packs {
@@ -311,7 +343,10 @@ async fn replace(objects: &Objects, sweep: &mut Sweep, gathered: Gathered) -> Re
 pub(super) async fn remove_orphans(objects: &Objects) -> Result<(), Error> {
     let listed = objects.storage.list("packs").await?;
     // Read after the list: what was registered since is seen.
-    let registered = registered(objects).await?;
+    let catalog = objects.catalog.now().await?;
+    let living = catalog.packs.iter().filter(|pack| pack.lives);
+    let registered: HashSet<String> = living.map(|pack| pack.name.clone()).collect();
+    drop(catalog);
     let sessions = objects.find(SESSIONS, Query::default()).await?;
     let living: HashSet<String> =
         sessions.iter().filter_map(|one| Some(one.get_object_id("_id").ok()?.to_hex())).collect();
