@@ -78,6 +78,14 @@ pub enum Error {
         /// What the storage says.
         source: Box<object_store::Error>,
     },
+    /// The directory is not there any more.
+    #[error(
+        "{blockstore} is not the directory that was opened: the share may have been taken away; mount it again"
+    )]
+    DirectoryGone {
+        /// Where.
+        blockstore: String,
+    },
     /// The storage lets one name be created twice.
     #[error(
         "{blockstore} creates an object of a name that is there: without conditional writes (`If-None-Match: *`) two daemons could overwrite each other, so it cannot be a blockstore; use a newer version of the storage, or a directory"
@@ -323,7 +331,7 @@ impl Error {
         match self {
             Self::Driver { source, .. } => is_transient(source),
             Self::Objects { source, .. } => is_passing_in_storage(source),
-            Self::TimedOut { .. } => true,
+            Self::TimedOut { .. } | Self::DirectoryGone { .. } | Self::LeftBehind { .. } => true,
             _ => false,
         }
     }

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bson::{doc, rawdoc};
+use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Mutex;
 
 use super::catalog::object_of;
-use super::pack::{Builder, Record};
+use super::pack::{Builder, Record, TRAILER_BYTES};
 use super::state::Key;
 use super::{Objects, PACKS};
 use crate::block::BlockId;
@@ -42,7 +43,7 @@ impl Objects {
             };
             let by_pack = catalog.by_pack(&open)?;
             drop(catalog);
-            let is_known = by_pack.values().map(Vec::len).sum::<usize>() == open.len();
+            let is_known = !by_pack.is_empty();
             let reads = by_pack.into_iter().flat_map(|(pack, records)| ranges(&pack, records));
             let reads: Vec<_> = reads.map(|(pack, records)| self.read(pack, records)).collect();
             let reads = stream::iter(reads).buffer_unordered(READS_MAX);
@@ -117,6 +118,26 @@ impl Objects {
         Ok(found)
     }
 
+    /// Creates the object of a pack. Nobody else has that name: if it is there, it is from an attempt before; but to be told so is no
+    /// proof of it, where two attempts met.
+    pub(super) async fn create_pack(&self, pack: &str, bytes: Bytes) -> Result<(), Error> {
+        let object = object_of(pack);
+        let mut patience = Patience::default();
+        let trailer = bytes.slice(bytes.len() - TRAILER_BYTES..);
+        loop {
+            let failure = match self.storage.create(&object, bytes.clone()).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => match self.storage.get_end(&object, TRAILER_BYTES as u64).await {
+                    Ok(Some(end)) if end == trailer => return Ok(()),
+                    Ok(_) => Error::LeftBehind { blockstore: self.name() },
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            patience.after(failure).await?;
+        }
+    }
+
     /// The packs that have a lower stamp as of now, or are not there.
     async fn below(
         &self,
@@ -179,12 +200,21 @@ struct Open {
     held: HashSet<BlockId>,
     /// Packs on their way. One whose writer stopped in the middle stays here.
     under_way: BTreeMap<String, Vec<BlockId>>,
+    /// One of them could not be written: what is held may be nowhere.
+    has_failed: bool,
+}
+
+impl Open {
+    fn check(&self) -> Result<(), Error> {
+        if self.has_failed { Err(Error::NotMade) } else { Ok(()) }
+    }
 }
 
 impl Writer {
     pub fn new(objects: Objects, session: SessionOfWriter) -> Self {
         let builder = Builder::new();
-        let open = Open { builder, held: HashSet::new(), under_way: BTreeMap::new() };
+        let (held, under_way) = (HashSet::new(), BTreeMap::new());
+        let open = Open { builder, held, under_way, has_failed: false };
         Self { objects, session, open: Mutex::new(open) }
     }
 
@@ -192,6 +222,7 @@ impl Writer {
         self.session.pace.wait(block.bytes.len() as u64).await;
         let full = {
             let mut open = self.open.lock().await;
+            open.check()?;
             if !open.held.insert(block.id) {
                 return Ok(());
             }
@@ -213,7 +244,15 @@ impl Writer {
         (name, builder)
     }
 
-    async fn write(&self, (name, builder): (String, Builder)) -> Result<(), Error> {
+    async fn write(&self, full: (String, Builder)) -> Result<(), Error> {
+        let written = self.write_once(full).await;
+        if written.is_err() {
+            self.open.lock().await.has_failed = true;
+        }
+        written
+    }
+
+    async fn write_once(&self, (name, builder): (String, Builder)) -> Result<(), Error> {
         let (bytes, records) = builder.finish();
         let document = rawdoc! {
             "_id": name.as_str(),
@@ -222,10 +261,7 @@ impl Writer {
             "bytes": bytes.len() as i64,
         };
         let mut patience = Patience::default();
-        // Nobody else has that name: if it is there, it is from an attempt before.
-        while let Err(error) = self.objects.storage.create(&object_of(&name), bytes.clone()).await {
-            patience.after(error).await?;
-        }
+        self.objects.create_pack(&name, bytes).await?;
         self.objects.catalog.wrote(&name, records).await?;
         let steps =
             [self.session.step.clone(), Step::Insert { of: PACKS, documents: vec![document] }];
@@ -263,10 +299,11 @@ impl BlockWriter for Writer {
     fn raise<'a>(&'a self, ids: &'a [BlockId]) -> Answer<'a, Vec<Found>> {
         Box::pin(async move {
             let mut found = self.objects.raise(ids, self.session.stamp).await?;
-            // What is on its way is there once that is finished, and its dictionary before it.
-            let there: HashSet<BlockId> = found.iter().map(|one| one.id).collect();
+            // What is on its way is there once that is finished, behind its dictionary, and counts then.
             let open = self.open.lock().await;
-            let held = ids.iter().filter(|id| open.held.contains(id) && !there.contains(id));
+            open.check()?;
+            found.retain(|one| !open.held.contains(&one.id));
+            let held = ids.iter().filter(|id| open.held.contains(id));
             found.extend(held.map(|id| Found { id: *id, dictionary: None }));
             Ok(found)
         })

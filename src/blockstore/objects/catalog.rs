@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::PACKS;
 use super::index::{Index, Pack};
 use super::log::Log;
-use super::pack::{Record, TRAILER_BYTES, Trailer};
+use super::pack::{RECORD_BYTES, Record, TRAILER_BYTES, Trailer};
 use super::state::State;
 use super::storage::Storage;
 use crate::block::BlockId;
@@ -22,8 +22,8 @@ use crate::blockstore::Error;
 
 /// Indexes of packs that are read at a time.
 const READS_MAX: usize = 16;
-/// Bytes read from the end of a pack: mostly that is all of the index.
-const END_BYTES: u64 = 256 << 10;
+/// Bytes of an index beside those of its blocks, more or less: dictionaries and the trailer.
+const SLACK_BYTES: u64 = 4 << 10;
 
 /// A pack, as it is known here.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub(super) struct Known {
     pub born: i64,
     /// Whether it is registered.
     pub lives: bool,
+    /// Whether its index could be read.
+    pub can_be_read: bool,
     /// Highest generation for which it was asserted, when that was looked at.
     pub stamp: i64,
 }
@@ -79,6 +81,7 @@ struct Registered {
     born: i64,
     stamp: i64,
     bytes: u64,
+    blocks: u64,
 }
 
 impl Catalog {
@@ -114,7 +117,11 @@ impl Catalog {
             registered.map(|registered| (registered, changed))
         };
         if let Some((registered, changed)) = registered {
-            self.follow(catalog, registered).await?;
+            if let Err(error) = self.follow(catalog, registered).await {
+                // Of an index that could not be written something is missing.
+                inner.take_if(|_| matches!(error, Error::Index { .. }));
+                return Err(error);
+            }
             catalog.followed = Some(changed);
         }
         Ok(Looked(inner))
@@ -133,13 +140,13 @@ impl Catalog {
                 None => new.push(one),
             }
         }
-        let own = std::mem::take(&mut catalog.own);
+        let own = catalog.own.clone();
         let mut reads = stream::iter(new.into_iter().map(|one| {
             let known = own.get(&one.name).cloned();
             async move {
                 let records = match known {
                     Some(records) => Some(records),
-                    None => self.read_index(&one.name, one.bytes).await?,
+                    None => self.read_index(&one.name, one.bytes, one.blocks).await?,
                 };
                 Ok::<_, Error>((one, records))
             }
@@ -147,19 +154,25 @@ impl Catalog {
         .buffered(READS_MAX);
         while let Some((one, records)) = reads.try_next().await? {
             // One that cannot be read has nothing, as far as this client is concerned: what it had is written anew.
-            let records = records.unwrap_or_else(|| {
+            if records.is_none() {
                 tracing::warn!(pack = one.name, "the index of a pack cannot be read");
-                Vec::new()
-            });
-            catalog.add(one, &records)?;
+            }
+            catalog.own.remove(&one.name);
+            catalog.add(one, records.as_deref())?;
         }
         Ok(())
     }
 
     /// The index of a pack; none if it is lost or damaged.
-    pub async fn read_index(&self, pack: &str, bytes: u64) -> Result<Option<Vec<Record>>, Error> {
+    pub async fn read_index(
+        &self,
+        pack: &str,
+        bytes: u64,
+        blocks: u64,
+    ) -> Result<Option<Vec<Record>>, Error> {
         let object = object_of(pack);
-        let Some(end) = self.storage.get_end(&object, END_BYTES.min(bytes)).await? else {
+        let most = blocks.saturating_mul(RECORD_BYTES as u64).saturating_add(SLACK_BYTES);
+        let Some(end) = self.storage.get_end(&object, most.min(bytes)).await? else {
             return Ok(None);
         };
         let Some(trailer) = Trailer::read(&end) else { return Ok(None) };
@@ -198,6 +211,7 @@ fn registered(state: &State) -> Result<Vec<Registered>, Error> {
             born: held.born,
             stamp: held.document.get_i64("stamp").ok()?,
             bytes: held.document.get_i64("bytes").ok()?.try_into().ok()?,
+            blocks: held.document.get_i64("blocks").ok()?.try_into().ok()?,
         })
     };
     let registered: Option<Vec<Registered>> =
@@ -239,13 +253,14 @@ impl Inner {
         self.dictionaries.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn add(&mut self, one: Registered, records: &[Record]) -> Result<(), Error> {
+    fn add(&mut self, one: Registered, records: Option<&[Record]>) -> Result<(), Error> {
         let number = self.packs.len() as Pack;
         self.by_name.insert(one.name.clone(), number);
         let Registered { name, born, stamp, .. } = one;
-        self.packs.push(Known { name, born, lives: true, stamp });
+        self.packs.push(Known { name, born, lives: true, can_be_read: records.is_some(), stamp });
         let packs = &self.packs;
         let lives = |pack: Pack| packs.get(pack as usize).is_some_and(|pack| pack.lives);
+        let records = records.unwrap_or_default();
         self.index.add(number, records, &lives).map_err(|source| Error::Index { source })
     }
 

@@ -4,7 +4,7 @@
 //! error, and never taken for something that matches nothing.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{Bson, Document, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
@@ -107,15 +107,19 @@ impl View<'_> {
         filter: &Document,
         limit: usize,
     ) -> Done<Vec<(Key, RawDocumentBuf)>> {
+        let filter = Filter::new(filter).ok_or(Refused::Unknown(of))?;
         let mut found = Vec::new();
-        // Most ask for one document by its name.
-        if let Some(id) = filter.get("_id").filter(|id| !is_of_operators(id)) {
-            let id = RawBson::try_from(id.clone()).map_err(|_| Refused::Unknown(of))?;
-            let key = Key::of(id.as_raw_bson_ref()).ok_or(Refused::Unknown(of))?;
-            if let Some(document) = self.get(of, &key)
-                && matches(document, filter).ok_or(Refused::Unknown(of))?
-            {
-                found.push((key, document.to_owned()));
+        // Most ask for documents by their names.
+        if let Some(keys) = filter.keys() {
+            for key in keys {
+                if let Some(document) = self.get(of, key)
+                    && filter.matches(document).ok_or(Refused::Unknown(of))?
+                {
+                    found.push((key.clone(), document.to_owned()));
+                }
+                if found.len() == limit {
+                    break;
+                }
             }
             return Ok(found);
         }
@@ -126,7 +130,7 @@ impl View<'_> {
         let base = base.map(|(key, held)| (key, Some(&*held.document)));
         for (key, document) in base.chain(over.iter().map(|(key, document)| (*key, *document))) {
             let Some(document) = document else { continue };
-            if matches(document, filter).ok_or(Refused::Unknown(of))? {
+            if filter.matches(document).ok_or(Refused::Unknown(of))? {
                 found.push((key.clone(), document.to_owned()));
             }
             if found.len() == limit {
@@ -169,29 +173,102 @@ fn key_of(of: &'static str, document: &RawDocument) -> Done<Key> {
     id.and_then(Key::of).ok_or(Refused::Unknown(of))
 }
 
-fn is_of_operators(value: &Bson) -> bool {
-    let first = value.as_document().and_then(|document| document.keys().next());
-    first.is_some_and(|first| first.starts_with('$'))
+/// A filter, taken apart once for all documents.
+struct Filter<'a> {
+    parts: Vec<(&'a str, Test)>,
 }
 
-/// Whether a filter matches a document; none if it is beyond what is known here.
-fn matches(document: &RawDocument, filter: &Document) -> Option<bool> {
-    for (path, wanted) in filter {
-        let value = at(document, path)?;
-        let is_so = if is_of_operators(wanted) {
-            let mut all = true;
-            for (operator, operand) in wanted.as_document()? {
-                all &= holds(value, operator, operand)?;
+/// What is asked of the value at a path.
+enum Test {
+    Is(RawBson),
+    IsNot(RawBson),
+    In(BTreeSet<Key>),
+    NotIn(BTreeSet<Key>),
+    Below(RawBson),
+    AtMost(RawBson),
+    AtLeast(RawBson),
+}
+
+impl<'a> Filter<'a> {
+    /// None if it is beyond what is known here.
+    fn new(filter: &'a Document) -> Option<Self> {
+        let mut parts = Vec::new();
+        for (path, wanted) in filter {
+            match wanted.as_document() {
+                Some(operators) if operators.keys().any(|name| name.starts_with('$')) => {
+                    for (operator, operand) in operators {
+                        parts.push((path.as_str(), Test::new(operator, operand)?));
+                    }
+                }
+                _ if path == "_id" => {
+                    let key = Key::of(raw(wanted)?.as_raw_bson_ref())?;
+                    parts.push(("_id", Test::In(BTreeSet::from([key]))));
+                }
+                _ => parts.push((path.as_str(), Test::Is(raw(wanted)?))),
             }
-            all
-        } else {
-            equals(value, wanted)?
+        }
+        Some(Self { parts })
+    }
+
+    /// The names that it asks for, if it does.
+    fn keys(&self) -> Option<Vec<&Key>> {
+        self.parts.iter().find_map(|(path, test)| match test {
+            Test::In(keys) if *path == "_id" => Some(keys.iter().collect()),
+            _ => None,
+        })
+    }
+
+    fn matches(&self, document: &RawDocument) -> Option<bool> {
+        for (path, test) in &self.parts {
+            if !test.holds(at(document, path)?)? {
+                return Some(false);
+            }
+        }
+        Some(true)
+    }
+}
+
+fn raw(value: &Bson) -> Option<RawBson> {
+    RawBson::try_from(value.clone()).ok()
+}
+
+impl Test {
+    fn new(operator: &str, operand: &Bson) -> Option<Self> {
+        let keys = || {
+            let all = operand.as_array()?.iter();
+            all.map(|one| Key::of(raw(one)?.as_raw_bson_ref())).collect::<Option<BTreeSet<Key>>>()
         };
-        if !is_so {
-            return Some(false);
+        Some(match operator {
+            "$ne" => Self::IsNot(raw(operand)?),
+            "$in" => Self::In(keys()?),
+            "$nin" => Self::NotIn(keys()?),
+            "$lt" => Self::Below(raw(operand)?),
+            "$lte" => Self::AtMost(raw(operand)?),
+            "$gte" => Self::AtLeast(raw(operand)?),
+            _ => return None,
+        })
+    }
+
+    /// Whether it holds; none if the value is of a kind that is not known here.
+    fn holds(&self, value: Option<RawBsonRef<'_>>) -> Option<bool> {
+        let order = |operand: &RawBson, is: fn(Ordering) -> bool| match value {
+            Some(value) => compare(value, operand.as_raw_bson_ref()).map(is),
+            None => Some(false),
+        };
+        let is_in = |keys: &BTreeSet<Key>| match value {
+            Some(value) => Key::of(value).map(|key| keys.contains(&key)),
+            None => Some(false),
+        };
+        match self {
+            Self::Is(wanted) => equals(value, wanted.as_raw_bson_ref()),
+            Self::IsNot(wanted) => equals(value, wanted.as_raw_bson_ref()).map(|is| !is),
+            Self::In(keys) => is_in(keys),
+            Self::NotIn(keys) => is_in(keys).map(|is| !is),
+            Self::Below(operand) => order(operand, Ordering::is_lt),
+            Self::AtMost(operand) => order(operand, Ordering::is_le),
+            Self::AtLeast(operand) => order(operand, Ordering::is_ge),
         }
     }
-    Some(true)
 }
 
 /// The value at a path; none outside if the document is not of its form.
@@ -205,57 +282,33 @@ fn at<'a>(document: &'a RawDocument, path: &str) -> Option<Option<RawBsonRef<'a>
     }
 }
 
-fn holds(value: Option<RawBsonRef<'_>>, operator: &str, operand: &Bson) -> Option<bool> {
-    let any = |all: &Bson| -> Option<bool> {
-        let mut any = false;
-        for one in all.as_array()? {
-            any |= equals(value, one)?;
-        }
-        Some(any)
-    };
-    let order = |is: fn(Ordering) -> bool| -> Option<bool> {
-        let Some(value) = value else { return Some(false) };
-        Some(is(compare(value, operand)?))
-    };
-    match operator {
-        "$ne" => equals(value, operand).map(|is| !is),
-        "$in" => any(operand),
-        "$nin" => any(operand).map(|is| !is),
-        "$lt" => order(Ordering::is_lt),
-        "$lte" => order(Ordering::is_le),
-        "$gte" => order(Ordering::is_ge),
-        _ => None,
-    }
-}
-
 /// Whether a value is a wanted one, or an array that has it. What is missing is like null.
-fn equals(value: Option<RawBsonRef<'_>>, wanted: &Bson) -> Option<bool> {
-    let Some(value) = value else { return Some(matches!(wanted, Bson::Null)) };
-    if let (RawBsonRef::Array(array), false) = (value, matches!(wanted, Bson::Array(_))) {
+fn equals(value: Option<RawBsonRef<'_>>, wanted: RawBsonRef<'_>) -> Option<bool> {
+    let Some(value) = value else { return Some(matches!(wanted, RawBsonRef::Null)) };
+    if let (RawBsonRef::Array(array), false) = (value, matches!(wanted, RawBsonRef::Array(_))) {
         for one in array {
-            if is_same(one.ok()?, wanted)? {
+            if is_same(one.ok()?, wanted) {
                 return Some(true);
             }
         }
         return Some(false);
     }
-    is_same(value, wanted)
+    Some(is_same(value, wanted))
 }
 
-fn is_same(value: RawBsonRef<'_>, wanted: &Bson) -> Option<bool> {
-    if let (Some(value), Some(wanted)) = (number(value), number_of(wanted)) {
-        return Some(value == wanted);
+fn is_same(value: RawBsonRef<'_>, wanted: RawBsonRef<'_>) -> bool {
+    match (number(value), number(wanted)) {
+        (Some(value), Some(wanted)) => value == wanted,
+        _ => value == wanted,
     }
-    let wanted = RawBson::try_from(wanted.clone()).ok()?;
-    Some(wanted.as_raw_bson_ref() == value)
 }
 
-fn compare(value: RawBsonRef<'_>, operand: &Bson) -> Option<Ordering> {
+fn compare(value: RawBsonRef<'_>, operand: RawBsonRef<'_>) -> Option<Ordering> {
     match (value, operand) {
-        (RawBsonRef::Timestamp(value), Bson::Timestamp(operand)) => {
+        (RawBsonRef::Timestamp(value), RawBsonRef::Timestamp(operand)) => {
             Some((value.time, value.increment).cmp(&(operand.time, operand.increment)))
         }
-        _ => Some(number(value)?.cmp(&number_of(operand)?)),
+        _ => Some(number(value)?.cmp(&number(operand)?)),
     }
 }
 
@@ -343,10 +396,11 @@ mod tests {
             (doc! { "missing": { "$ne": true } }, true),
             (doc! { "unwanted": true }, false),
         ] {
-            assert_eq!(matches(&document, &filter), Some(expected), "{filter}");
+            let found = Filter::new(&filter).expect("known").matches(&document);
+            assert_eq!(found, Some(expected), "{filter}");
         }
         for beyond in [doc! { "n": { "$gt": 1 } }, doc! { "n": { "$exists": true } }] {
-            assert_eq!(matches(&document, &beyond), None, "{beyond}");
+            assert!(Filter::new(&beyond).is_none(), "{beyond}");
         }
     }
 

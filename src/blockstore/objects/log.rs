@@ -210,7 +210,8 @@ impl Log {
     /// The state to begin with: that of the newest checkpoint, or of entry 0.
     async fn open(&self) -> Result<Option<State>, Error> {
         for _ in 0..OPENINGS_MAX {
-            let Some(newest) = self.storage.list("checkpoints").await?.pop() else {
+            let mut checkpoints = self.storage.list("checkpoints").await?;
+            let Some(newest) = checkpoints.pop() else {
                 let first = self.entry(0).await?;
                 // If there is one by now, the entry may be gone, or none of this log.
                 if !self.storage.list("checkpoints").await?.is_empty() {
@@ -223,7 +224,17 @@ impl Log {
             let name = format!("checkpoints/{}", newest.name);
             // It may have been deleted since: then there is a newer one.
             let Some(bytes) = self.storage.get(&name).await? else { continue };
-            let state = decode_checkpoint(&bytes).ok_or_else(|| self.damaged(name))?;
+            let state = match (decode_checkpoint(&bytes), checkpoints.pop()) {
+                (Some(state), _) => state,
+                // All entries above the one before it are there still.
+                (None, Some(older)) => {
+                    tracing::warn!(name, "a checkpoint is damaged: the one before it is read");
+                    let name = format!("checkpoints/{}", older.name);
+                    let Some(bytes) = self.storage.get(&name).await? else { continue };
+                    decode_checkpoint(&bytes).ok_or_else(|| self.damaged(name))?
+                }
+                (None, None) => return Err(self.damaged(name)),
+            };
             self.checkpoint.fetch_max(state.number, Ordering::Relaxed);
             return Ok(Some(state));
         }
@@ -278,6 +289,7 @@ impl Log {
             sent.push(hash);
             match self.create_once(state, &name, bytes, &sent).await {
                 Ok(created) => return Ok(created),
+                Err(error @ Error::LeftBehind { .. }) => return Ok(Created::Unknown(error)),
                 Err(error) if error.is_of_connection() && sent.len() < CREATES_MAX => {
                     tracing::debug!(%error, name, "an entry is created again");
                     tokio::time::sleep(PAUSE * sent.len() as u32).await;

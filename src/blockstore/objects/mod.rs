@@ -122,11 +122,16 @@ impl Objects {
     }
 
     async fn beat_once(&self, of: Of, id: ObjectId) -> Result<bool, Error> {
+        let key = Key::of(bson::RawBsonRef::ObjectId(id));
+        let is_there =
+            |state: &State| key.as_ref().is_some_and(|key| state.get(of.0, key).is_some());
+        // Looked first: nothing is written where there is no repository any more.
+        if !is_there(&*self.log.now().await?) {
+            return Ok(false);
+        }
         let beat: [u8; 16] = rand::random();
         self.storage.put(&beat_name(id), beat.to_vec().into()).await?;
-        let state = self.log.now().await?;
-        let key = Key::of(bson::RawBsonRef::ObjectId(id));
-        Ok(key.is_some_and(|key| state.get(of.0, &key).is_some()))
+        Ok(true)
     }
 
     async fn last_beat(&self, of: Of, document: &RawDocument) -> Result<i64, Error> {

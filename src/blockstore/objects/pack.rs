@@ -14,7 +14,7 @@ const TRAILER_MAGIC: &[u8; 8] = b"HSPKIDX1";
 /// Bytes of a trailer.
 pub(super) const TRAILER_BYTES: usize = 56;
 /// Bytes of a block in the index.
-const RECORD_BYTES: usize = 56;
+pub(super) const RECORD_BYTES: usize = 56;
 /// Stands for no dictionary.
 const NONE: u32 = u32::MAX;
 

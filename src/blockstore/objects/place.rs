@@ -4,6 +4,7 @@
 //! file, never in the string: it would be seen in lists of processes.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use object_store::path::Path;
 use object_store::{ClientOptions, RetryConfig};
 use url::Url;
 
-use super::storage::Storage;
+use super::storage::{Root, Storage};
 use crate::blockstore::Error;
 
 /// How long a request may take; one of a pack at 28 KB/s.
@@ -64,7 +65,9 @@ fn directory(path: &FilePath) -> Result<Storage, Error> {
     let name = format!("blockstore {}", path.display());
     let store = Arc::new(store.with_fsync(true));
     let (once, prefix) = (store.clone(), Path::default());
-    Ok(Storage { store, once, dir: Some(path), prefix, name: name.into() })
+    let facts = std::fs::metadata(&path).map_err(|error| unusable(&error))?;
+    let root = Some(Root { path, identity: (facts.dev(), facts.ino()) });
+    Ok(Storage { store, once, root, prefix, name: name.into() })
 }
 
 fn bucket(uri: &str) -> Result<Storage, Error> {
@@ -91,6 +94,12 @@ fn bucket(uri: &str) -> Result<Storage, Error> {
     };
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
     let endpoint = options.get("endpoint").map(String::as_str);
+    if let Some(endpoint) = endpoint {
+        let url = Url::parse(endpoint).map_err(|error| refused(format!("endpoint: {error}")))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(refused("its endpoint holds credentials, which nothing takes from there"));
+        }
+    }
     let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
     builder = builder.with_client_options(client.with_allow_http(is_plain));
     if let Some(endpoint) = endpoint {
@@ -116,7 +125,7 @@ fn bucket(uri: &str) -> Result<Storage, Error> {
     let prefix = Path::parse(url.path()).map_err(|error| refused(error.to_string()))?;
     let at = endpoint.map(|endpoint| format!(" at {endpoint}")).unwrap_or_default();
     let name = format!("blockstore s3://{bucket}/{prefix}{at}");
-    Ok(Storage { store, once, dir: None, prefix, name: name.into() })
+    Ok(Storage { store, once, root: None, prefix, name: name.into() })
 }
 
 /// Takes keys from a file of lines `aws_access_key_id = ...`, the first of each name: headings and what else stands there is passed over.
@@ -157,6 +166,7 @@ mod tests {
         told_of("/nowhere/at/all", "must be there");
         told_of("s3://key:hush@bucket/backup", "AWS_ACCESS_KEY_ID");
         told_of("s3://bucket/backup?endpont=http://x", "endpont");
+        told_of("s3://bucket/backup?endpoint=http://key:hush@host", "holds credentials");
         told_of("s3://bucket/backup?style=round", "path or virtual");
         told_of("s3://bucket/backup?credentials=/nowhere", "credentials file");
         let file = dir.path().join("keys");

@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use crate::blockstore::Error;
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// The same of a pack: that takes as long at 28 KB/s.
 const TRANSFER_LIMIT: Duration = Duration::from_secs(600);
+/// Folders of large objects.
+const LARGE: [&str; 2] = ["packs/", "checkpoints/"];
 /// An object above this size is given the longer time.
 const SMALL_BYTES: usize = 1 << 20;
 
@@ -28,11 +31,19 @@ pub(super) struct Storage {
     pub store: Arc<dyn ObjectStore>,
     /// The same, which sends nothing twice: a create that comes late must not be a copy of another.
     pub once: Arc<dyn ObjectStore>,
-    /// Of a directory, where that is.
-    pub dir: Option<PathBuf>,
+    /// Of a directory, which that is.
+    pub root: Option<Root>,
     pub prefix: Path,
     /// What to call it; holds no secret.
     pub name: Arc<str>,
+}
+
+/// A directory as it was opened.
+#[derive(Debug, Clone)]
+pub(super) struct Root {
+    pub path: PathBuf,
+    /// Device and inode.
+    pub identity: (u64, u64),
 }
 
 /// An object that a list tells of.
@@ -47,7 +58,7 @@ impl Storage {
     #[cfg(test)]
     pub fn in_memory(store: Arc<dyn ObjectStore>) -> Self {
         let (once, prefix) = (store.clone(), Path::default());
-        Self { store, once, dir: None, prefix, name: "memory".into() }
+        Self { store, once, root: None, prefix, name: "memory".into() }
     }
 
     fn at(&self, name: &str) -> Path {
@@ -77,6 +88,7 @@ impl Storage {
     /// Creates an object: false if there is one of that name.
     pub async fn create(&self, name: &str, bytes: Bytes) -> Result<bool, Error> {
         let limit = if bytes.len() > SMALL_BYTES { TRANSFER_LIMIT } else { COMMAND_LIMIT };
+        self.check_root().await?;
         let path = self.at(name);
         let put = self.once.put_opts(&path, PutPayload::from(bytes), PutMode::Create.into());
         match self.within(limit, "create", put).await {
@@ -90,8 +102,19 @@ impl Storage {
         }
     }
 
+    /// Whether a directory is the one that was opened: a share may have been taken away, and a path made anew below it.
+    async fn check_root(&self) -> Result<(), Error> {
+        let Some(root) = &self.root else { return Ok(()) };
+        let now = tokio::fs::metadata(&root.path).await.map(|facts| (facts.dev(), facts.ino()));
+        match now {
+            Ok(now) if now == root.identity => Ok(()),
+            _ => Err(Error::DirectoryGone { blockstore: self.name.to_string() }),
+        }
+    }
+
     /// Writes an object over one that may be there.
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), Error> {
+        self.check_root().await?;
         let path = self.at(name);
         let put = self.store.put(&path, PutPayload::from(bytes));
         self.within(COMMAND_LIMIT, "put", put).await.map(drop)
@@ -115,10 +138,21 @@ impl Storage {
     async fn get_some(&self, name: &str, range: Option<GetRange>) -> Result<Option<Bytes>, Error> {
         let path = self.at(name);
         let options = GetOptions { range, ..GetOptions::default() };
+        let begin = match &options.range {
+            Some(GetRange::Bounded(range)) => range.start,
+            _ => 0,
+        };
+        let is_large = LARGE.iter().any(|folder| name.starts_with(folder));
+        let limit = if is_large { TRANSFER_LIMIT } else { COMMAND_LIMIT };
         let get = async { self.store.get_opts(&path, options).await?.bytes().await };
-        match self.within(TRANSFER_LIMIT, "get", get).await {
+        match self.within(limit, "get", get).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if is_not_there(&error) => Ok(None),
+            Err(error) if begin > 0 => {
+                // Storages differ in what they say of a part that is beyond the end of a cut object.
+                let head = self.within(COMMAND_LIMIT, "head", self.store.head(&path)).await;
+                if head.is_ok_and(|head| head.size <= begin) { Ok(None) } else { Err(error) }
+            }
             Err(error) => Err(error),
         }
     }
@@ -135,8 +169,8 @@ impl Storage {
     /// Deletes an object of a folder, so that no crash of the storage brings it back without those that are deleted later.
     pub async fn delete_in_order(&self, folder: &str, name: &str) -> Result<(), Error> {
         self.delete(&format!("{folder}/{name}")).await?;
-        let Some(dir) = &self.dir else { return Ok(()) };
-        let dir = dir.join(folder);
+        let Some(root) = &self.root else { return Ok(()) };
+        let dir = root.path.join(folder);
         let sync = async {
             let file = tokio::fs::File::open(&dir).await?;
             file.sync_all().await

@@ -10,11 +10,11 @@ use bson::{doc, rawdoc};
 
 use super::catalog::{Inner, Known, counting, object_of};
 use super::index::Pack;
-use super::pack::{Builder, PACK_BYTES, Record};
+use super::pack::{Builder, PACK_BYTES, RECORD_BYTES, Record};
 use super::{Objects, PACKS};
 use crate::block::{BlockId, Kind};
 use crate::blockstore::Error;
-use crate::blockstore::backend::{Backend as _, Ended, Miss, Query, SESSIONS, Step};
+use crate::blockstore::backend::{Backend as _, DAEMONS, Ended, Miss, SESSIONS, Step};
 use crate::blockstore::groom::{GroomReport, Jobs, Sweep};
 use crate::store::StoredBlock;
 
@@ -22,7 +22,7 @@ use crate::store::StoredBlock;
 const DEAD_PART: u64 = 5;
 /// A pack below this size is written anew with others of that kind.
 const SMALL_BYTES: u64 = PACK_BYTES as u64 / 4;
-/// Packs of which one new pack is made, at most: each is a step of one transaction.
+/// Packs of which one new pack is made, or that are removed at once, at most.
 const TOGETHER_MAX: usize = 256;
 /// Blocks between two reports.
 const TELL_EVERY: u64 = 1 << 12;
@@ -43,7 +43,7 @@ struct Tally {
 struct Plan {
     packs: Vec<Known>,
     tallies: Vec<Tally>,
-    /// Dictionaries that something is stored with that lives.
+    /// Dictionaries that something is stored with.
     used: HashSet<BlockId>,
     /// Where dictionaries count.
     dictionaries: BTreeMap<BlockId, Pack>,
@@ -59,7 +59,8 @@ pub(super) async fn sweep(objects: &Objects, mut sweep: Sweep) -> Result<GroomRe
     if !sweep.report.dry_run {
         remove_dead(objects, &mut sweep, &plan).await?;
         move_living(objects, &mut sweep, &plan).await?;
-        remove_orphans(objects).await?;
+        let (_, step) = sweep.reader.session();
+        remove_orphans(objects, step).await?;
     }
     Ok(sweep.report)
 }
@@ -72,7 +73,8 @@ impl Plan {
     /// The packs for which something may be done, in the order in which they were born.
     fn old(&self, below: i64) -> Vec<(&Known, &Tally)> {
         let all = self.packs.iter().zip(&self.tallies);
-        let mut old: Vec<_> = all.filter(|(pack, _)| pack.lives && pack.stamp < below).collect();
+        let mut old: Vec<_> =
+            all.filter(|(pack, _)| pack.can_be_read && pack.lives && pack.stamp < below).collect();
         old.sort_by(|(one, _), (other, _)| (one.born, &one.name).cmp(&(other.born, &other.name)));
         old
     }
@@ -131,12 +133,8 @@ fn judge(
 ) -> Result<(), Error> {
     let Some((_, first)) = copies.first() else { return Ok(()) };
     let jobs = sweep.find(&first.id)?;
-    let below = sweep.below();
-    for (pack, record) in copies {
-        if jobs.is_some() || !plan.is_old(*pack, below) {
-            plan.used.extend(record.dictionary);
-        }
-    }
+    // A dictionary stays as long as any copy that is there is stored with it: that may be the one that somebody finds.
+    plan.used.extend(copies.iter().filter_map(|(_, record)| record.dictionary));
     if first.kind == Kind::Dictionary {
         plan.dictionaries.extend(catalog.counting(copies)?.map(|(pack, record)| (record.id, pack)));
         if jobs.is_none() {
@@ -202,7 +200,24 @@ fn remove(pack: &str, below: i64) -> Step {
 /// Removes the packs in which nothing lives.
 async fn remove_dead(objects: &Objects, sweep: &mut Sweep, plan: &Plan) -> Result<(), Error> {
     let below = sweep.below();
-    for (pack, tally) in plan.old(below).into_iter().filter(|(_, tally)| tally.live == 0) {
+    let dead = plan.old(below).into_iter().filter(|(_, tally)| tally.live == 0);
+    let (together, alone): (Vec<_>, Vec<_>) =
+        dead.partition(|(_, tally)| plan.kept(tally).is_empty());
+    for dead in together.chunks(TOGETHER_MAX) {
+        let names: Vec<&str> = dead.iter().map(|(pack, _)| pack.name.as_str()).collect();
+        let filter = doc! { "_id": { "$in": names }, "stamp": { "$lt": below } };
+        let delete = Step::DeleteAll { of: PACKS, filter };
+        if let Ended::Unknown(error) = objects.transact(&[delete]).await? {
+            return Err(error);
+        }
+        let left = registered(objects).await?;
+        for (pack, tally) in dead.iter().filter(|(pack, _)| !left.contains(&pack.name)) {
+            objects.storage.delete(&object_of(&pack.name)).await?;
+            sweep.report.removed_blocks += tally.dead_blocks;
+        }
+        sweep.looked(sweep.report.live_blocks)?;
+    }
+    for (pack, tally) in alone {
         let mut steps = keep(&plan.kept(tally), sweep.generation);
         steps.push(remove(&pack.name, below));
         match objects.transact(&steps).await? {
@@ -217,6 +232,13 @@ async fn remove_dead(objects: &Objects, sweep: &mut Sweep, plan: &Plan) -> Resul
         sweep.looked(sweep.report.live_blocks)?;
     }
     Ok(())
+}
+
+/// The names of the packs that are registered as of now.
+async fn registered(objects: &Objects) -> Result<HashSet<String>, Error> {
+    let state = objects.log.now().await?;
+    let names = state.all(PACKS.0).filter_map(|(_, held)| held.document.get_str("_id").ok());
+    Ok(names.map(str::to_owned).collect())
 }
 
 /// Packs whose living blocks are gathered for a new one.
@@ -272,7 +294,8 @@ async fn living_of(
     pack: &Known,
 ) -> Result<Option<Vec<StoredBlock>>, Error> {
     let Some(bytes) = objects.storage.get(&object_of(&pack.name)).await? else { return Ok(None) };
-    let index = objects.catalog.read_index(&pack.name, bytes.len() as u64).await?;
+    let (len, most) = (bytes.len() as u64, (bytes.len() / RECORD_BYTES) as u64);
+    let index = objects.catalog.read_index(&pack.name, len, most).await?;
     let Some(records) = index else { return Ok(None) };
     let mut living = Vec::new();
     let catalog = objects.catalog.last().await?;
@@ -317,7 +340,7 @@ async fn replace(objects: &Objects, sweep: &mut Sweep, gathered: Gathered) -> Re
         "blocks": records.len() as i64,
         "bytes": bytes.len() as i64,
     };
-    objects.storage.create(&object_of(&name), bytes).await?;
+    objects.create_pack(&name, bytes).await?;
     objects.catalog.wrote(&name, records).await?;
     // What counts in one of them is in the new one.
     packs.iter().for_each(|pack| _ = kept.remove(pack));
@@ -339,23 +362,34 @@ async fn replace(objects: &Objects, sweep: &mut Sweep, gathered: Gathered) -> Re
     }
 }
 
-/// Deletes objects that no document names and that nobody can register any more.
-pub(super) async fn remove_orphans(objects: &Objects) -> Result<(), Error> {
-    let listed = objects.storage.list("packs").await?;
-    // Read after the list: what was registered since is seen.
-    let catalog = objects.catalog.now().await?;
-    let living = catalog.packs.iter().filter(|pack| pack.lives);
-    let registered: HashSet<String> = living.map(|pack| pack.name.clone()).collect();
-    drop(catalog);
-    let sessions = objects.find(SESSIONS, Query::default()).await?;
-    let living: HashSet<String> =
-        sessions.iter().filter_map(|one| Some(one.get_object_id("_id").ok()?.to_hex())).collect();
-    for object in listed.iter().filter(|object| !registered.contains(&object.name)) {
+/// Deletes objects that no document names and that nobody can register any more, and beats of nobody. `step` writes something: what is
+/// decided by has the answer to that behind it, and is no older than the list, whatever a mount may remember.
+pub(super) async fn remove_orphans(objects: &Objects, step: Step) -> Result<(), Error> {
+    let packs = objects.storage.list("packs").await?;
+    let beats = objects.storage.list("beats").await?;
+    match objects.transact(&[step]).await? {
+        Ended::Made => {}
+        Ended::Missed(_) => return Err(Error::SessionLost),
+        Ended::Unknown(error) => return Err(error),
+    }
+    let (registered, living) = {
+        // Of one state: a session that ends has registered what it had before.
+        let state = objects.log.now().await?;
+        let packs = state.all(PACKS.0).filter_map(|(_, held)| held.document.get_str("_id").ok());
+        let registered: HashSet<String> = packs.map(str::to_owned).collect();
+        let both = state.all(SESSIONS.0).chain(state.all(DAEMONS.0));
+        let ids = both.filter_map(|(_, held)| held.document.get_object_id("_id").ok());
+        (registered, ids.map(|id| id.to_hex()).collect::<HashSet<String>>())
+    };
+    for object in packs.iter().filter(|object| !registered.contains(&object.name)) {
         let session = object.name.split_once('-').map(|(session, _)| session);
         if session.is_some_and(|session| !living.contains(session)) {
             tracing::info!(pack = object.name, "an object that nothing names is deleted");
             objects.storage.delete(&object_of(&object.name)).await?;
         }
+    }
+    for beat in beats.iter().filter(|beat| !living.contains(&beat.name)) {
+        objects.storage.delete(&format!("beats/{}", beat.name)).await?;
     }
     Ok(())
 }

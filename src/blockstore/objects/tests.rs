@@ -1,6 +1,7 @@
 //! The log upon a storage that fails before and after it has done what was asked, and takes its time, so that clients meet entries that
 //! others have written, truncated, and taken for lost.
 
+mod copies;
 mod packs;
 
 use std::collections::BTreeSet;

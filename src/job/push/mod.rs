@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 pub use figures::{RemoteInfo, RemoteSnapshot};
 
-use super::{Error, Job, blocking};
+use super::{Error, Job, blocking, in_one_line};
 use crate::blockstore::{self, Blockstore, Bound, Daemon, Pace, Place, RENEW_EVERY, renewals};
 use crate::oplog::OpTime;
 use crate::store::{Location, Store};
@@ -161,7 +161,8 @@ impl Pusher {
                 pause = RETRY_FIRST;
             }
             let (job, seconds) = (self.job.name(), pause.as_secs());
-            tracing::warn!(job, seconds, "pushing goes on after a pause: {error}");
+            let told = in_one_line(&error);
+            tracing::warn!(job, seconds, "pushing goes on after a pause: {told}");
             self.figures.failed(&error);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
