@@ -12,6 +12,7 @@ use crate::block::{BlockId, Codec, Kind, stream};
 use crate::blockstore::backend::{BlockWriter, DAEMONS, Found, SessionOfWriter};
 use crate::blockstore::connection::Connection;
 use crate::blockstore::groom::{GroomProgress, GroomReport, GroomRequest};
+use crate::blockstore::objects::{PACKS, place};
 use crate::blockstore::{
     Asserter, Blockstore, Bound, Change, Daemon, Error, Pace, Place, Purpose, Session, Slice,
 };
@@ -174,7 +175,7 @@ async fn two_grooms_do_not_remove_both_copies() {
 
 /// A copy that was born later, of a session that is gone, does not hide the one that was asserted by losing its dictionary.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_without_its_dictionary_does_not_count() {
+async fn no_copy_loses_its_dictionary() {
     let scene = Scene::new().await;
     let bound = scene.bound().await;
     let first = scene.session().await;
@@ -198,8 +199,28 @@ async fn a_copy_without_its_dictionary_does_not_count() {
     second.end().await.expect("end");
     grooming.await.expect("a groom").expect("groomed");
     third.check_now().await.expect("it lives");
+    assert_eq!(scene.present(&[id(2)]).await.len(), 1, "something is stored with it");
     let [found] = scene.present(&[id(3)]).await[..] else { panic!("one copy counts") };
     assert_eq!(scene.present(&[found.dictionary.expect("one")]).await.len(), 1);
+}
+
+/// Of two copies that counts which was born later, unless its dictionary is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_without_its_dictionary_does_not_count() {
+    let scene = Scene::new().await;
+    let session = scene.session().await;
+    for blocks in [
+        vec![block(1, Kind::Dictionary, None), block(3, Kind::Leaf, Some(id(1)))],
+        vec![block(2, Kind::Dictionary, None)],
+        vec![block(3, Kind::Leaf, Some(id(2))), block(4, Kind::Leaf, None)],
+    ] {
+        write(&*scene.writer(&session), blocks).await;
+    }
+    let of = |dictionary| Found { id: id(3), dictionary: Some(id(dictionary)) };
+    assert_eq!(scene.present(&[id(3)]).await, [of(2)], "born later");
+    let alone = bson::doc! { "blocks": 1_i64 };
+    assert!(scene.connection.delete_one(PACKS, alone).await.expect("delete"));
+    assert_eq!(scene.present(&[id(3)]).await, [of(1)]);
 }
 
 /// A block is there whose dictionary is lost: it is written anew, and counts in its new form.
@@ -268,6 +289,17 @@ async fn a_directory_that_is_gone_is_not_made_anew() {
     assert!(!objects.exists());
     Blockstore::open_for(&scene.place, &scene.store).await.map(drop).expect_err("it is gone");
     std::fs::create_dir(&objects).expect("make");
-    let told = daemon.start(&scene.connection).await.expect_err("another directory");
-    assert!(std::fs::read_dir(&objects).expect("list").next().is_none(), "{told}");
+    daemon.start(&scene.connection).await.expect_err("another directory");
+    let storage = place::open(&scene.place.uri).expect("open");
+    std::fs::rename(&objects, scene.dir.path().join("another")).expect("rename");
+    for made in [false, true] {
+        if made {
+            std::fs::create_dir(&objects).expect("make");
+        }
+        let told = storage.create("log/x", bytes::Bytes::new()).await;
+        assert!(matches!(told, Err(Error::DirectoryGone { .. })), "{told:?}");
+        let told = storage.put("beats/x", bytes::Bytes::new()).await;
+        assert!(matches!(told, Err(Error::DirectoryGone { .. })), "{told:?}");
+    }
+    assert!(std::fs::read_dir(&objects).expect("list").next().is_none());
 }
