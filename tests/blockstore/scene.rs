@@ -135,6 +135,22 @@ impl Scene {
         collection.count_documents(bson::doc! {}).await.expect("count")
     }
 
+    /// Stored bytes of its blocks. Of objects each pack has its document.
+    pub async fn stored(&self) -> i64 {
+        if let Kept::Set(_) = &self.kept {
+            let sum = bson::doc! { "$group": { "_id": 0, "bytes": { "$sum": "$len" } } };
+            let blocks = self.database().collection::<Document>("blocks");
+            let summed = blocks.aggregate([sum]).await.expect("sum");
+            let summed: Vec<Document> = summed.try_collect().await.expect("drain");
+            return summed[0]
+                .get("bytes")
+                .and_then(|bytes| bytes.as_i64().or_else(|| bytes.as_i32().map(i64::from)))
+                .expect("bytes");
+        }
+        let packs = self.objects().await.packs();
+        packs.into_iter().map(|(_, bytes)| bytes.expect("each has its document")).sum()
+    }
+
     /// What the objects of the blockstore say, read by the page of the format alone.
     pub async fn objects(&self) -> Log {
         match &self.kept {

@@ -3,24 +3,18 @@
 
 mod copies;
 mod packs;
+mod through;
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::ops::Range;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::rawdoc;
-use bytes::Bytes;
-use futures::stream::BoxStream;
+use object_store::Result;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -28,6 +22,7 @@ use super::log::{Log, Outcome};
 use super::state::{Change, State};
 use super::storage::Storage;
 use crate::blockstore::Error;
+use through::{Meddles, Request, Through};
 
 /// Clients that write.
 const WRITERS: u64 = 4;
@@ -38,17 +33,9 @@ const ENTRIES: i64 = 4;
 /// The longest that a request is on its way, in milliseconds: some are, and most are not.
 const SLOW_MS: u64 = 400;
 
-/// A storage in memory, with a will of its own.
-#[derive(Debug)]
+/// Has a will of its own.
 struct Shaky {
-    inner: Arc<InMemory>,
     rng: Mutex<StdRng>,
-}
-
-impl fmt::Display for Shaky {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a shaky storage")
-    }
 }
 
 fn lost() -> object_store::Error {
@@ -73,62 +60,24 @@ impl Shaky {
 }
 
 #[async_trait]
-impl ObjectStore for Shaky {
-    async fn put_opts(
-        &self,
-        path: &Path,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> Result<PutResult> {
+impl Meddles for Shaky {
+    async fn before(&self, _: Request, _: &Path) -> Result<()> {
         self.wait().await;
-        self.loses()?;
-        let put = self.inner.put_opts(path, payload, options).await;
+        self.loses()
+    }
+
+    async fn after(&self, request: Request, _: &Path) -> Result<()> {
+        if request == Request::Get {
+            return Ok(());
+        }
         self.wait().await;
-        self.loses()?;
-        put
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        path: &Path,
-        options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
-    }
-
-    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        self.wait().await;
-        self.loses()?;
-        self.inner.get_opts(path, options).await
-    }
-
-    async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.inner.get_ranges(path, ranges).await
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(paths)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
+        self.loses()
     }
 }
 
 fn client(inner: &Arc<InMemory>, seed: u64) -> Log {
     let rng = Mutex::new(StdRng::seed_from_u64(seed));
-    let store = Arc::new(Shaky { inner: inner.clone(), rng });
+    let store = Arc::new(Through { inner: inner.clone(), meddler: Shaky { rng } });
     let storage = Storage::in_memory(store);
     Log::with_checkpoints(storage, ENTRIES)
 }

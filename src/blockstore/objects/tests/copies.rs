@@ -96,7 +96,7 @@ impl Scene {
     /// A slice of one entry with so much noise.
     fn slice(&self, bytes: usize) -> Slice {
         let mut builder = SliceBuilder::new(OpTime::NULL);
-        let noise: String = (0..bytes).map(|_| rand::random_range('a'..'z')).collect();
+        let noise: String = (0..bytes).map(|_| rand::random_range('a'..='z')).collect();
         let entry = rawdoc! {
             "ts": bson::Timestamp::from(Ts { secs: 100, inc: 1 }), "t": 1_i64, "v": 2_i64,
             "op": "n", "ns": "", "o": { "msg": noise }, "wall": bson::DateTime::from_millis(0),

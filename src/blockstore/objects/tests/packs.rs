@@ -1,7 +1,5 @@
 //! Packs of several clients, where one does something between two requests of another.
 
-use std::fmt;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -9,14 +7,11 @@ use bson::oid::ObjectId;
 use bson::{doc, rawdoc};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use object_store::Result;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
 
+use super::through::{Meddles, Request, Through};
 use crate::block::{BlockId, Codec, Kind};
 use crate::blockstore::Error;
 use crate::blockstore::backend::{
@@ -39,21 +34,10 @@ struct Meddler {
     fails: Arc<Mutex<u32>>,
 }
 
-impl fmt::Debug for Meddler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a meddler")
-    }
-}
-
-impl fmt::Display for Meddler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a meddler")
-    }
-}
-
 impl Meddler {
     fn client(&self) -> Objects {
-        Objects::of(Storage::in_memory(Arc::new(self.clone())))
+        let store = Through { inner: self.inner.clone(), meddler: self.clone() };
+        Objects::of(Storage::in_memory(Arc::new(store)))
     }
 
     fn before(&self, folder: &'static str, deed: Deed) {
@@ -67,59 +51,24 @@ impl Meddler {
 }
 
 #[async_trait]
-impl ObjectStore for Meddler {
-    async fn put_opts(
-        &self,
-        path: &Path,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> Result<PutResult> {
+impl Meddles for Meddler {
+    async fn before(&self, request: Request, path: &Path) -> Result<()> {
+        if request == Request::Get {
+            return Ok(());
+        }
         if let Some(deed) = self.take(path) {
             deed.await;
         }
-        if path.as_ref().starts_with("packs/") {
-            let mut fails = self.fails.lock().unwrap_or_else(PoisonError::into_inner);
-            if *fails > 0 {
-                *fails -= 1;
-                return Err(object_store::Error::Generic { store: "m", source: "lost".into() });
-            }
+        let mut fails = self.fails.lock().unwrap_or_else(PoisonError::into_inner);
+        if path.as_ref().starts_with("packs/") && *fails > 0 {
+            *fails -= 1;
+            return Err(object_store::Error::Generic { store: "m", source: "lost".into() });
         }
-        self.inner.put_opts(path, payload, options).await
+        Ok(())
     }
 
-    async fn put_multipart_opts(
-        &self,
-        path: &Path,
-        options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
-    }
-
-    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(path, options).await
-    }
-
-    async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.inner.get_ranges(path, ranges).await
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(paths)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
+    async fn after(&self, _: Request, _: &Path) -> Result<()> {
+        Ok(())
     }
 }
 
