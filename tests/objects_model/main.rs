@@ -10,6 +10,7 @@ mod packs;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::io::Write as _;
 use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
@@ -33,7 +34,11 @@ where
     let begin = Instant::now();
     let checker = scenario.checker().spawn_bfs().join();
     let states = checker.unique_state_count();
-    println!("{name}: {states} states, depth {}, {:.1?}", checker.max_depth(), begin.elapsed());
+    told(&format!(
+        "{name}: {states} states, depth {}, {:.1?}",
+        checker.max_depth(),
+        begin.elapsed()
+    ));
     checker.assert_properties();
 }
 
@@ -54,4 +59,9 @@ where
     for action in path.into_actions() {
         println!("    {action:?}");
     }
+}
+
+/// Prints a line that is not captured with the output of a test that passes: how many states were checked is what it is worth.
+fn told(line: &str) {
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).expect("standard error");
 }
