@@ -80,9 +80,9 @@ impl Asserter {
 
     /// Asserts some blocks, at most [`NAMES_MAX`]. They are asserted once [`Asserter::finish`] has returned.
     pub async fn assert(&self, names: Vec<BlockId>) -> Result<(), Error> {
-        let mut open = names;
-        open.sort_unstable();
-        open.dedup();
+        let (mut open, mut seen) = (names, HashSet::new());
+        // In the order in which they were given: what is read together later is written together.
+        open.retain(|id| seen.insert(*id));
         let count = open.len() as u64;
         for _ in 0..ROUNDS_MAX {
             let mut patience = Patience::default();

@@ -129,9 +129,11 @@ async fn a_push_that_is_killed_goes_on() {
     // One that came too late to be named.
     let orphan = scene.path("objects").join("packs").join(format!("{}-00000007", "ab".repeat(12)));
     fs::write(&orphan, b"HSPACK01").expect("write");
+    let unfinished = orphan.with_file_name(format!("{}-00000008#1", "ab".repeat(12)));
+    fs::write(&unfinished, b"HSPA").expect("write");
     println!("{} packs, {killed} pushes killed", scene.objects().await.packs().len());
     scene.groom(&[]).await;
-    assert!(!orphan.exists(), "nobody can name it any more");
+    assert!(!orphan.exists() && !unfinished.exists(), "nobody can name it any more");
     assert!(scene.objects().await.packs().iter().all(|(_, bytes)| bytes.is_some()));
     assert_eq!(scene.count("sessions").await, 0);
     assert_eq!(check(&scene, &[]).await.1, 0);

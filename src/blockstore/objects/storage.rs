@@ -22,6 +22,8 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 const TRANSFER_LIMIT: Duration = Duration::from_secs(600);
 /// Folders of large objects.
 const LARGE: [&str; 2] = ["packs/", "checkpoints/"];
+/// What stands behind the name of an object while it is written to a directory, before a number.
+const STAGED: char = '#';
 /// An object above this size is given the longer time.
 const SMALL_BYTES: usize = 1 << 20;
 
@@ -180,6 +182,29 @@ impl Storage {
             source: Box::new(source),
         };
         self.within(COMMAND_LIMIT, "sync", async { sync.await.map_err(failed) }).await
+    }
+
+    /// Files of a folder that writers of a directory left when they were killed, by the name of the object that they were to be: a list
+    /// does not show them.
+    pub async fn unfinished(&self, folder: &str) -> Result<Vec<(String, PathBuf)>, Error> {
+        let Some(root) = &self.root else { return Ok(Vec::new()) };
+        let dir = root.path.join(folder);
+        let read = async {
+            let mut found = Vec::new();
+            let mut entries = tokio::fs::read_dir(&dir).await?;
+            while let Some(entry) = entries.next_entry().await? {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if let Some((object, _)) = name.split_once(STAGED) {
+                    found.push((object.to_owned(), entry.path()));
+                }
+            }
+            Ok::<_, std::io::Error>(found)
+        };
+        match tokio::time::timeout(COMMAND_LIMIT, read).await {
+            Ok(Ok(found)) => Ok(found),
+            // Nothing was written there yet; what else is wrong with it others tell.
+            Ok(Err(_)) | Err(_) => Ok(Vec::new()),
+        }
     }
 
     /// The objects in a folder, in order of their names.

@@ -367,6 +367,7 @@ async fn replace(objects: &Objects, sweep: &mut Sweep, gathered: Gathered) -> Re
 pub(super) async fn remove_orphans(objects: &Objects, step: Step) -> Result<(), Error> {
     let packs = objects.storage.list("packs").await?;
     let beats = objects.storage.list("beats").await?;
+    let unfinished = objects.storage.unfinished("packs").await?;
     match objects.transact(&[step]).await? {
         Ended::Made => {}
         Ended::Missed(_) => return Err(Error::SessionLost),
@@ -386,6 +387,14 @@ pub(super) async fn remove_orphans(objects: &Objects, step: Step) -> Result<(), 
         if session.is_some_and(|session| !living.contains(session)) {
             tracing::info!(pack = object.name, "an object that nothing names is deleted");
             objects.storage.delete(&object_of(&object.name)).await?;
+        }
+    }
+    for (pack, file) in unfinished {
+        let session = pack.split_once('-').map(|(session, _)| session);
+        if session.is_some_and(|session| !living.contains(session))
+            && let Err(error) = tokio::fs::remove_file(&file).await
+        {
+            tracing::warn!(file = %file.display(), %error, "what a dead writer left stays");
         }
     }
     for beat in beats.iter().filter(|beat| !living.contains(&beat.name)) {
