@@ -4,7 +4,7 @@ use std::future::IntoFuture as _;
 
 use bson::raw::cstr;
 use bson::spec::BinarySubtype;
-use bson::{Binary, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
+use bson::{Binary, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
 use mongodb::error::ErrorKind;
 
 use super::{BLOCKS, DUPLICATE_KEY, ReplicaSet, TRANSFER_LIMIT};
@@ -111,29 +111,31 @@ impl ReplicaSet {
     }
 
     pub(super) async fn find_names(&self, ids: &[BlockId]) -> Result<Vec<Found>, Error> {
-        let names: Vec<Binary> = ids.iter().map(name).collect();
-        let mut session = self.begin().await?;
-        let blocks = self.of(BLOCKS);
-        let find = blocks.find(doc! { "_id": { "$in": names } }).projection(doc! { "dict": 1 });
-        let find = find.session(&mut session);
-        let mut cursor = self.ask("find", find.into_future()).await?;
-        let mut found = Vec::new();
-        while self.ask("getMore", cursor.advance(&mut session)).await? {
-            found.push(self.found(cursor.current())?);
-        }
-        self.saw(&session);
-        Ok(found)
+        self.read(ids, Some(doc! { "dict": 1 }), |document| self.found(document)).await
     }
 
     pub(super) async fn find_blocks(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
+        self.read(ids, None, |document| self.block_of(document)).await
+    }
+
+    /// Reads the documents of blocks, or some of their fields.
+    async fn read<T>(
+        &self,
+        ids: &[BlockId],
+        fields: Option<Document>,
+        read: impl Fn(&RawDocument) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
         let names: Vec<Binary> = ids.iter().map(name).collect();
         let mut session = self.begin().await?;
         let blocks = self.of(BLOCKS);
-        let find = blocks.find(doc! { "_id": { "$in": names } }).session(&mut session);
-        let mut cursor = self.ask("find", find.into_future()).await?;
+        let mut find = blocks.find(doc! { "_id": { "$in": names } });
+        if let Some(fields) = fields {
+            find = find.projection(fields);
+        }
+        let mut cursor = self.ask("find", find.session(&mut session).into_future()).await?;
         let mut found = Vec::new();
         while self.ask("getMore", cursor.advance(&mut session)).await? {
-            found.push(self.block_of(cursor.current())?);
+            found.push(read(cursor.current())?);
         }
         self.saw(&session);
         Ok(found)
