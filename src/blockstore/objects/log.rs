@@ -221,7 +221,7 @@ impl Log {
                 let entry = decode(&bytes).ok_or_else(|| self.damaged(entry_name(0)))?;
                 return Ok(Some(State::new(0, entry.hash)));
             };
-            let name = format!("checkpoints/{}", newest.name);
+            let name = format!("checkpoints/{newest}");
             // It may have been deleted since: then there is a newer one.
             let Some(bytes) = self.storage.get(&name).await? else { continue };
             let state = match (decode_checkpoint(&bytes), checkpoints.pop()) {
@@ -229,7 +229,7 @@ impl Log {
                 // All entries above the one before it are there still.
                 (None, Some(older)) => {
                     tracing::warn!(name, "a checkpoint is damaged: the one before it is read");
-                    let name = format!("checkpoints/{}", older.name);
+                    let name = format!("checkpoints/{older}");
                     let Some(bytes) = self.storage.get(&name).await? else { continue };
                     decode_checkpoint(&bytes).ok_or_else(|| self.damaged(name))?
                 }
@@ -355,7 +355,7 @@ impl Log {
         }
         let Some(Checkpoint { number, oldest, bytes }) = checkpoint else { return Ok(()) };
         let newest = self.storage.list("checkpoints").await?.pop();
-        if newest.is_some_and(|newest| newest.name > number_name(oldest)) {
+        if newest.is_some_and(|newest| newest > number_name(oldest)) {
             return Ok(());
         }
         let bytes = bytes.map_err(|source| Error::Checkpoint { source })?;
@@ -368,13 +368,13 @@ impl Log {
         let checkpoints = self.storage.list("checkpoints").await?;
         let [.., older, _] = &checkpoints[..] else { return Ok(()) };
         for entry in self.storage.list("log").await? {
-            if entry.name < older.name {
-                self.storage.delete_in_order("log", &entry.name).await?;
+            if entry < *older {
+                self.storage.delete_in_order("log", &entry).await?;
             }
         }
         for checkpoint in &checkpoints {
-            if checkpoint.name < older.name {
-                self.storage.delete(&format!("checkpoints/{}", checkpoint.name)).await?;
+            if checkpoint < older {
+                self.storage.delete(&format!("checkpoints/{checkpoint}")).await?;
             }
         }
         Ok(())

@@ -78,7 +78,7 @@ async fn reads(storage: &Storage, name: &str) -> Result<bool, Error> {
 
 async fn lists(storage: &Storage, name: &str) -> Result<bool, Error> {
     let listed = storage.list("probes").await?;
-    Ok(listed.iter().any(|one| name.ends_with(&one.name)))
+    Ok(listed.iter().any(|one| name.ends_with(one.as_str())))
 }
 
 async fn deletes(storage: &Storage, name: &str) -> Result<bool, Error> {

@@ -48,13 +48,6 @@ pub(super) struct Root {
     pub identity: (u64, u64),
 }
 
-/// An object that a list tells of.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Listed {
-    /// The last part of its name.
-    pub name: String,
-}
-
 impl Storage {
     /// One for a test.
     #[cfg(test)]
@@ -207,13 +200,13 @@ impl Storage {
         }
     }
 
-    /// The objects in a folder, in order of their names.
-    pub async fn list(&self, folder: &str) -> Result<Vec<Listed>, Error> {
+    /// The names of the objects in a folder, in order: the last part of each.
+    pub async fn list(&self, folder: &str) -> Result<Vec<String>, Error> {
         let path = self.at(folder);
         let listing = self.store.list(Some(&path)).try_collect::<Vec<_>>();
         let found = self.within(TRANSFER_LIMIT, "list", listing).await?;
-        let name = |path: &Path| path.filename().map(|name| Listed { name: name.to_owned() });
-        let mut found: Vec<Listed> = found.iter().filter_map(|one| name(&one.location)).collect();
+        let name = |path: &Path| path.filename().map(str::to_owned);
+        let mut found: Vec<String> = found.iter().filter_map(|one| name(&one.location)).collect();
         found.sort_unstable();
         Ok(found)
     }

@@ -382,11 +382,11 @@ pub(super) async fn remove_orphans(objects: &Objects, step: Step) -> Result<(), 
         let ids = both.filter_map(|(_, held)| held.document.get_object_id("_id").ok());
         (registered, ids.map(|id| id.to_hex()).collect::<HashSet<String>>())
     };
-    for object in packs.iter().filter(|object| !registered.contains(&object.name)) {
-        let session = object.name.split_once('-').map(|(session, _)| session);
+    for pack in packs.iter().filter(|pack| !registered.contains(*pack)) {
+        let session = pack.split_once('-').map(|(session, _)| session);
         if session.is_some_and(|session| !living.contains(session)) {
-            tracing::info!(pack = object.name, "an object that nothing names is deleted");
-            objects.storage.delete(&object_of(&object.name)).await?;
+            tracing::info!(pack, "an object that nothing names is deleted");
+            objects.storage.delete(&object_of(pack)).await?;
         }
     }
     for (pack, file) in unfinished {
@@ -397,8 +397,8 @@ pub(super) async fn remove_orphans(objects: &Objects, step: Step) -> Result<(), 
             tracing::warn!(file = %file.display(), %error, "what a dead writer left stays");
         }
     }
-    for beat in beats.iter().filter(|beat| !living.contains(&beat.name)) {
-        objects.storage.delete(&format!("beats/{}", beat.name)).await?;
+    for beat in beats.iter().filter(|beat| !living.contains(*beat)) {
+        objects.storage.delete(&format!("beats/{beat}")).await?;
     }
     Ok(())
 }

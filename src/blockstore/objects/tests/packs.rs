@@ -226,7 +226,7 @@ async fn a_block_that_was_moved_is_found() {
     assert_eq!(reader.stored(&[block(3).id]).await.expect("read"), [block(3)]);
     let old = objects.storage.list("packs").await.expect("list");
     written(&objects, 3..4).await;
-    let name = &old[0].name;
+    let name = &old[0];
     objects.delete_one(PACKS, doc! { "_id": name.as_str() }).await.expect("delete");
     objects.storage.delete(&format!("packs/{name}")).await.expect("delete");
     let read = reader.stored(&[block(3).id, block(4).id]).await.expect("read");
