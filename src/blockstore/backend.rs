@@ -69,6 +69,9 @@ pub enum Ended {
     Unknown(Error),
 }
 
+/// Bytes of stored blocks in one answer, but for the last block.
+pub const ANSWER_BYTES: usize = 16 << 20;
+
 /// What to find.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
@@ -131,7 +134,8 @@ pub trait Backend: Send + Sync {
     /// What a session or daemon, whose document this is, shows last.
     fn beat_of<'a>(&'a self, of: Of, document: &'a RawDocument) -> Answer<'a, i64>;
 
-    /// Blocks as they are stored, in any order; those that are not there are left out.
+    /// Blocks as they are stored, in any order. Those that are not there are left out, and so are some once the others come to
+    /// [`ANSWER_BYTES`]: none are there if none come.
     fn stored<'a>(&'a self, ids: &'a [BlockId]) -> Answer<'a, Vec<StoredBlock>>;
 
     /// Which of these blocks are there.

@@ -6,7 +6,7 @@
 //!
 //! Every block is hashed to its name before it is handed out. Nothing is written but the session and its pins.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -131,9 +131,14 @@ impl Reader {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Reads some blocks as they are stored, in any order; those that are not there are left out.
+    /// Reads blocks as they are stored, in any order; those that are not there are left out.
     pub async fn stored(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
         self.inner.stored(ids).await
+    }
+
+    /// The same, but as many as one answer holds: none are there if none come.
+    pub async fn some_stored(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
+        self.inner.some_stored(ids).await
     }
 
     /// Which of these blocks are there, and the dictionaries that they are stored with.
@@ -184,6 +189,20 @@ impl Reader {
 
 impl Inner {
     async fn stored(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
+        let mut found = self.some_stored(ids).await?;
+        while found.len() < ids.len() {
+            let there: HashSet<BlockId> = found.iter().map(|block| block.id).collect();
+            let open: Vec<BlockId> = ids.iter().filter(|id| !there.contains(id)).copied().collect();
+            let more = self.some_stored(&open).await?;
+            if more.is_empty() {
+                break;
+            }
+            found.extend(more);
+        }
+        Ok(found)
+    }
+
+    async fn some_stored(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
         let mut patience = Patience::default();
         loop {
             match self.connection.stored(ids).await {

@@ -22,8 +22,8 @@ use crate::oplog::{OpTime, Ts};
 use crate::restore::{Amount, At, Cancel, Phase, Progress};
 use crate::store::{Location, Store, StoredBlock};
 
-/// Blocks asked for at once.
-const BATCH: usize = 256;
+/// Blocks asked for at once; as many come as an answer holds.
+const BATCH: usize = 1024;
 /// Blocks that are here and looked through between two looks whether to stop.
 const LOOKED_MAX: u64 = 1 << 14;
 /// Slices whose blocks are asked for together.
@@ -305,7 +305,7 @@ impl Fetch {
     /// Blocks and all that they reach, parents first; what is here already is looked through here.
     async fn all(&self, roots: Vec<BlockId>, report: &mut Report) -> Result<(), Error> {
         let (mut open, mut under_way) = (roots, JoinSet::<Come>::new());
-        let mut unkept = 0;
+        let (mut unkept, mut keeping) = (0, JoinSet::new());
         loop {
             while under_way.len() < BATCHES_MAX && !open.is_empty() {
                 if self.cancel.is_cancelled() {
@@ -316,19 +316,22 @@ impl Fetch {
                     under_way.spawn(batch_of(self.store.clone(), self.reader.clone(), batch));
                 }
             }
-            let Some(come) = under_way.join_next().await else { return Ok(()) };
+            let Some(come) = under_way.join_next().await else { break };
             let (named, blocks, bytes) = come.map_err(|_| blockstore::Error::WorkerLost)??;
             open.extend(named);
             report.blocks += blocks;
             report.bytes += bytes;
             self.progress.advance(Amount { documents: blocks, bytes });
             unkept += bytes;
-            if unkept >= KEEP_EVERY_BYTES || (open.is_empty() && under_way.is_empty()) {
+            if unkept >= KEEP_EVERY_BYTES {
                 unkept = 0;
-                let store = self.store.clone();
-                blocking("rebuild", "the job", move || Ok(store.commit(|_| {})?)).await?;
+                // The one before, which the disk has had the time for.
+                kept(&mut keeping).await?;
+                keeping.spawn(keep(self.store.clone()));
             }
         }
+        kept(&mut keeping).await?;
+        if unkept > 0 { keep(self.store.clone()).await } else { Ok(()) }
     }
 
     /// The next blocks that are not here. Those that are give way to what they name.
@@ -366,13 +369,26 @@ impl Fetch {
     }
 }
 
+/// Makes durable what was fetched.
+async fn keep(store: Store) -> Result<(), Error> {
+    blocking("rebuild", "the job", move || Ok(store.commit(|_| {}).map(drop)?)).await
+}
+
+/// Waits for what is being kept.
+async fn kept(keeping: &mut JoinSet<Result<(), Error>>) -> Result<(), Error> {
+    match keeping.join_next().await {
+        None => Ok(()),
+        Some(kept) => kept.map_err(|_| blockstore::Error::WorkerLost)?,
+    }
+}
+
 /// Fetches blocks and takes them into the store. Returns what those name that have come.
 async fn batch_of(store: Store, reader: Reader, ids: Vec<BlockId>) -> Come {
     let mut waiting: HashSet<BlockId> = ids.into_iter().collect();
     let (mut named, mut blocks, mut bytes) = (Vec::new(), 0, 0);
     while !waiting.is_empty() {
         let asked: Vec<BlockId> = waiting.iter().copied().collect();
-        let come = reader.stored(&asked).await?;
+        let come = reader.some_stored(&asked).await?;
         let mut with_dictionaries = Vec::with_capacity(come.len());
         for block in come {
             let dictionary = match &block.dictionary {

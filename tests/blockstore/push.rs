@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use bson::{Document, doc};
+use bson::spec::BinarySubtype;
+use bson::{Binary, Document, doc};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use tokio::time::timeout;
 
 use crate::scene::Scene;
 
 /// Documents of a collection that is large enough to have a dictionary.
 const DOCUMENTS: i32 = 90_000;
+/// Documents of a mebibyte.
+const LARGE: i32 = 40;
 
 /// Limit of a rebuild that cannot be.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(60);
@@ -24,10 +29,23 @@ pub async fn load(scene: &Scene, from: i32, to: i32, word: &str) {
     }
 }
 
+/// Documents that cannot be compressed and come to more than one answer of a blockstore holds.
+async fn load_large(scene: &Scene) {
+    let mut rng = StdRng::seed_from_u64(7);
+    let files = scene.source.client().database("shop").collection::<Document>("files");
+    for n in 0..LARGE {
+        let mut bytes = vec![0; 1 << 20];
+        rng.fill(&mut bytes[..]);
+        let data = Binary { subtype: BinarySubtype::Generic, bytes };
+        files.insert_one(doc! { "_id": n, "data": data }).await.expect("insert");
+    }
+}
+
 /// A sync pushes; the next pushes what changed and nothing more; what is restored from the blockstore alone and what is rebuilt from
 /// it are what the source holds; and a rebuilt store is pushed on from.
 pub async fn comes_out_again(scene: &Scene) {
     load(scene, 0, DOCUMENTS, "lorem").await;
+    load_large(scene).await;
     let backup = scene.store("first");
     let (source, uri) = (scene.source.uri(), scene.uri());
     backup.sync(&source, &["--blockstore", &uri]).await.expect("sync");

@@ -18,7 +18,7 @@ use super::{Objects, PACKS};
 use crate::block::BlockId;
 use crate::blockstore::Error;
 use crate::blockstore::backend::{
-    Answer, Backend as _, BlockWriter, Ended, Found, SessionOfWriter, Step,
+    ANSWER_BYTES, Answer, Backend as _, BlockWriter, Ended, Found, SessionOfWriter, Step,
 };
 use crate::blockstore::patience::Patience;
 use crate::store::StoredBlock;
@@ -33,9 +33,9 @@ const READS_MAX: usize = 8;
 const LOOKS_MAX: u32 = 4;
 
 impl Objects {
-    /// Blocks as they are stored. Those that are not found where they were are looked for as of now.
+    /// Blocks as they are stored, as many as an answer holds. Those that are not found where they were are looked for as of now.
     pub(super) async fn read_blocks(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
-        let (mut open, mut found) = (ids.to_vec(), Vec::new());
+        let (mut open, mut found, mut bytes) = (ids.to_vec(), Vec::new(), 0);
         for look in 0..LOOKS_MAX {
             let catalog = match look {
                 0 => self.catalog.last().await?,
@@ -46,13 +46,18 @@ impl Objects {
             let is_known = !by_pack.is_empty();
             let reads = by_pack.into_iter().flat_map(|(pack, records)| ranges(&pack, records));
             let reads: Vec<_> = reads.map(|(pack, records)| self.read(pack, records)).collect();
-            let reads = stream::iter(reads).buffer_unordered(READS_MAX);
-            let blocks: Vec<Vec<StoredBlock>> = reads.try_collect().await?;
-            found.extend(blocks.into_iter().flatten());
+            let mut reads = stream::iter(reads).buffer_unordered(READS_MAX);
+            while bytes < ANSWER_BYTES
+                && let Some(blocks) = reads.try_next().await?
+            {
+                bytes += blocks.iter().map(|block| block.bytes.len()).sum::<usize>();
+                found.extend(blocks);
+            }
+            drop(reads);
             let there: HashSet<BlockId> = found.iter().map(|block| block.id).collect();
             open.retain(|id| !there.contains(id));
             // What no pack has as of now is not there.
-            if open.is_empty() || (look > 0 && !is_known) {
+            if open.is_empty() || bytes >= ANSWER_BYTES || (look > 0 && !is_known) {
                 break;
             }
         }
@@ -218,21 +223,27 @@ impl Writer {
         Self { objects, session, open: Mutex::new(open) }
     }
 
-    async fn push(&self, block: &StoredBlock) -> Result<(), Error> {
-        self.session.pace.wait(block.bytes.len() as u64).await;
-        let full = {
+    /// Gathers blocks, side by side: who reads them reads them together.
+    async fn push(&self, blocks: &[StoredBlock]) -> Result<(), Error> {
+        let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
+        self.session.pace.wait(bytes as u64).await;
+        let mut full = Vec::new();
+        {
             let mut open = self.open.lock().await;
             open.check()?;
-            if !open.held.insert(block.id) {
-                return Ok(());
+            for block in blocks {
+                if open.held.insert(block.id) {
+                    open.builder.push(block);
+                }
+                if open.builder.is_full() {
+                    full.push(self.take(&mut open));
+                }
             }
-            open.builder.push(block);
-            if !open.builder.is_full() {
-                return Ok(());
-            }
-            self.take(&mut open)
-        };
-        self.write(full).await
+        }
+        for pack in full {
+            self.write(pack).await?;
+        }
+        Ok(())
     }
 
     /// Takes what was gathered out, to be written.
@@ -311,16 +322,14 @@ impl BlockWriter for Writer {
 
     fn insert(&self, blocks: Vec<StoredBlock>) -> Answer<'_, Vec<BlockId>> {
         Box::pin(async move {
-            for block in &blocks {
-                self.push(block).await?;
-            }
+            self.push(&blocks).await?;
             Ok(Vec::new())
         })
     }
 
     fn replace(&self, block: StoredBlock, _lost: Option<BlockId>) -> Answer<'_, ()> {
         // A copy in a pack that is born later counts.
-        Box::pin(async move { self.push(&block).await })
+        Box::pin(async move { self.push(&[block]).await })
     }
 
     fn finish(&self) -> Answer<'_, ()> {

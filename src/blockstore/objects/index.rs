@@ -21,7 +21,7 @@ const RUNS_MAX: usize = 8;
 /// Bytes of a record in a run: as many as two of them fit into a cache line.
 const RECORD_BYTES: usize = 64;
 /// Records of a page, of which one name is held in memory.
-const PAGE_RECORDS: usize = 128;
+const PAGE_RECORDS: usize = 32;
 /// Bytes read at once from a run that is merged.
 const READ_BYTES: usize = 1 << 16;
 /// Stands for no dictionary.

@@ -11,7 +11,7 @@ use super::{BLOCKS, DUPLICATE_KEY, ReplicaSet, TRANSFER_LIMIT};
 use crate::block::{self, BlockId, Codec, Kind};
 use crate::blockstore::Error;
 use crate::blockstore::backend::{
-    Answer, Backend as _, BlockWriter, Ended, Found, Miss, SessionOfWriter, Step,
+    ANSWER_BYTES, Answer, Backend as _, BlockWriter, Ended, Found, Miss, SessionOfWriter, Step,
 };
 use crate::store::StoredBlock;
 
@@ -114,11 +114,12 @@ impl ReplicaSet {
         self.read(ids, Some(doc! { "dict": 1 }), |document| self.found(document)).await
     }
 
+    /// Blocks, as many as one answer may hold.
     pub(super) async fn find_blocks(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
         self.read(ids, None, |document| self.block_of(document)).await
     }
 
-    /// Reads the documents of blocks, or some of their fields.
+    /// Reads the documents of blocks, or some of their fields, up to [`ANSWER_BYTES`].
     async fn read<T>(
         &self,
         ids: &[BlockId],
@@ -128,14 +129,19 @@ impl ReplicaSet {
         let names: Vec<Binary> = ids.iter().map(name).collect();
         let mut session = self.begin().await?;
         let blocks = self.of(BLOCKS);
+        // The server's first answer has 101 documents, unless it is asked for more.
+        let (count, at_once) = (names.len() as i64, u32::try_from(names.len()).unwrap_or(u32::MAX));
         let mut find = blocks.find(doc! { "_id": { "$in": names } });
+        find = find.limit(count).batch_size(at_once);
         if let Some(fields) = fields {
             find = find.projection(fields);
         }
         let mut cursor = self.ask("find", find.session(&mut session).into_future()).await?;
-        let mut found = Vec::new();
-        while self.ask("getMore", cursor.advance(&mut session)).await? {
-            found.push(read(cursor.current())?);
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while bytes < ANSWER_BYTES && self.ask("getMore", cursor.advance(&mut session)).await? {
+            let document = cursor.current();
+            bytes += document.as_bytes().len();
+            found.push(read(document)?);
         }
         self.saw(&session);
         Ok(found)
@@ -150,23 +156,60 @@ impl ReplicaSet {
         };
         Ok(Found { id: id.ok_or_else(|| malformed("_id"))?, dictionary })
     }
-    /// Reads the document of a block.
+
+    /// Reads the document of a block, in one pass: a look-up by name begins at its front.
     fn block_of(&self, document: &RawDocument) -> Result<StoredBlock, Error> {
-        let malformed = |field: &'static str| self.malformed(BLOCKS, field);
-        let number = |field: &'static str| document.get_i32(field).map_err(|_| malformed(field));
-        let byte = |field| u8::try_from(number(field)?).map_err(|_| malformed(field));
-        let id = document.get("_id").ok().flatten().and_then(name_of);
-        let dictionary = document.get("dict").map_err(|_| malformed("dict"))?;
-        let dictionary = dictionary.map(|value| name_of(value).ok_or_else(|| malformed("dict")));
-        let data = document.get_binary("data").map_err(|_| malformed("data"))?;
+        let mut fields = Fields::default();
+        for field in document {
+            let (name, value) = field.map_err(|_| self.malformed(BLOCKS, "document"))?;
+            fields.take(name.as_str(), value).map_err(|field| self.malformed(BLOCKS, field))?;
+        }
+        fields.block().map_err(|field| self.malformed(BLOCKS, field))
+    }
+}
+
+/// The fields of a block's document.
+#[derive(Default)]
+struct Fields<'a> {
+    id: Option<BlockId>,
+    kind: Option<Kind>,
+    codec: Option<Codec>,
+    sealed: Option<bool>,
+    raw_len: Option<u32>,
+    dictionary: Option<BlockId>,
+    bytes: Option<&'a [u8]>,
+}
+
+impl<'a> Fields<'a> {
+    /// Takes a field, or names it if it is malformed.
+    fn take(&mut self, name: &str, value: RawBsonRef<'a>) -> Result<(), &'static str> {
+        let byte = || value.as_i32().and_then(|number| u8::try_from(number).ok());
+        match name {
+            "_id" => self.id = Some(name_of(value).ok_or("_id")?),
+            "kind" => self.kind = Some(byte().and_then(Kind::from_byte).ok_or("kind")?),
+            "codec" => self.codec = Some(byte().and_then(Codec::from_byte).ok_or("codec")?),
+            "epoch" => self.sealed = Some(value.as_i32().ok_or("epoch")? != 0),
+            "raw" => {
+                let len = value.as_i32().and_then(|number| u32::try_from(number).ok());
+                self.raw_len = Some(len.ok_or("raw")?);
+            }
+            "dict" => self.dictionary = Some(name_of(value).ok_or("dict")?),
+            "data" => self.bytes = Some(value.as_binary().ok_or("data")?.bytes),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The block, or the name of a field that is not there.
+    fn block(self) -> Result<StoredBlock, &'static str> {
         Ok(StoredBlock {
-            id: id.ok_or_else(|| malformed("_id"))?,
-            kind: Kind::from_byte(byte("kind")?).ok_or_else(|| malformed("kind"))?,
-            codec: Codec::from_byte(byte("codec")?).ok_or_else(|| malformed("codec"))?,
-            sealed: number("epoch")? != 0,
-            raw_len: u32::try_from(number("raw")?).map_err(|_| malformed("raw"))?,
-            dictionary: dictionary.transpose()?,
-            bytes: data.bytes.to_vec(),
+            id: self.id.ok_or("_id")?,
+            kind: self.kind.ok_or("kind")?,
+            codec: self.codec.ok_or("codec")?,
+            sealed: self.sealed.ok_or("epoch")?,
+            raw_len: self.raw_len.ok_or("raw")?,
+            dictionary: self.dictionary,
+            bytes: self.bytes.ok_or("data")?.to_vec(),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Packs of several clients, where one does something between two requests of another.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -15,7 +16,8 @@ use super::through::{Meddles, Request, Through};
 use crate::block::{BlockId, Codec, Kind};
 use crate::blockstore::Error;
 use crate::blockstore::backend::{
-    Backend as _, BlockWriter, Found, GENERATION, Miss, SESSIONS, SessionOfWriter, Step,
+    ANSWER_BYTES, Backend as _, BlockWriter, Found, GENERATION, Miss, SESSIONS, SessionOfWriter,
+    Step,
 };
 use crate::blockstore::objects::storage::Storage;
 use crate::blockstore::objects::{Objects, PACKS, sweep};
@@ -73,7 +75,11 @@ impl Meddles for Meddler {
 }
 
 fn block(number: u32) -> StoredBlock {
-    let bytes = number.to_le_bytes().repeat(100);
+    block_of(number, 100)
+}
+
+fn block_of(number: u32, times: usize) -> StoredBlock {
+    let bytes = number.to_le_bytes().repeat(times);
     StoredBlock {
         id: BlockId::from_bytes(*blake3::hash(&bytes).as_bytes()),
         kind: Kind::Leaf,
@@ -142,6 +148,28 @@ async fn a_pack_that_goes_before_it_is_touched_is_not_relied_on() {
     writer.finish().await.expect("finish");
     let found = meddler.client().present(&[id]).await.expect("present");
     assert_eq!(found, [Found { id, dictionary: None }]);
+}
+
+/// An answer holds so much and not much more; who asks for those that it has not gets them.
+#[tokio::test]
+async fn an_answer_is_bounded() {
+    let meddler = Meddler::default();
+    let objects = begun(&meddler).await;
+    let large: Vec<StoredBlock> = (0..80).map(|number| block_of(number, 1 << 18)).collect();
+    let mut open: HashSet<BlockId> = large.iter().map(|block| block.id).collect();
+    let (_, writer) = session(&objects, 1).await;
+    writer.insert(large).await.expect("insert");
+    writer.finish().await.expect("finish");
+    let mut answers = 0;
+    while !open.is_empty() {
+        let asked: Vec<BlockId> = open.iter().copied().collect();
+        let read = objects.stored(&asked).await.expect("read");
+        let bytes: usize = read.iter().map(|block| block.bytes.len()).sum();
+        assert!((1..2 * ANSWER_BYTES).contains(&bytes), "{bytes}");
+        answers += 1;
+        assert!(read.iter().all(|block| open.remove(&block.id)), "each is asked for once");
+    }
+    assert!(answers > 2, "{answers}");
 }
 
 /// A touch that comes first keeps the pack from a removal on its condition.
