@@ -7,6 +7,7 @@
 //! Everything here can be done again, late or twice without harm.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Mutex;
@@ -50,6 +51,8 @@ struct Inner {
     /// Those that were asserted; few.
     dictionaries: Mutex<HashSet<BlockId>>,
     sent: std::sync::Mutex<Sent>,
+    /// None of the blocks that were asked about last is there.
+    expects_new: AtomicBool,
 }
 
 impl Asserter {
@@ -61,6 +64,7 @@ impl Asserter {
             writer: connection.writer(SessionOfWriter { id, step, stamp, pace }),
             dictionaries: Mutex::default(),
             sent: std::sync::Mutex::default(),
+            expects_new: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -84,10 +88,13 @@ impl Asserter {
         // In the order in which they were given: what is read together later is written together.
         open.retain(|id| seen.insert(*id));
         let count = open.len() as u64;
-        for _ in 0..ROUNDS_MAX {
+        for round in 0..ROUNDS_MAX {
+            let is_new = round == 0 && self.inner.expects_new.load(Ordering::Relaxed);
             let mut patience = Patience::default();
             open = loop {
-                match self.round(&open).await {
+                let asked =
+                    if is_new { self.insert_unasked(&open).await } else { self.round(&open).await };
+                match asked {
                     Err(error) => patience.after(error).await?,
                     again => break again?,
                 }
@@ -111,9 +118,20 @@ impl Asserter {
         }
     }
 
+    /// Inserts blocks that are hardly there, given those before them. Returns those that are.
+    async fn insert_unasked(&self, open: &[BlockId]) -> Result<Vec<BlockId>, Error> {
+        let again = self.insert_missing(open.to_vec()).await?;
+        if !again.is_empty() {
+            self.inner.expects_new.store(false, Ordering::Relaxed);
+        }
+        Ok(again)
+    }
+
     /// Returns those that have to be looked for again.
     async fn round(&self, open: &[BlockId]) -> Result<Vec<BlockId>, Error> {
         let found = self.inner.writer.raise(open).await?;
+        let is_new = found.is_empty() && self.inner.writer.tells_duplicates();
+        self.inner.expects_new.store(is_new, Ordering::Relaxed);
         let there: HashSet<BlockId> = found.iter().map(|found| found.id).collect();
         let mut again = Vec::new();
         for Found { id, dictionary } in found {

@@ -165,6 +165,9 @@ pub trait BlockWriter: Send + Sync {
     /// Raises the stamps of blocks, and tells which of them have it then.
     fn raise<'a>(&'a self, ids: &'a [BlockId]) -> Answer<'a, Vec<Found>>;
 
+    /// Whether an insertion tells which blocks were there, so that it may come before the question.
+    fn tells_duplicates(&self) -> bool;
+
     /// Writes blocks that were not there, behind their dictionaries. Returns those that were there after all.
     fn insert(&self, blocks: Vec<StoredBlock>) -> Answer<'_, Vec<BlockId>>;
 

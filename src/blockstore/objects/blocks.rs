@@ -320,6 +320,11 @@ impl BlockWriter for Writer {
         })
     }
 
+    /// What is there would have another copy.
+    fn tells_duplicates(&self) -> bool {
+        false
+    }
+
     fn insert(&self, blocks: Vec<StoredBlock>) -> Answer<'_, Vec<BlockId>> {
         Box::pin(async move {
             self.push(&blocks).await?;

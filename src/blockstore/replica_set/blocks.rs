@@ -75,6 +75,10 @@ impl BlockWriter for Writer {
         Box::pin(self.set.raise(ids, self.session.stamp))
     }
 
+    fn tells_duplicates(&self) -> bool {
+        true
+    }
+
     fn insert(&self, blocks: Vec<StoredBlock>) -> Answer<'_, Vec<BlockId>> {
         Box::pin(self.insert_all(blocks))
     }
