@@ -26,6 +26,7 @@ mod replica_set;
 mod repository;
 mod retention;
 mod session;
+mod sorted;
 mod told;
 
 use std::fmt;

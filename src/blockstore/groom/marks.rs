@@ -4,16 +4,15 @@
 //! so a file of that name is complete, and what it says holds for ever (page 09, section 4). A record is a name and the jobs that reach
 //! it, as a set of bits.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
 use crate::block::BlockId;
+use crate::blockstore::sorted::{self, Merged, Record as _};
 
 /// Names that are gathered before a run is written: 40 MB.
 const GATHERED_MAX: usize = 1 << 20;
@@ -132,9 +131,8 @@ impl Writer {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        let Some((id, jobs)) = self.last.take() else { return Ok(()) };
-        self.out.write_all(id.as_bytes())?;
-        self.out.write_all(&jobs.0.to_le_bytes())
+        let Some(record) = self.last.take() else { return Ok(()) };
+        self.out.write_all(record.to_bytes().as_ref())
     }
 
     fn finish(mut self) -> io::Result<()> {
@@ -144,35 +142,29 @@ impl Writer {
 }
 
 fn merge(runs: &[PathBuf], into: &Path) -> io::Result<()> {
-    let mut readers = Vec::new();
-    let mut heads = BinaryHeap::new();
-    for (number, run) in runs.iter().enumerate() {
-        let mut reader = BufReader::new(File::open(run)?);
-        heads.extend(read(&mut reader)?.map(|record| Reverse((record, number))));
-        readers.push(reader);
-    }
     let mut out = Writer::create(into)?;
-    while let Some(Reverse((record, number))) = heads.pop() {
-        out.push(record)?;
-        heads.extend(read(&mut readers[number])?.map(|record| Reverse((record, number))));
+    for record in Merged::of(runs.iter().map(File::open))? {
+        out.push(record?)?;
     }
     out.finish()?;
     runs.iter().try_for_each(fs::remove_file)
 }
 
-fn read(from: &mut impl Read) -> io::Result<Option<Record>> {
-    let mut bytes = [0; RECORD_BYTES];
-    match from.read_exact(&mut bytes) {
-        Ok(()) => Ok(Some(record(&bytes))),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error),
-    }
-}
+impl sorted::Record for Record {
+    const BYTES: usize = RECORD_BYTES;
 
-fn record(bytes: &[u8]) -> Record {
-    let (name, jobs) = bytes.split_at(BlockId::LEN);
-    let name = BlockId::from_slice(name).expect("a record begins with a name");
-    (name, Jobs(u64::from_le_bytes(jobs.try_into().expect("and ends with 8 bytes"))))
+    fn to_bytes(&self) -> impl AsRef<[u8]> {
+        let mut bytes = [0; RECORD_BYTES];
+        bytes[..BlockId::LEN].copy_from_slice(self.0.as_bytes());
+        bytes[BlockId::LEN..].copy_from_slice(&self.1.0.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Self {
+        let (name, jobs) = bytes.split_at(BlockId::LEN);
+        let name = BlockId::from_slice(name).expect("a record begins with a name");
+        (name, Jobs(u64::from_le_bytes(jobs.try_into().expect("and ends with 8 bytes"))))
+    }
 }
 
 /// Marks that are complete.
@@ -193,7 +185,7 @@ impl Marks {
         for page in 0..records.div_ceil(PAGE_RECORDS as u64) {
             let mut bytes = [0; RECORD_BYTES];
             file.read_exact_at(&mut bytes, page * (PAGE_RECORDS * RECORD_BYTES) as u64)?;
-            firsts.push(record(&bytes).0);
+            firsts.push(Record::from_bytes(&bytes).0);
         }
         Ok(Self { file, firsts, page: (usize::MAX, Vec::new()) })
     }
@@ -207,7 +199,9 @@ impl Marks {
             self.page = (page, self.read_page(page)?);
         }
         let records = self.page.1.len() / RECORD_BYTES;
-        let at = |number: usize| record(&self.page.1[number * RECORD_BYTES..][..RECORD_BYTES]);
+        let at = |number: usize| {
+            Record::from_bytes(&self.page.1[number * RECORD_BYTES..][..RECORD_BYTES])
+        };
         let (mut low, mut high) = (0, records);
         while low < high {
             let middle = usize::midpoint(low, high);

@@ -3,16 +3,16 @@
 //! Records are gathered in memory, and written in order to runs; runs of one size are merged into one of the next. So memory does
 //! not grow with the blocks but by a name for each page of a run, and a look-up reads a page of each run. The files are gone with the client.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 
 use tempfile::TempDir;
 
 use super::pack::Record;
 use crate::block::{BlockId, Codec, Kind};
+use crate::blockstore::sorted::{self, Merged, Record as _};
 
 /// Records gathered before a run is written: 12 MB.
 const GATHERED_MAX: usize = 1 << 17;
@@ -22,8 +22,6 @@ const RUNS_MAX: usize = 8;
 const RECORD_BYTES: usize = 64;
 /// Records of a page, of which one name is held in memory.
 const PAGE_RECORDS: usize = 32;
-/// Bytes read at once from a run that is merged.
-const READ_BYTES: usize = 1 << 16;
 /// Stands for no dictionary.
 const NONE: u32 = u32::MAX;
 
@@ -124,7 +122,7 @@ impl Index {
             if records % PAGE_RECORDS as u64 == 0 {
                 firsts.push(item.0);
             }
-            out.write_all(&encode(&item))?;
+            out.write_all(item.to_bytes().as_ref())?;
             records += 1;
         }
         out.flush()?;
@@ -141,8 +139,8 @@ impl Index {
             && self.runs.iter().filter(|run| run.level == level).count() >= RUNS_MAX
         {
             let first = self.runs.iter().position(|run| run.level == level).unwrap_or_default();
-            let merged = self.runs.split_off(first);
-            let mut merging = Merging::of(&merged)?.filter(|item| match item {
+            let merging = self.runs.split_off(first);
+            let mut merging = merged(&merging)?.filter(|item| match item {
                 Ok((_, pack, _)) => lives(*pack),
                 Err(_) => true,
             });
@@ -172,7 +170,7 @@ impl Index {
         let gathered: Vec<Item> =
             self.gathered.iter().map(|((id, pack), stub)| (*id, *pack, *stub)).collect();
         let mut gathered = gathered.into_iter().peekable();
-        let mut runs = Merging::of(&self.runs)?.peekable();
+        let mut runs = merged(&self.runs)?.peekable();
         let items = std::iter::from_fn(move || match (gathered.peek(), runs.peek()) {
             (Some(one), Some(Ok(other))) if one < other => gathered.next().map(Ok),
             (_, Some(_)) => runs.next(),
@@ -223,7 +221,7 @@ impl Run {
             self.file.read_exact_at(&mut bytes, from * RECORD_BYTES as u64)?;
             for record in bytes.chunks_exact(RECORD_BYTES) {
                 if &record[..BlockId::LEN] == id.as_bytes() {
-                    let (_, pack, stub) = decode(record);
+                    let (_, pack, stub) = Item::from_bytes(record);
                     found(pack, stub);
                 }
             }
@@ -246,76 +244,43 @@ impl Read for FromBegin {
     }
 }
 
-/// Reads runs in one order.
-struct Merging {
-    readers: Vec<BufReader<FromBegin>>,
-    heads: BinaryHeap<Reverse<(Item, usize)>>,
+/// Runs as one.
+fn merged(runs: &[Run]) -> io::Result<Merged<Item, FromBegin>> {
+    Merged::of(runs.iter().map(|run| Ok(FromBegin { file: run.file.try_clone()?, at: 0 })))
 }
 
-impl Merging {
-    fn of(runs: &[Run]) -> io::Result<Self> {
-        let mut readers = Vec::new();
-        for run in runs {
-            let file = FromBegin { file: run.file.try_clone()?, at: 0 };
-            readers.push(BufReader::with_capacity(READ_BYTES, file));
-        }
-        let mut heads = BinaryHeap::new();
-        for (number, reader) in readers.iter_mut().enumerate() {
-            heads.extend(read(reader)?.map(|item| Reverse((item, number))));
-        }
-        Ok(Self { readers, heads })
+impl sorted::Record for Item {
+    const BYTES: usize = RECORD_BYTES;
+
+    fn to_bytes(&self) -> impl AsRef<[u8]> {
+        let (id, pack, stub) = self;
+        let mut bytes = [0; RECORD_BYTES];
+        bytes[..32].copy_from_slice(id.as_bytes());
+        bytes[32..36].copy_from_slice(&pack.to_le_bytes());
+        bytes[36..44].copy_from_slice(&stub.offset.to_le_bytes());
+        bytes[44..48].copy_from_slice(&stub.len.to_le_bytes());
+        bytes[48..52].copy_from_slice(&stub.raw_len.to_le_bytes());
+        bytes[52..56].copy_from_slice(&stub.dictionary.to_le_bytes());
+        bytes[56..59].copy_from_slice(&[stub.kind, stub.codec, u8::from(stub.sealed)]);
+        bytes
     }
-}
 
-impl Iterator for Merging {
-    type Item = io::Result<Item>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let Reverse((item, number)) = self.heads.pop()?;
-        match read(&mut self.readers[number]) {
-            Ok(next) => self.heads.extend(next.map(|item| Reverse((item, number)))),
-            Err(error) => return Some(Err(error)),
-        }
-        Some(Ok(item))
+    fn from_bytes(bytes: &[u8]) -> Self {
+        let word = |at: usize| {
+            u32::from_le_bytes(*bytes[at..].first_chunk().expect("a record has its length"))
+        };
+        let id = BlockId::from_slice(&bytes[..32]).expect("a record begins with a name");
+        let stub = Stub {
+            offset: u64::from(word(36)) | u64::from(word(40)) << 32,
+            len: word(44),
+            raw_len: word(48),
+            dictionary: word(52),
+            kind: bytes[56],
+            codec: bytes[57],
+            sealed: bytes[58] == 1,
+        };
+        (id, word(32), stub)
     }
-}
-
-fn read(from: &mut impl Read) -> io::Result<Option<Item>> {
-    let mut bytes = [0; RECORD_BYTES];
-    match from.read_exact(&mut bytes) {
-        Ok(()) => Ok(Some(decode(&bytes))),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn encode((id, pack, stub): &Item) -> [u8; RECORD_BYTES] {
-    let mut bytes = [0; RECORD_BYTES];
-    bytes[..32].copy_from_slice(id.as_bytes());
-    bytes[32..36].copy_from_slice(&pack.to_le_bytes());
-    bytes[36..44].copy_from_slice(&stub.offset.to_le_bytes());
-    bytes[44..48].copy_from_slice(&stub.len.to_le_bytes());
-    bytes[48..52].copy_from_slice(&stub.raw_len.to_le_bytes());
-    bytes[52..56].copy_from_slice(&stub.dictionary.to_le_bytes());
-    bytes[56..59].copy_from_slice(&[stub.kind, stub.codec, u8::from(stub.sealed)]);
-    bytes
-}
-
-fn decode(bytes: &[u8]) -> Item {
-    let word = |at: usize| {
-        u32::from_le_bytes(*bytes[at..].first_chunk().expect("a record has its length"))
-    };
-    let id = BlockId::from_slice(&bytes[..32]).expect("a record begins with a name");
-    let stub = Stub {
-        offset: u64::from(word(36)) | u64::from(word(40)) << 32,
-        len: word(44),
-        raw_len: word(48),
-        dictionary: word(52),
-        kind: bytes[56],
-        codec: bytes[57],
-        sealed: bytes[58] == 1,
-    };
-    (id, word(32), stub)
 }
 
 #[cfg(test)]
