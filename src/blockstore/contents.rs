@@ -6,9 +6,8 @@ use bson::{Document, RawDocument, RawDocumentBuf, doc};
 use super::Error;
 use super::backend::{DAEMONS, JOBS, Of, Query, SLICES, SNAPSHOTS};
 use super::connection::Connection;
-use super::job::Slice;
 use crate::head::Manifest;
-use crate::oplog::slice::SliceHeader;
+use crate::oplog::slice::{Slice, SliceHeader};
 
 /// A job, as its document says.
 #[derive(Debug, Clone)]

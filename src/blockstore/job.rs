@@ -15,10 +15,9 @@ use super::Error;
 use super::backend::{DAEMONS, Ended, JOBS, Miss, SLICES, SNAPSHOTS, Step};
 use super::connection::Connection;
 use super::session::{self, LEASE, Session, lease_ms};
-use crate::block::BlockId;
 use crate::head::Manifest;
 use crate::head::fields::{self, Fields};
-use crate::oplog::slice::SliceHeader;
+use crate::oplog::slice::Slice;
 use crate::oplog::{OpTime, Ts};
 
 /// How often a commit that was not made is tried.
@@ -110,15 +109,6 @@ pub struct Bound {
 struct At {
     commits: i64,
     received: Option<OpTime>,
-}
-
-/// An oplog slice, as a blockstore keeps it.
-#[derive(Debug, Clone)]
-pub struct Slice {
-    /// What is known of it without reading its entries.
-    pub header: SliceHeader,
-    /// The stream blocks of its entries, in order.
-    pub pieces: Vec<BlockId>,
 }
 
 /// Something to be committed.

@@ -39,7 +39,6 @@ pub(crate) use backend::Found;
 pub use contents::JobDocument;
 pub use error::Error;
 pub use groom::{GroomProgress, GroomReport, GroomRequest, GroomedJob};
-pub use job::Slice;
 pub(crate) use job::{Bound, Change, Daemon};
 pub(crate) use lacking::lacking;
 pub use objects::{Probe, Refused, is_of_objects, probe};
@@ -52,6 +51,7 @@ pub(crate) use told::{cause_text, in_one_line};
 
 use crate::block::BlockRead;
 use crate::head::Manifest;
+use crate::oplog::slice::Slice;
 use crate::store::{self, RepositorySalt, Secret, Store, Vault};
 use connection::Connection;
 use repository::Facts;

@@ -12,10 +12,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::counted::Counted;
-use super::slices::Slice;
+use super::slices;
 use super::{Activity, Error, Figures, Job, SnapshotInfo, State, Stopped, scan, snapshot};
 use crate::head::{self, Head};
-use crate::oplog::slice::entries;
+use crate::oplog::slice::{Slice, entries};
 use crate::oplog::{OpTime, Position, Ts, position};
 use crate::tree;
 
@@ -384,7 +384,7 @@ impl Worker {
     }
 
     fn apply(&mut self, open: &mut Open, slice: &Slice) -> Result<(), Error> {
-        let bytes = slice.read(self.job.store())?;
+        let bytes = slices::read(slice, self.job.store())?;
         let base = open.head.position().optime;
         for entry in entries(&bytes) {
             let entry = entry?;

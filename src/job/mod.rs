@@ -66,7 +66,7 @@ pub use info::{
 pub use push::{Push, PushOptions, RemoteInfo, RemoteSnapshot, prepare_store};
 pub use read::{list_snapshots, open_backup, points, status, status_of};
 pub use remote::{RemoteJob, list_remote_snapshots, remote_points};
-pub use slices::{Slice, SliceChain};
+pub use slices::SliceChain;
 pub use state::{ScanState, State, Stopped};
 
 use crate::block::BlockId;

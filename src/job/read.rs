@@ -75,7 +75,7 @@ pub(super) fn backup_of(store: Store, job: Option<&str>) -> Result<restore::Back
     let state = State::read(&store, &id)?;
     let mut slices = Vec::new();
     state.slices.for_each(&store, &mut |slice| {
-        slices.push(slice.into());
+        slices.push(slice);
         Ok(())
     })?;
     let snapshots = snapshot::manifests(&store, &state)?;
@@ -138,6 +138,6 @@ fn store_info(store: &Store) -> StoreInfo {
 fn restorable(store: &Store, state: &State) -> Result<Vec<SpanInfo>, Error> {
     let manifests = snapshot::manifests(store, state)?;
     let mut walk = restore::Walk::new(store, &manifests, unreachable_after(state));
-    state.slices.for_each(store, &mut |slice| Ok(walk.slice(&slice.into())?))?;
+    state.slices.for_each(store, &mut |slice| Ok(walk.slice(&slice)?))?;
     Ok(walk.finish()?.into_iter().map(SpanInfo::from).collect())
 }

@@ -16,8 +16,9 @@ use super::remote::RemoteJob;
 use super::slices::{self, SliceChain};
 use super::{Error, Job, SnapshotInfo, State, blocking, hex, snapshot, snapshot_of_what_is_stored};
 use crate::block::{BlockId, BlockRead, references};
-use crate::blockstore::{self, Blockstore, Place, Reader, Slice};
+use crate::blockstore::{self, Blockstore, Place, Reader};
 use crate::head::{self, Manifest, RULE_VERSION, content_root};
+use crate::oplog::slice::Slice;
 use crate::oplog::{OpTime, Ts};
 use crate::restore::{Amount, At, Cancel, Phase, Progress};
 use crate::store::{Location, Store, StoredBlock};
@@ -201,8 +202,7 @@ fn commit(
     }
     let mut chain = SliceChain::default();
     let mut received = base.head.position;
-    for Slice { header, pieces } in slices {
-        let mut slice = slices::Slice { header, pieces };
+    for mut slice in slices {
         // A head goes on at the beginning of a slice.
         if slice.header.first.optime <= received.optime || slice.header.last.optime.ts > upto {
             let begin = received.optime.max(slice.header.prev);

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::read::unreachable_after;
 use super::{Error, JobPoints, SnapshotInfo, SpanInfo, State, blocking};
-use crate::blockstore::{Blockstore, Place, Reader, RemoteRepository, Slice};
+use crate::blockstore::{Blockstore, Place, Reader, RemoteRepository};
 use crate::head::Manifest;
+use crate::oplog::slice::Slice;
 use crate::restore;
 
 /// A job of a blockstore, with its snapshots pinned: as long as this lives, it can be read.
@@ -49,14 +50,12 @@ impl RemoteJob {
     #[must_use]
     pub fn into_backup(self, scratch: PathBuf) -> restore::Backup {
         let Self { blockstore, reader, state, snapshots, slices } = self;
-        let slices =
-            slices.into_iter().map(|Slice { header, pieces }| restore::Slice { header, pieces });
         restore::Backup {
             gaps: unreachable_after(&state),
             job: state.name,
             repository: Arc::new(RemoteRepository { blockstore, reader, scratch }),
             snapshots,
-            slices: slices.collect(),
+            slices,
         }
     }
 }

@@ -8,11 +8,10 @@ use bson::raw::{RawArrayBuf, RawBsonRef, cstr};
 use bson::{RawDocument, RawDocumentBuf, Timestamp};
 
 use super::Error;
-use crate::block::{BlockId, BlockRead, BlockWrite, stream};
+use crate::block::{BlockRead, BlockWrite, stream};
 use crate::head::fields::Fields;
-use crate::oplog::slice::{self, SliceBuilder, SliceHeader};
+use crate::oplog::slice::{self, Slice, SliceBuilder, SliceHeader};
 use crate::oplog::{OpTime, Ts, position};
-use crate::restore;
 use crate::store::RepositorySalt;
 use crate::tree::{self, Content, Cursor, Edit, Key, Order, Shape};
 
@@ -20,30 +19,19 @@ use crate::tree::{self, Content, Cursor, Edit, Key, Order, Shape};
 /// them on average, a fold writes one leaf and its path: about sixteen of each balance.
 const RECENT_MAX: usize = 16;
 
-/// A slice: what is known of it, and the blocks of its entries.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slice {
-    /// What is known of it.
-    pub header: SliceHeader,
-    /// The stream blocks of its entries, in order.
-    pub pieces: Vec<BlockId>,
+/// Reads the entries of a slice, checked against its header.
+///
+/// # Errors
+/// [`Error::Block`], [`Error::Oplog`].
+pub fn read(slice: &Slice, blocks: &dyn BlockRead) -> Result<Vec<u8>, Error> {
+    let bytes = stream::read(blocks, &slice.pieces)?;
+    slice::check(&slice.header, &bytes)?;
+    Ok(bytes)
 }
 
-impl Slice {
-    /// Reads the entries, checked against the header.
-    ///
-    /// # Errors
-    /// [`Error::Block`], [`Error::Oplog`].
-    pub fn read(&self, blocks: &dyn BlockRead) -> Result<Vec<u8>, Error> {
-        let bytes = stream::read(blocks, &self.pieces)?;
-        slice::check(&self.header, &bytes)?;
-        Ok(bytes)
-    }
-
-    fn from_document(document: &RawDocument) -> Result<Self, Error> {
-        let (header, pieces) = SliceHeader::from_document(document)?;
-        Ok(Self { header, pieces })
-    }
+fn from_document(document: &RawDocument) -> Result<Slice, Error> {
+    let (header, pieces) = SliceHeader::from_document(document)?;
+    Ok(Slice { header, pieces })
 }
 
 /// The entries of a slice after an optime and up to a timestamp, as a slice of its own, with its blocks stored. None if it has no
@@ -57,7 +45,7 @@ pub(super) fn cut(
     after: OpTime,
     upto: Ts,
 ) -> Result<Option<Slice>, Error> {
-    let bytes = slice.read(blocks)?;
+    let bytes = read(slice, blocks)?;
     let (mut builder, mut is_met) = (SliceBuilder::new(after), slice.header.prev == after);
     let mut is_empty = true;
     for entry in slice::entries(&bytes) {
@@ -77,12 +65,6 @@ pub(super) fn cut(
     }
     let (header, bytes) = builder.finish()?;
     Ok(Some(Slice { header, pieces: stream::write(blocks, &bytes)? }))
-}
-
-impl From<Slice> for restore::Slice {
-    fn from(Slice { header, pieces }: Slice) -> Self {
-        Self { header, pieces }
-    }
 }
 
 /// The slices of a job, oldest first.
@@ -142,7 +124,7 @@ impl SliceChain {
         let mut expired = Vec::new();
         let mut cursor = Cursor::new(blocks, &self.tree);
         while let Some(document) = cursor.next()? {
-            let slice = Slice::from_document(&document)?;
+            let slice = from_document(&document)?;
             if slice.header.last.optime > floor {
                 break;
             }
@@ -186,7 +168,7 @@ impl SliceChain {
         let mut cursor = Cursor::new(blocks, &self.tree);
         cursor.seek(&key(from)?)?;
         match cursor.next()? {
-            Some(document) => Slice::from_document(&document).map(Some),
+            Some(document) => from_document(&document).map(Some),
             None => {
                 let mut recent = self.recent.iter();
                 Ok(recent.find(|slice| slice.header.first.optime.ts >= from).cloned())
@@ -237,7 +219,7 @@ impl SliceChain {
     ) -> Result<(), Error> {
         let mut cursor = Cursor::new(blocks, &self.tree);
         while let Some(document) = cursor.next()? {
-            each(Slice::from_document(&document)?)?;
+            each(from_document(&document)?)?;
         }
         self.recent.iter().cloned().try_for_each(each)
     }
@@ -263,9 +245,7 @@ impl SliceChain {
         let recent = read.documents("recent")?.into_iter();
         Ok(Self {
             tree: read.tree("tree")?,
-            recent: recent
-                .map(|slice| Slice::from_document(slice.document))
-                .collect::<Result<_, _>>()?,
+            recent: recent.map(|slice| from_document(slice.document)).collect::<Result<_, _>>()?,
         })
     }
 }

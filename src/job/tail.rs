@@ -10,10 +10,9 @@ use bson::RawDocument;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::slices::Slice;
 use super::{Error, Figures, Job, blocking};
 use crate::block::stream;
-use crate::oplog::slice::{self, MAX_ENTRY_BYTES, MAX_SLICE_BYTES, SliceBuilder};
+use crate::oplog::slice::{self, MAX_ENTRY_BYTES, MAX_SLICE_BYTES, Slice, SliceBuilder};
 use crate::oplog::{OpTime, Position};
 use crate::source::Source;
 

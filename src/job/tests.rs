@@ -10,12 +10,11 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::scan::merge;
 use super::scan::progress::{Piece, Progress, RangeProgress};
-use super::slices::Slice;
 use super::*;
 use crate::block::{self, BlockRead as _, BlockWrite as _, Kind, MemoryBlocks};
 use crate::head;
 use crate::lab::ReplicaSet;
-use crate::oplog::slice::SliceHeader;
+use crate::oplog::slice::{Slice, SliceHeader};
 use crate::oplog::{OpTime, Position, Ts, Uuid};
 use crate::source::{Arrival, Identity, Listed, Range, ReadFrom, Source, StartPoint};
 use crate::store::fs::{FsError, Operation};

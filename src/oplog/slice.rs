@@ -42,6 +42,15 @@ pub struct SliceHeader {
     pub kinds: BTreeSet<String>,
 }
 
+/// A slice as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    /// What is known of it without reading its entries.
+    pub header: SliceHeader,
+    /// The [`crate::block::stream`] blocks of its entries, in order.
+    pub pieces: Vec<BlockId>,
+}
+
 impl SliceHeader {
     /// The slice's document in a tree of links: `_id` is the first timestamp, `pieces` the
     /// [`crate::block::stream`] blocks of the entries.

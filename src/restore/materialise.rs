@@ -17,12 +17,13 @@ use super::point::Nearest;
 use super::resolve::{History, Route};
 use super::spans::before;
 use super::{
-    Amount, At, Backup, Cancel, Contents, Error, Phase, PlannedPoint, Progress, Slice, rfc3339,
+    Amount, At, Backup, Cancel, Contents, Error, Phase, PlannedPoint, Progress, read_slice, rfc3339,
 };
 use crate::block::BlockRead;
 use crate::blockstore::Repository;
 use crate::head::{self, Collection, Head, Manifest};
-use crate::oplog::{self, OpTime, Ts, Uuid, slice};
+use crate::oplog::slice::{self, Slice};
+use crate::oplog::{self, OpTime, Ts, Uuid};
 use crate::store::Store;
 
 /// Bytes of changes held in memory while slices are applied; more goes to scratch files. A quarter
@@ -304,7 +305,7 @@ impl Advance<'_> {
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(SLICES_HELD);
             scope.spawn(move || {
-                let mut read = slices.iter().map(|slice| (slice, slice.read(overlay)));
+                let mut read = slices.iter().map(|slice| (slice, read_slice(slice, overlay)));
                 // Nobody listens when the rest does not matter.
                 read.try_for_each(|read| sender.send(read))
             });

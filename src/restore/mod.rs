@@ -59,10 +59,10 @@ pub use spans::{Limit, Span, Walk};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::block::{BlockId, BlockRead, stream};
+use crate::block::{BlockRead, stream};
 use crate::blockstore::Repository;
 use crate::head::Manifest;
-use crate::oplog::slice::{self, SliceHeader};
+use crate::oplog::slice::{self, Slice};
 use crate::oplog::{OpTime, Ts};
 use items::Selection;
 use live::{Marker, Work};
@@ -126,27 +126,16 @@ pub struct Stretch {
     pub reach: Ts,
 }
 
-/// An oplog slice, as a job's state names it.
-#[derive(Debug, Clone)]
-pub struct Slice {
-    /// What is known of it without reading its entries.
-    pub header: SliceHeader,
-    /// The stream blocks of its entries, in order.
-    pub pieces: Vec<BlockId>,
-}
-
-impl Slice {
-    /// Reads its entries ([`slice::entries`]), checked against the header.
-    ///
-    /// # Errors
-    /// [`Error::Unreadable`].
-    pub fn read(&self, blocks: &dyn BlockRead) -> Result<Vec<u8>, Error> {
-        let name = format!("the oplog slice from {}", self.header.first.optime);
-        let bytes = stream::read(blocks, &self.pieces);
-        let bytes = bytes.map_err(|why| Error::unreadable(&name)(why))?;
-        slice::check(&self.header, &bytes).map_err(|why| Error::unreadable(&name)(why))?;
-        Ok(bytes)
-    }
+/// Reads the entries of a slice ([`slice::entries`]), checked against its header.
+///
+/// # Errors
+/// [`Error::Unreadable`].
+pub fn read_slice(slice: &Slice, blocks: &dyn BlockRead) -> Result<Vec<u8>, Error> {
+    let name = format!("the oplog slice from {}", slice.header.first.optime);
+    let bytes = stream::read(blocks, &slice.pieces);
+    let bytes = bytes.map_err(|why| Error::unreadable(&name)(why))?;
+    slice::check(&slice.header, &bytes).map_err(|why| Error::unreadable(&name)(why))?;
+    Ok(bytes)
 }
 
 /// A restore that is planned and has touched nothing yet but scratch files, which go with it.

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use super::point::{At, Nearest, NearestSnapshots};
 use super::spans::{Span, Walk, before, follows, not_understood, usable};
-use super::{Backup, Error, Slice};
+use super::{Backup, Error};
 use crate::block::BlockRead;
 use crate::head::{Manifest, RULE_VERSION};
+use crate::oplog::slice::Slice;
 use crate::oplog::{OpTime, Ts};
 
 /// Where a restore starts and how far it goes.

@@ -9,11 +9,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{Error, Slice};
+use super::{Error, read_slice};
 use crate::block::BlockRead;
 use crate::head::{self, Manifest, RULE_VERSION};
 use crate::oplog::known::{self, PREPARE_KIND};
-use crate::oplog::slice::{self, SliceHeader};
+use crate::oplog::slice::{self, Slice, SliceHeader};
 use crate::oplog::{self, ApplyOpsRole, OpTime, Parsed, Position, Ts, operations};
 
 /// Kinds of the entries that decide what was prepared.
@@ -110,7 +110,7 @@ pub(super) fn not_understood(blocks: &dyn BlockRead, slice: &Slice) -> Result<Ve
     if slice.header.kinds.iter().all(known) {
         return Ok(Vec::new());
     }
-    let bytes = slice.read(blocks)?;
+    let bytes = read_slice(slice, blocks)?;
     let mut found = Vec::new();
     for entry in slice::entries(&bytes) {
         let entry = entry?;
@@ -300,7 +300,7 @@ impl<'a> Run<'a> {
         let after = self.base.head.position.optime;
         let mut unreadable = None;
         for slice in &self.transactions {
-            let Ok(bytes) = slice.read(blocks) else {
+            let Ok(bytes) = read_slice(slice, blocks) else {
                 unreadable = Some(Limit::Unreadable(slice.header.first.optime.ts));
                 break;
             };

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use headstock::blockstore::{Blockstore, Slice};
+use headstock::blockstore::Blockstore;
 use headstock::job;
 use headstock::lab::{Backup, Detail, Plan, Running, Workload};
+use headstock::oplog::slice::Slice;
 use headstock::oplog::{OpTime, Ts};
 use tokio::time::{Instant, sleep};
 

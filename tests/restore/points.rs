@@ -6,9 +6,9 @@ use std::time::Duration;
 use bson::{Document, RawDocument, Timestamp, doc, rawdoc};
 use headstock::block::stream;
 use headstock::lab::{self, Detail, ReplicaSet, SourceState};
-use headstock::oplog::slice::SliceHeader;
+use headstock::oplog::slice::{Slice, SliceHeader};
 use headstock::oplog::{OpTime, Ts, position, slice};
-use headstock::restore::{At, Backup, Error, Limit, Request, Slice, Span};
+use headstock::restore::{At, Backup, Error, Limit, Request, Span};
 use mongodb::ClientSession;
 
 use crate::support::{Made, command, plan, request, restore, run, same, shard, source, target};

@@ -17,7 +17,7 @@ use headstock::block::stream;
 use headstock::head;
 use headstock::job::{self, Job, snapshot, snapshot_of_what_is_stored};
 use headstock::lab::{self, Program, ReplicaSet};
-use headstock::oplog::slice::{self, SliceBuilder};
+use headstock::oplog::slice::{self, Slice, SliceBuilder};
 use headstock::oplog::{self, ApplyOpsRole, OpTime, Parsed, Ts, position};
 use headstock::restore::{At, Backup, Cancel, Error, Request, Silent, View};
 use headstock::store::{self, Store};
@@ -189,7 +189,7 @@ fn add_slice(job: &Job, entries: &[RawDocumentBuf]) {
     let pieces = stream::write(job.store(), &bytes).expect("blocks");
     let change = |state: &mut job::State| {
         state.received = Some(header.last);
-        state.slices.push(job.store(), job.store().salt(), job::Slice { header, pieces })
+        state.slices.push(job.store(), job.store().salt(), Slice { header, pieces })
     };
     job.update(&session, change).expect("a commit");
 }

@@ -11,10 +11,10 @@ use futures::TryStreamExt as _;
 use headstock::block::{BlockRead, stream};
 use headstock::head::{self, Collection, Config, Head, Manifest, RULE_VERSION};
 use headstock::lab::{Detail, Options, ReplicaSet, SourceState, Standalone};
-use headstock::oplog::slice::SliceBuilder;
+use headstock::oplog::slice::{Slice, SliceBuilder};
 use headstock::oplog::{self, OpTime, Position};
 use headstock::restore::{
-    At, Backup, Cancel, Error, Existing, Plan, Report, Request, Silent, Slice, Target, prepare,
+    At, Backup, Cancel, Error, Existing, Plan, Report, Request, Silent, Target, prepare,
 };
 use headstock::source::{ReadFrom, Source};
 use headstock::store::{self, Store};

@@ -9,12 +9,13 @@ use super::{Change, Line, Version};
 use crate::block::{BlockId, BlockRead, stream};
 use crate::head::{self, Manifest, Scope, namespaces};
 use crate::inspect::{Error, get};
+use crate::oplog::slice::Slice;
 use crate::oplog::transactions::{Assembler, Chain, Outcome, Part, Phase};
 use crate::oplog::{
     self, ApplyOps, Command, NameOrder, OpTime, Operation, Parsed, Position, Rules, Ts, Update,
     Uuid, operations, parse, slice,
 };
-use crate::restore::{self, Amount, Cancel, Progress, Slice, Stretch};
+use crate::restore::{self, Amount, Cancel, Progress, Stretch};
 use crate::tree::{Key, Order};
 
 /// What is said of a capped collection whose server removes documents without an entry.
@@ -148,7 +149,7 @@ impl<'a> Follow<'a> {
         slice: &Slice,
         each: &mut dyn FnMut(Line<'_>) -> io::Result<()>,
     ) -> Result<bool, Error> {
-        let bytes = slice.read(self.blocks)?;
+        let bytes = restore::read_slice(slice, self.blocks)?;
         let (from, to) = (self.stretch.span.from.optime, self.stretch.span.to.optime);
         let mut offset = 0;
         for entry in slice::entries(&bytes) {
@@ -291,7 +292,7 @@ impl<'a> Follow<'a> {
             if open.undecided().iter().all(|prepared| *prepared > from.ts) {
                 break;
             }
-            let bytes = slice.read(self.blocks)?;
+            let bytes = restore::read_slice(slice, self.blocks)?;
             for entry in slice::entries(&bytes) {
                 let entry = entry?;
                 let at = oplog::position(entry)?.optime;
@@ -324,7 +325,8 @@ impl<'a> Follow<'a> {
             Held::Stored(pieces) => stream::read(self.blocks, &pieces)?,
             Held::InSlice(index, offset) => {
                 if self.looked_up.as_ref().is_none_or(|(slice, _)| *slice != index) {
-                    self.looked_up = Some((index, self.stretch.slices[index].read(self.blocks)?));
+                    let slice = &self.stretch.slices[index];
+                    self.looked_up = Some((index, restore::read_slice(slice, self.blocks)?));
                 }
                 let bytes = self.looked_up.as_ref().map_or(&[][..], |(_, bytes)| &bytes[offset..]);
                 let mut entries = slice::entries(bytes);

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use crate::block::BlockRead;
 use crate::head;
 use crate::inspect::Error;
-use crate::oplog::{self, Command, Operation, Parsed, Uuid, operations, parse, slice};
+use crate::oplog::slice::{self, Slice};
+use crate::oplog::{self, Command, Operation, Parsed, Uuid, operations, parse};
 use crate::restore::{self, Cancel, Stretch};
 
 /// Kinds of the entries that give a collection a name.
@@ -26,14 +27,13 @@ pub(super) fn uuids(
             let catalog = head::catalog(blocks, &snapshot.head)?;
             found.extend(catalog.iter().filter(|one| one.ns == ns).map(|one| one.uuid));
         }
-        let naming = |slice: &&restore::Slice| {
-            NAMING_KINDS.iter().any(|kind| slice.header.kinds.contains(*kind))
-        };
+        let naming =
+            |slice: &&Slice| NAMING_KINDS.iter().any(|kind| slice.header.kinds.contains(*kind));
         for slice in stretch.slices.iter().filter(naming) {
             if cancel.is_cancelled() {
                 return Err(restore::Error::Cancelled.into());
             }
-            let bytes = slice.read(blocks)?;
+            let bytes = restore::read_slice(slice, blocks)?;
             in_slice(&bytes, ns, &mut found)?;
         }
     }

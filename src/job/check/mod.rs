@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Error, State, scan, snapshot};
+use super::{Error, State, scan, slices, snapshot};
 use crate::block::{self, BlockId, BlockRead, Kind};
 use crate::head::{self, HeadRoot};
 use crate::oplog::OpTime;
@@ -323,7 +323,7 @@ impl Check<'_> {
             last = Some(slice.header.last.optime);
             self.checked.slices += 1;
             if self.settings.level == Level::Data
-                && let Err(error) = slice.read(store)
+                && let Err(error) = slices::read(&slice, store)
             {
                 self.finding(owner, code::SLICE, place, error);
             }

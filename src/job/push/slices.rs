@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::{Binding, LOOK_EVERY, Pusher};
-use crate::blockstore::{Asserter, Change, NAMES_MAX, Purpose, Reaper, Session, Slice};
+use crate::blockstore::{Asserter, Change, NAMES_MAX, Purpose, Reaper, Session};
 use crate::job::slices::cut;
 use crate::job::{Error, Job, State, now_ms};
+use crate::oplog::slice::Slice;
 use crate::oplog::{OpTime, Ts};
 use crate::store;
 
@@ -112,8 +113,7 @@ fn following(job: &Job, there: Option<OpTime>) -> Result<Next, Error> {
         && over.header.first.optime <= there
         && let Some(rest) = cut(store, &over, there, Ts::MAX)?
     {
-        let slices = vec![Slice { header: rest.header, pieces: rest.pieces }];
-        return Ok(Next { slices, _session: Some(session), ..next });
+        return Ok(Next { slices: vec![rest], _session: Some(session), ..next });
     }
     let slices = run(job, &state, from)?;
     Ok(Next { took_long: slices.is_empty(), slices, anew: !follows, ..next })
@@ -130,7 +130,7 @@ fn run(job: &Job, state: &State, mut from: Ts) -> Result<Vec<Slice>, Error> {
             break;
         }
         from = slice.header.last.optime.ts.next();
-        slices.push(Slice { header: slice.header, pieces: slice.pieces });
+        slices.push(slice);
     }
     Ok(slices)
 }
@@ -139,7 +139,6 @@ fn run(job: &Job, state: &State, mut from: Ts) -> Result<Vec<Slice>, Error> {
 mod tests {
     use super::*;
     use crate::block::BlockRead as _;
-    use crate::job::slices;
     use crate::oplog::slice::{SliceBuilder, SliceHeader};
     use crate::source::Identity;
     use crate::store::{Options, Store};
@@ -149,7 +148,7 @@ mod tests {
     }
 
     /// A slice of no-ops at these seconds.
-    fn slice(store: &Store, prev: OpTime, seconds: std::ops::RangeInclusive<u32>) -> slices::Slice {
+    fn slice(store: &Store, prev: OpTime, seconds: std::ops::RangeInclusive<u32>) -> Slice {
         let mut builder = SliceBuilder::new(prev);
         for secs in seconds {
             let entry = bson::rawdoc! {
@@ -160,11 +159,11 @@ mod tests {
         }
         let (header, bytes) = builder.finish().expect("finish");
         let pieces = crate::block::stream::write(store, &bytes).expect("put");
-        slices::Slice { header, pieces }
+        Slice { header, pieces }
     }
 
     /// A job with slices of ten seconds each up to 1000, and what is given.
-    fn job(more: impl FnOnce(&Store) -> slices::Slice) -> (tempfile::TempDir, Job) {
+    fn job(more: impl FnOnce(&Store) -> Slice) -> (tempfile::TempDir, Job) {
         let dir = tempfile::tempdir().expect("a folder");
         let store = Store::create(dir.path(), Options::default()).expect("create");
         let identity = Identity {
@@ -174,7 +173,7 @@ mod tests {
             fcv: "6.0".to_owned(),
         };
         let mut state = State::new("rs0".to_owned(), identity, 0);
-        let mut all: Vec<slices::Slice> =
+        let mut all: Vec<Slice> =
             (10..=1000).step_by(10).map(|end| slice(&store, at(end - 10), end - 9..=end)).collect();
         all.push(more(&store));
         let last = all.last().expect("some").header.last;

@@ -8,10 +8,11 @@ use tokio::task::JoinSet;
 
 use super::{Code, Depth, Finding, Report};
 use crate::block::{self, BlockId};
-use crate::blockstore::{self, Found, Reader, Slice, lacking};
+use crate::blockstore::{self, Found, Reader, lacking};
 use crate::head::Manifest;
 use crate::job::remote::RemoteJob;
 use crate::job::{Error, blocking};
+use crate::oplog::slice::Slice;
 use crate::store::StoredBlock;
 use crate::tree;
 

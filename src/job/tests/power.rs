@@ -309,7 +309,7 @@ fn flush(machine: &Machine, job: &Job) -> Result<(), Error> {
     let config = machine.config(root.position.optime.ts.secs);
     let mut head = Head::load(Arc::new(store.clone()), config, &root)?;
     let mut apply = |slice: Slice| {
-        let bytes = slice.read(store)?;
+        let bytes = slices::read(&slice, store)?;
         for entry in crate::oplog::slice::entries(&bytes) {
             let entry: &RawDocument = entry?;
             if crate::oplog::position(entry)?.optime > head.position().optime {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::head::{self, Collection, Head};
 use crate::job::apply::{CHANGE_BUDGET_BYTES, is_before_5};
-use crate::job::slices::SliceChain;
+use crate::job::slices::{self, SliceChain};
 use crate::job::{Error, Figures, State, blocking, pick, read};
 use crate::oplog::slice::entries;
 use crate::oplog::{OpTime, Position, Ts, Uuid, position};
@@ -238,7 +238,7 @@ impl Advance {
             if slice.header.follows(self.last).is_err() {
                 return Ok(false);
             }
-            self.entries(&slice.read(store)?)?;
+            self.entries(&slices::read(&slice, store)?)?;
         }
         Ok(true)
     }

@@ -6,10 +6,10 @@ use tokio::sync::watch;
 
 use super::backup::Opened;
 use crate::block::stream;
-use crate::job::slices::{Slice, SliceChain};
+use crate::job::slices::SliceChain;
 use crate::job::tail::SLICE_BYTES;
 use crate::job::{Error, blocking};
-use crate::oplog::slice::{self, SliceBuilder};
+use crate::oplog::slice::{self, Slice, SliceBuilder};
 use crate::oplog::{OpTime, Ts};
 use crate::source::Source;
 

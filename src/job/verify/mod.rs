@@ -32,7 +32,7 @@ use self::compare::{Pair, alone};
 pub use self::report::{Compared, Counts, Finding, Kind, Method, Report};
 use super::apply::is_before_5;
 use super::handle::describe;
-use super::slices::SliceChain;
+use super::slices::{self, SliceChain};
 use super::{Activity, Error, Figures, PointInfo, blocking};
 use crate::head::namespaces::{kept, split};
 use crate::head::{Collection, Head, Scanned};
@@ -354,7 +354,7 @@ fn catch_up(
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        for entry in entries(&slice.read(&*opened.blocks)?) {
+        for entry in entries(&slices::read(&slice, &*opened.blocks)?) {
             let entry = entry?;
             let at = position(entry)?.optime;
             if at <= start.base.optime {

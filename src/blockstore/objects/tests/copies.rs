@@ -14,9 +14,9 @@ use crate::blockstore::connection::Connection;
 use crate::blockstore::groom::{GroomProgress, GroomReport, GroomRequest};
 use crate::blockstore::objects::{PACKS, place};
 use crate::blockstore::{
-    Asserter, Blockstore, Bound, Change, Daemon, Error, Pace, Place, Purpose, Session, Slice,
+    Asserter, Blockstore, Bound, Change, Daemon, Error, Pace, Place, Purpose, Session,
 };
-use crate::oplog::slice::SliceBuilder;
+use crate::oplog::slice::{Slice, SliceBuilder};
 use crate::oplog::{OpTime, Ts};
 use crate::store::{Options, Store, StoredBlock};
 
