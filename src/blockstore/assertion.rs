@@ -51,7 +51,7 @@ struct Inner {
     /// Those that were asserted; few.
     dictionaries: Mutex<HashSet<BlockId>>,
     sent: std::sync::Mutex<Sent>,
-    /// None of the blocks that were asked about last is there.
+    /// None of the blocks that were asked about last was there, nor any that were inserted since.
     expects_new: AtomicBool,
 }
 
@@ -90,15 +90,17 @@ impl Asserter {
         let count = open.len() as u64;
         for round in 0..ROUNDS_MAX {
             let is_new = round == 0 && self.inner.expects_new.load(Ordering::Relaxed);
-            let mut patience = Patience::default();
-            open = loop {
-                let asked =
-                    if is_new { self.insert_unasked(&open).await } else { self.round(&open).await };
-                match asked {
-                    Err(error) => patience.after(error).await?,
-                    again => break again?,
-                }
-            };
+            if is_new && let Some(again) = self.insert_unasked(&open).await {
+                open = again;
+            } else {
+                let mut patience = Patience::default();
+                open = loop {
+                    match self.round(&open).await {
+                        Err(error) => patience.after(error).await?,
+                        again => break again?,
+                    }
+                };
+            }
             if open.is_empty() {
                 self.count(|sent| sent.asserted += count);
                 return Ok(());
@@ -118,13 +120,14 @@ impl Asserter {
         }
     }
 
-    /// Inserts blocks that are hardly there, given those before them. Returns those that are.
-    async fn insert_unasked(&self, open: &[BlockId]) -> Result<Vec<BlockId>, Error> {
-        let again = self.insert_missing(open.to_vec()).await?;
-        if !again.is_empty() {
+    /// Inserts blocks that are hardly there, given those before them. Returns those that are. None if it went wrong: some may be there
+    /// now, and what cannot be read here may be, so that all are to be asked about, which tells what is still wrong.
+    async fn insert_unasked(&self, open: &[BlockId]) -> Option<Vec<BlockId>> {
+        let again = self.insert_missing(open.to_vec()).await;
+        if !again.as_ref().is_ok_and(Vec::is_empty) {
             self.inner.expects_new.store(false, Ordering::Relaxed);
         }
-        Ok(again)
+        again.inspect_err(|error| tracing::debug!(%error, "blocks are asked about first")).ok()
     }
 
     /// Returns those that have to be looked for again.

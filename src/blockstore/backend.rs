@@ -69,7 +69,7 @@ pub enum Ended {
     Unknown(Error),
 }
 
-/// Bytes of stored blocks in one answer, but for the last block.
+/// Bytes of stored blocks in one answer, about.
 pub const ANSWER_BYTES: usize = 16 << 20;
 
 /// What to find.
@@ -168,7 +168,7 @@ pub trait BlockWriter: Send + Sync {
     /// Whether an insertion tells which blocks were there, so that it may come before the question.
     fn tells_duplicates(&self) -> bool;
 
-    /// Writes blocks that were not there, behind their dictionaries. Returns those that were there after all.
+    /// Writes blocks that are not there, behind their dictionaries. Returns those that are.
     fn insert(&self, blocks: Vec<StoredBlock>) -> Answer<'_, Vec<BlockId>>;
 
     /// Gives a block that is there another form. `lost`: the dictionary that it must still be stored with for that.

@@ -247,8 +247,17 @@ struct Fetch {
     cancel: Cancel,
 }
 
-/// A batch that has come: the blocks in the store by now that name others, how many came, and their raw bytes.
-type Come = Result<(Vec<BlockId>, u64, u64), Error>;
+/// A batch that has come.
+#[derive(Default)]
+struct Batch {
+    /// Blocks of it that have not come yet, and those that what came names.
+    open: Vec<BlockId>,
+    blocks: u64,
+    /// Raw ones.
+    bytes: u64,
+}
+
+type Come = Result<Batch, Error>;
 
 impl Fetch {
     /// All that a snapshot reaches.
@@ -317,8 +326,9 @@ impl Fetch {
                 }
             }
             let Some(come) = under_way.join_next().await else { break };
-            let (named, blocks, bytes) = come.map_err(|_| blockstore::Error::WorkerLost)??;
-            open.extend(named);
+            let Batch { open: more, blocks, bytes } =
+                come.map_err(|_| blockstore::Error::WorkerLost)??;
+            open.extend(more);
             report.blocks += blocks;
             report.bytes += bytes;
             self.progress.advance(Amount { documents: blocks, bytes });
@@ -382,50 +392,37 @@ async fn kept(keeping: &mut JoinSet<Result<(), Error>>) -> Result<(), Error> {
     }
 }
 
-/// Fetches blocks and takes them into the store. Returns what those name that have come.
-async fn batch_of(store: Store, reader: Reader, ids: Vec<BlockId>) -> Come {
-    let mut waiting: HashSet<BlockId> = ids.into_iter().collect();
-    let (mut named, mut blocks, mut bytes) = (Vec::new(), 0, 0);
-    while !waiting.is_empty() {
-        let asked: Vec<BlockId> = waiting.iter().copied().collect();
-        let come = reader.some_stored(&asked).await?;
-        let mut with_dictionaries = Vec::with_capacity(come.len());
-        for block in come {
-            let dictionary = match &block.dictionary {
-                Some(id) => reader.dictionary(id).await?,
-                None => None,
-            };
-            with_dictionaries.push((block, dictionary));
-        }
-        let store = store.clone();
-        let kept = blocking("rebuild", "the job", move || {
-            let mut kept = Vec::new();
-            for (block, dictionary) in with_dictionaries {
-                store.put_stored(&block, dictionary.as_deref())?;
-                let StoredBlock { id, kind, raw_len, .. } = block;
-                let below = match kind.has_references() {
-                    true => references(kind, &store.get(&id)?.bytes)?,
-                    false => Vec::new(),
-                };
-                kept.push((id, u64::from(raw_len), below));
-            }
-            Ok(kept)
-        });
-        let before = waiting.len();
-        for (id, raw_len, below) in kept.await? {
-            waiting.remove(&id);
-            blocks += 1;
-            bytes += raw_len;
-            named.extend(below);
-        }
-        if waiting.len() == before
-            && let Some(missing) = waiting.iter().next()
-        {
-            reader.check().await?;
-            return Err(crate::block::Error::Missing { id: *missing }.into());
-        }
+/// Fetches some of these blocks, as many as come at once, and takes them into the store.
+async fn batch_of(store: Store, reader: Reader, mut ids: Vec<BlockId>) -> Come {
+    let come = reader.some_stored(&ids).await?;
+    if let (true, Some(missing)) = (come.is_empty(), ids.first()) {
+        reader.check().await?;
+        return Err(crate::block::Error::Missing { id: *missing }.into());
     }
-    Ok((named, blocks, bytes))
+    let there: HashSet<BlockId> = come.iter().map(|block| block.id).collect();
+    ids.retain(|id| !there.contains(id));
+    let mut with_dictionaries = Vec::with_capacity(come.len());
+    for block in come {
+        let dictionary = match &block.dictionary {
+            Some(id) => reader.dictionary(id).await?,
+            None => None,
+        };
+        with_dictionaries.push((block, dictionary));
+    }
+    blocking("rebuild", "the job", move || {
+        let mut come = Batch { open: ids, ..Batch::default() };
+        for (block, dictionary) in with_dictionaries {
+            store.put_stored(&block, dictionary.as_deref())?;
+            let StoredBlock { id, kind, raw_len, .. } = block;
+            if kind.has_references() {
+                come.open.extend(references(kind, &store.get(&id)?.bytes)?);
+            }
+            come.blocks += 1;
+            come.bytes += u64::from(raw_len);
+        }
+        Ok(come)
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ const LOOKS_MAX: u32 = 4;
 impl Objects {
     /// Blocks as they are stored, as many as an answer holds. Those that are not found where they were are looked for as of now.
     pub(super) async fn read_blocks(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
-        let (mut open, mut found, mut bytes) = (ids.to_vec(), Vec::new(), 0);
+        let (mut open, mut found, mut bytes) = (ids.to_vec(), Vec::new(), 0_usize);
         for look in 0..LOOKS_MAX {
             let catalog = match look {
                 0 => self.catalog.last().await?,
@@ -45,21 +45,40 @@ impl Objects {
             drop(catalog);
             let is_known = !by_pack.is_empty();
             let reads = by_pack.into_iter().flat_map(|(pack, records)| ranges(&pack, records));
-            let reads: Vec<_> = reads.map(|(pack, records)| self.read(pack, records)).collect();
-            let mut reads = stream::iter(reads).buffer_unordered(READS_MAX);
-            while bytes < ANSWER_BYTES
-                && let Some(blocks) = reads.try_next().await?
-            {
-                bytes += blocks.iter().map(|block| block.bytes.len()).sum::<usize>();
-                found.extend(blocks);
-            }
-            drop(reads);
+            found.extend(self.read_up_to(reads, ANSWER_BYTES.saturating_sub(bytes)).await?);
+            bytes = found.iter().map(|block| block.bytes.len()).sum();
             let there: HashSet<BlockId> = found.iter().map(|block| block.id).collect();
             open.retain(|id| !there.contains(id));
             // What no pack has as of now is not there.
             if open.is_empty() || bytes >= ANSWER_BYTES || (look > 0 && !is_known) {
                 break;
             }
+        }
+        Ok(found)
+    }
+
+    /// Reads until so many bytes of blocks were there. What is begun is taken in: so only what has room is begun.
+    async fn read_up_to(
+        &self,
+        mut reads: impl Iterator<Item = (String, Vec<Record>)>,
+        limit: usize,
+    ) -> Result<Vec<StoredBlock>, Error> {
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while bytes < limit {
+            let (mut begun, mut asked) = (Vec::new(), bytes);
+            while asked < limit
+                && let Some((pack, records)) = reads.next()
+            {
+                asked += records.iter().map(|record| record.len as usize).sum::<usize>();
+                begun.push(self.read(pack, records));
+            }
+            if begun.is_empty() {
+                break;
+            }
+            let read = stream::iter(begun).buffer_unordered(READS_MAX);
+            let read: Vec<Vec<StoredBlock>> = read.try_collect().await?;
+            bytes += read.iter().flatten().map(|block| block.bytes.len()).sum::<usize>();
+            found.extend(read.into_iter().flatten());
         }
         Ok(found)
     }

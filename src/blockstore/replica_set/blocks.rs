@@ -11,7 +11,7 @@ use super::{BLOCKS, DUPLICATE_KEY, ReplicaSet, TRANSFER_LIMIT};
 use crate::block::{self, BlockId, Codec, Kind};
 use crate::blockstore::Error;
 use crate::blockstore::backend::{
-    ANSWER_BYTES, Answer, Backend as _, BlockWriter, Ended, Found, Miss, SessionOfWriter, Step,
+    Answer, Backend as _, BlockWriter, Ended, Found, Miss, SessionOfWriter, Step,
 };
 use crate::store::StoredBlock;
 
@@ -123,7 +123,7 @@ impl ReplicaSet {
         self.read(ids, None, |document| self.block_of(document)).await
     }
 
-    /// Reads the documents of blocks, or some of their fields, up to [`ANSWER_BYTES`].
+    /// Reads the documents of blocks, or some of their fields: as many as one reply of the server holds, which is 16 MiB.
     async fn read<T>(
         &self,
         ids: &[BlockId],
@@ -133,19 +133,18 @@ impl ReplicaSet {
         let names: Vec<Binary> = ids.iter().map(name).collect();
         let mut session = self.begin().await?;
         let blocks = self.of(BLOCKS);
-        // The server's first answer has 101 documents, unless it is asked for more.
-        let (count, at_once) = (names.len() as i64, u32::try_from(names.len()).unwrap_or(u32::MAX));
-        let mut find = blocks.find(doc! { "_id": { "$in": names } });
-        find = find.limit(count).batch_size(at_once);
+        // A limit below zero asks for one reply, which has 101 documents unless it is asked for more.
+        let (limit, at_once) = (-(ids.len() as i64), u32::try_from(ids.len()).unwrap_or(u32::MAX));
+        let mut find =
+            blocks.find(doc! { "_id": { "$in": names } }).limit(limit).batch_size(at_once);
         if let Some(fields) = fields {
             find = find.projection(fields);
         }
-        let mut cursor = self.ask("find", find.session(&mut session).into_future()).await?;
-        let (mut found, mut bytes) = (Vec::new(), 0);
-        while bytes < ANSWER_BYTES && self.ask("getMore", cursor.advance(&mut session)).await? {
-            let document = cursor.current();
-            bytes += document.as_bytes().len();
-            found.push(read(document)?);
+        let find = find.session(&mut session).into_future();
+        let mut cursor = self.ask_within(TRANSFER_LIMIT, "find", find).await?;
+        let mut found = Vec::new();
+        while self.ask("find", cursor.advance(&mut session)).await? {
+            found.push(read(cursor.current())?);
         }
         self.saw(&session);
         Ok(found)
