@@ -1,9 +1,11 @@
 //! Pushing, and what comes out again.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bson::spec::BinarySubtype;
 use bson::{Binary, Document, doc};
+use headstock::lab::Backup;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::timeout;
@@ -12,6 +14,8 @@ use crate::scene::Scene;
 
 /// Documents of a collection that is large enough to have a dictionary.
 const DOCUMENTS: i32 = 90_000;
+/// Documents of a collection of which another job has the same.
+const SHARED: i32 = 30_000;
 /// Documents of a mebibyte.
 const LARGE: i32 = 40;
 
@@ -19,8 +23,12 @@ const LARGE: i32 = 40;
 const REFUSAL_LIMIT: Duration = Duration::from_secs(60);
 
 pub async fn load(scene: &Scene, from: i32, to: i32, word: &str) {
-    let orders = scene.source.client().database("shop").collection::<Document>("orders");
-    for chunk in (from..to).collect::<Vec<_>>().chunks(5000) {
+    load_into("orders", scene, from..to, word).await;
+}
+
+async fn load_into(name: &str, scene: &Scene, range: Range<i32>, word: &str) {
+    let orders = scene.source.client().database("shop").collection::<Document>(name);
+    for chunk in range.collect::<Vec<_>>().chunks(5000) {
         let documents = chunk.iter().map(|n| {
             let text = format!("{word} {} of {}", n % 97, (i64::from(*n) * 7919) % 10_007);
             doc! { "_id": n, "status": "shipped", "customer": { "name": text.repeat(4), "n": n }, "note": text.repeat(6) }
@@ -115,4 +123,40 @@ async fn a_rebuild_of_what_is_not_there_ends() {
         let said = ended.expect_err("much is missing").to_string();
         assert!(said.contains("is missing"), "{said}");
     }
+}
+
+/// A job whose blocks are there in part, after many that are not: those are found and stay as the others do, though an insertion
+/// comes before the question.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_job_has_pushed_is_asserted_too() {
+    let scene = Scene::of(1).await;
+    let (source, uri) = (scene.source.uri(), scene.uri());
+    for name in ["x", "y", "z"] {
+        load_into(name, &scene, 0..SHARED, name).await;
+    }
+    let words = |job: &'static str| ["--blockstore", &uri, "--job", job];
+    scene.store("one").sync(&source, &words("one")).await.expect("sync");
+    let shared = scene.count("blocks").await;
+    // From now on what is asserted can be told from what only was.
+    scene.groom(&[]).await;
+    let generation = scene.documents("generation").await[0].get_i64("value").expect("a number");
+    // More than are under way at once come before what is there.
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        load_into(name, &scene, 0..SHARED, name).await;
+    }
+    let backup = scene.store("two");
+    backup.sync(&source, &words("two")).await.expect("sync");
+    let blocks = scene.database().collection::<Document>("blocks");
+    let low = blocks.count_documents(doc! { "stamp": { "$lt": generation } }).await.expect("count");
+    let all = scene.count("blocks").await;
+    println!("{shared} blocks, then {all}, {low} of them of the first job alone");
+    assert!(shared > 3000 && all > 2 * shared, "the collections are there");
+    assert!(low < 50, "{low} were not asserted");
+    let (rebuilt, _) = scene.rebuild("rebuilt", &["--job", "two"]).await;
+    let root = |backup: Backup| async move {
+        backup.newest("two").await.expect("a snapshot").content_root
+    };
+    assert_eq!(root(rebuilt).await, root(backup).await);
+    let check = scene.json("fsck", &[]).await;
+    assert_eq!(check["clean"], true, "{check}");
 }
