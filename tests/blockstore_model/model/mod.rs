@@ -277,6 +277,8 @@ pub enum Action {
         writer: u8,
         again: bool,
     },
+    /// Takes a block for missing without having touched it.
+    Guess(u8),
     /// From here on, asserts with the generation that is now.
     Reassert(u8),
     Move(u8),
@@ -439,6 +441,7 @@ impl Model for Scenario {
                 Action::PinBase(writer),
                 Action::Assert { writer, again: false },
                 Action::Assert { writer, again: true },
+                Action::Guess(writer),
                 Action::Reassert(writer),
                 Action::Move(writer),
                 Action::Prepare(writer),
@@ -481,6 +484,7 @@ impl Model for Scenario {
             | Action::Start(writer)
             | Action::PinBase(writer)
             | Action::Assert { writer, .. }
+            | Action::Guess(writer)
             | Action::Reassert(writer)
             | Action::Move(writer)
             | Action::Prepare(writer)

@@ -181,6 +181,12 @@ impl Scenario {
                 }
                 self.assert_next(state, id, &mut writer)?;
             }
+            Action::Guess(_) => {
+                if writer.phase != Phase::Pushing {
+                    return None;
+                }
+                writer.phase = Phase::Missing(self.next_block(id, &writer)?);
+            }
             Action::Reassert(_) => {
                 if writer.phase != Phase::Pushing || writer.stamp == state.generation {
                     return None;
