@@ -1,4 +1,4 @@
-//! How fast blocks may be sent.
+//! How fast blocks may be sent or read.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -19,8 +19,8 @@ impl Pace {
         Self { limit: bytes_per_second.map(bucket) }
     }
 
-    /// Waits until nothing is owed to the limit, and counts what is sent then.
-    pub(super) async fn wait(&self, bytes: u64) {
+    /// Waits until nothing is owed to the limit, and counts these bytes then.
+    pub async fn wait(&self, bytes: u64) {
         let Some(limit) = &self.limit else { return };
         loop {
             let owed = {

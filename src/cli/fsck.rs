@@ -10,7 +10,7 @@ use super::args::{self, From, ReadArgs, read_uri};
 use super::progress::Meter;
 use super::{Error, Exit, output};
 use crate::block::BlockRead;
-use crate::blockstore::Place;
+use crate::blockstore::{Pace, Place};
 use crate::job::check::{self, Finding, LostRange};
 use crate::job::{RemoteJob, now_ms, remote_check};
 use crate::store::fsck::{Level, Part, Settings};
@@ -72,6 +72,7 @@ EXAMPLES
   headstock fsck --store /backup/rs0 --repair --from /mnt/copy/rs0
   headstock fsck --store /backup/rs0 --repair --from-blockstore-file blockstore.uri
   headstock fsck --blockstore-file blockstore.uri --depth graph
+  headstock fsck --blockstore-file blockstore.uri --max-mbps 50
   headstock fsck --blockstore-file blockstore.uri --repair --from /backup/rs0";
 
 /// Verify a store or a blockstore: every block, tree and slice; or repair it
@@ -90,7 +91,7 @@ pub struct Args {
     /// Begin no segment after this long (10s, 15m, 6h); those checked the longest ago come first
     #[arg(long, value_name = "TIME", value_parser = args::duration)]
     max_duration: Option<Duration>,
-    /// Read at most so many megabytes (1,000,000 bytes) of segments per second
+    /// Read at most so many megabytes (1,000,000 bytes) of segments, or of a blockstore's blocks, per second
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_mbps: Option<u32>,
     /// Bring back what can be had again of what is damaged
@@ -131,6 +132,10 @@ fn percent(text: &str) -> Result<u8, &'static str> {
 }
 
 impl Args {
+    fn bytes_per_second(&self) -> Option<u64> {
+        self.max_mbps.map(|megabytes| u64::from(megabytes) * 1_000_000)
+    }
+
     fn settings(&self) -> Settings {
         let level = match self.depth {
             Depth::Quick => Level::Quick,
@@ -142,7 +147,7 @@ impl Args {
         let is_part = part != Part::default();
         Settings {
             part: is_part.then_some(part),
-            bytes_per_second: self.max_mbps.map(|megabytes| u64::from(megabytes) * 1_000_000),
+            bytes_per_second: self.bytes_per_second(),
             ..Settings::from(level)
         }
     }
@@ -249,6 +254,7 @@ async fn remote(args: &Args, place: &Place) -> Result<Exit, Error> {
         Depth::Graph => remote_check::Depth::Graph,
         Depth::Data => remote_check::Depth::Data,
     };
+    let settings = remote_check::Settings { depth, pace: Pace::new(args.bytes_per_second()) };
     let from = args.from.iter().map(|dir| {
         let location = args.of.another(dir)?;
         Ok::<_, Error>(Store::open_reader(dir, location.options())?)
@@ -257,7 +263,7 @@ async fn remote(args: &Args, place: &Place) -> Result<Exit, Error> {
     let meter = Arc::new(Meter::new());
     let shown = meter.clone();
     let show = Arc::new(move |report: &remote_check::Report| shown.show_remote(report));
-    let report = remote_check::run(place, args.of.job.as_deref(), depth, &from, show).await;
+    let report = remote_check::run(place, args.of.job.as_deref(), &settings, &from, show).await;
     meter.stop();
     let report = report?;
     if args.json {

@@ -1,7 +1,7 @@
 //! Pushing, and what comes out again.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bson::spec::BinarySubtype;
 use bson::{Binary, Document, doc};
@@ -16,6 +16,8 @@ use crate::scene::Scene;
 const DOCUMENTS: i32 = 90_000;
 /// Documents of a collection of which another job has the same.
 const SHARED: i32 = 30_000;
+/// How fast a check is to read.
+const CHECKED_MBPS: u64 = 6;
 /// Documents of a mebibyte.
 const LARGE: i32 = 40;
 
@@ -102,6 +104,12 @@ async fn what_is_pushed_comes_out_again() {
     let with_dictionary = blocks.count_documents(doc! { "dict": { "$exists": true } });
     let with_dictionary = with_dictionary.await.expect("count");
     assert!(with_dictionary > scene.count("blocks").await / 2, "a collection has a dictionary");
+    let begun = Instant::now();
+    let check = scene.json("fsck", &["--max-mbps", &CHECKED_MBPS.to_string()]).await;
+    let (took, bytes) = (begun.elapsed(), check["bytes"].as_u64().expect("a number"));
+    println!("{bytes} bytes checked in {took:?}");
+    // Some go before the limit counts.
+    assert!(took.as_secs() + 1 >= bytes / (CHECKED_MBPS * 1_000_000), "{bytes} in {took:?}");
 }
 
 /// A rebuild that finds much missing says so and ends, whatever it has under way then.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Code, Depth, Finding, Report};
+use super::{Code, Depth, Finding, Report, Settings};
 use crate::block::{self, BlockId};
 use crate::blockstore::{self, Found, Reader, lacking};
 use crate::head::Manifest;
@@ -36,7 +36,7 @@ enum Told {
 /// Looks through a job.
 pub(super) async fn look(
     job: RemoteJob,
-    depth: Depth,
+    settings: &Settings,
     report: &mut Report,
     on_progress: &Arc<dyn Fn(&Report) + Send + Sync>,
 ) -> Result<(), Error> {
@@ -47,12 +47,13 @@ pub(super) async fn look(
     let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
     for _ in 0..WORKERS {
         let (reader, waiting, tell) = (reader.clone(), waiting.clone(), tell.clone());
+        let settings = settings.clone();
         tasks.spawn(async move {
             let mut dictionaries = HashMap::new();
             loop {
                 let batch = waiting.lock().await.recv().await;
                 let Some(batch) = batch else { return Ok(()) };
-                look_at(&reader, depth, batch, &mut dictionaries, &tell).await?;
+                look_at(&reader, &settings, batch, &mut dictionaries, &tell).await?;
             }
         });
     }
@@ -192,7 +193,7 @@ async fn trouble(
 /// Looks at some blocks. `dictionaries`: whether those that were met are there.
 async fn look_at(
     reader: &Reader,
-    depth: Depth,
+    settings: &Settings,
     Batch { of, mut ids }: Batch,
     dictionaries: &mut HashMap<BlockId, bool>,
     tell: &mpsc::Sender<Told>,
@@ -201,13 +202,23 @@ async fn look_at(
     ids.dedup();
     let mut news = vec![];
     let (mut bytes, mut there) = (0, HashSet::new());
-    if depth == Depth::Data {
-        for stored in reader.stored(&ids).await? {
-            bytes += stored.bytes.len() as u64;
-            there.insert(stored.id);
-            if let Some((code, what, block)) = trouble(reader, &stored).await? {
-                news.push(Told::Found { of: of.clone(), code, what, block });
+    if settings.depth == Depth::Data {
+        let mut open = ids.clone();
+        while !open.is_empty() {
+            let some = reader.some_stored(&open).await?;
+            let read = some.iter().map(|stored| stored.bytes.len() as u64).sum();
+            if some.is_empty() {
+                break;
             }
+            for stored in some {
+                there.insert(stored.id);
+                if let Some((code, what, block)) = trouble(reader, &stored).await? {
+                    news.push(Told::Found { of: of.clone(), code, what, block });
+                }
+            }
+            open.retain(|id| !there.contains(id));
+            bytes += read;
+            settings.pace.wait(read).await;
         }
     } else {
         for Found { id, dictionary } in reader.present(&ids).await? {

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::remote::RemoteJob;
 use super::{Error, State};
 use crate::block::BlockId;
-use crate::blockstore::{Blockstore, Place};
+use crate::blockstore::{Blockstore, Pace, Place};
 use crate::oplog::OpTime;
 use crate::store::Store;
 
@@ -33,6 +33,15 @@ pub enum Depth {
     Graph,
     /// Also that every block is what its name says.
     Data,
+}
+
+/// How to look.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How deep.
+    pub depth: Depth,
+    /// Stored bytes of blocks read per second; of the data alone, and not by what finds the way to it.
+    pub pace: Pace,
 }
 
 /// What was found. The codes are stable.
@@ -127,14 +136,15 @@ impl Report {
 pub async fn run(
     place: &Place,
     job: Option<&str>,
-    depth: Depth,
+    settings: &Settings,
     from: &[Store],
     on_progress: Arc<dyn Fn(&Report) + Send + Sync>,
 ) -> Result<Report, Error> {
     let blockstore = Blockstore::open(place).await?;
     let (mut mended, mut before) = (0, Vec::new());
     for _ in 0..ROUNDS_MAX {
-        let mut report = Report { mended, ..check(&blockstore, job, depth, &on_progress).await? };
+        let mut report =
+            Report { mended, ..check(&blockstore, job, settings, &on_progress).await? };
         // What is found again was not mended by what these stores have.
         if report.clean || from.is_empty() || report.findings == before {
             return Ok(report);
@@ -147,13 +157,13 @@ pub async fn run(
             return Ok(report);
         }
     }
-    Ok(Report { mended, ..check(&blockstore, job, depth, &on_progress).await? })
+    Ok(Report { mended, ..check(&blockstore, job, settings, &on_progress).await? })
 }
 
 async fn check(
     blockstore: &Blockstore,
     job: Option<&str>,
-    depth: Depth,
+    settings: &Settings,
     on_progress: &Arc<dyn Fn(&Report) + Send + Sync>,
 ) -> Result<Report, Error> {
     let names = match job {
@@ -168,8 +178,8 @@ async fn check(
                 check_chain(&job.state, &job, &mut report);
                 report.snapshots += job.snapshots.len() as u64;
                 report.slices += job.slices.len() as u64;
-                if depth > Depth::Quick {
-                    look::look(job, depth, &mut report, on_progress).await?;
+                if settings.depth > Depth::Quick {
+                    look::look(job, settings, &mut report, on_progress).await?;
                 }
             }
             // It has nothing yet.
