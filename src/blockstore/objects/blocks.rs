@@ -35,7 +35,7 @@ const LOOKS_MAX: u32 = 4;
 impl Objects {
     /// Blocks as they are stored, as many as an answer holds. Those that are not found where they were are looked for as of now.
     pub(super) async fn read_blocks(&self, ids: &[BlockId]) -> Result<Vec<StoredBlock>, Error> {
-        let (mut open, mut found, mut bytes) = (ids.to_vec(), Vec::new(), 0_usize);
+        let (mut open, mut found, mut room) = (ids.to_vec(), Vec::new(), ANSWER_BYTES);
         for look in 0..LOOKS_MAX {
             let catalog = match look {
                 0 => self.catalog.last().await?,
@@ -45,12 +45,13 @@ impl Objects {
             drop(catalog);
             let is_known = !by_pack.is_empty();
             let reads = by_pack.into_iter().flat_map(|(pack, records)| ranges(&pack, records));
-            found.extend(self.read_up_to(reads, ANSWER_BYTES.saturating_sub(bytes)).await?);
-            bytes = found.iter().map(|block| block.bytes.len()).sum();
+            let read = self.read_up_to(reads, room).await?;
+            room = room.saturating_sub(bytes_of(&read));
+            found.extend(read);
             let there: HashSet<BlockId> = found.iter().map(|block| block.id).collect();
             open.retain(|id| !there.contains(id));
             // What no pack has as of now is not there.
-            if open.is_empty() || bytes >= ANSWER_BYTES || (look > 0 && !is_known) {
+            if open.is_empty() || room == 0 || (look > 0 && !is_known) {
                 break;
             }
         }
@@ -63,10 +64,10 @@ impl Objects {
         mut reads: impl Iterator<Item = (String, Vec<Record>)>,
         limit: usize,
     ) -> Result<Vec<StoredBlock>, Error> {
-        let (mut found, mut bytes) = (Vec::new(), 0);
-        while bytes < limit {
-            let (mut begun, mut asked) = (Vec::new(), bytes);
-            while asked < limit
+        let (mut found, mut room) = (Vec::new(), limit);
+        while room > 0 {
+            let (mut begun, mut asked) = (Vec::new(), 0);
+            while asked < room
                 && let Some((pack, records)) = reads.next()
             {
                 asked += records.iter().map(|record| record.len as usize).sum::<usize>();
@@ -77,8 +78,9 @@ impl Objects {
             }
             let read = stream::iter(begun).buffer_unordered(READS_MAX);
             let read: Vec<Vec<StoredBlock>> = read.try_collect().await?;
-            bytes += read.iter().flatten().map(|block| block.bytes.len()).sum::<usize>();
-            found.extend(read.into_iter().flatten());
+            let read: Vec<StoredBlock> = read.into_iter().flatten().collect();
+            room = room.saturating_sub(bytes_of(&read));
+            found.extend(read);
         }
         Ok(found)
     }
@@ -182,6 +184,10 @@ impl Objects {
     }
 }
 
+fn bytes_of(blocks: &[StoredBlock]) -> usize {
+    blocks.iter().map(|block| block.bytes.len()).sum()
+}
+
 fn end_of(record: &Record) -> u64 {
     record.offset + u64::from(record.len)
 }
@@ -244,8 +250,7 @@ impl Writer {
 
     /// Gathers blocks, side by side: who reads them reads them together.
     async fn push(&self, blocks: &[StoredBlock]) -> Result<(), Error> {
-        let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
-        self.session.pace.wait(bytes as u64).await;
+        self.session.pace.wait(bytes_of(blocks) as u64).await;
         let mut full = Vec::new();
         {
             let mut open = self.open.lock().await;
