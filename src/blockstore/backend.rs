@@ -138,7 +138,7 @@ pub trait Backend: Send + Sync {
     /// [`ANSWER_BYTES`]: none are there if none come.
     fn stored<'a>(&'a self, ids: &'a [BlockId]) -> Answer<'a, Vec<StoredBlock>>;
 
-    /// Which of these blocks are there.
+    /// Which of these blocks are there: at most a thousand names at once.
     fn present<'a>(&'a self, ids: &'a [BlockId]) -> Answer<'a, Vec<Found>>;
 
     /// Writes blocks for a session.
