@@ -3,7 +3,7 @@
 //! each time. In the end the blockstore holds all that the daemon has, stored once: what is restored from it equals the source, what is
 //! rebuilt from it equals the store, and whoever left it in order has left nothing behind.
 //!
-//! Two kills in each of two tests; ten with `HEADSTOCK_LONG=1`. `HEADSTOCK_SEED=n` runs that seed.
+//! Two kills in each of two tests; twenty with `HEADSTOCK_LONG=1`. `HEADSTOCK_SEED=n` runs that seed.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ const BULK_BYTES: usize = 1_000;
 
 /// How often the primary is killed in each of the two tests.
 fn kills() -> usize {
-    if is_long() { 10 } else { 2 }
+    if is_long() { 20 } else { 2 }
 }
 
 /// What happens to the blockstore between two kills.
